@@ -1,0 +1,59 @@
+/* Makes tokenizer.bin from a vocabulary as GGUF or tokenizer.json describe it.
+ * Used by bake_model and by tests; nothing here runs when a package is used. */
+#ifndef OFR_TOKENIZER_TOKENIZER_BUILD_H
+#define OFR_TOKENIZER_TOKENIZER_BUILD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+enum ofr_vocab_kind {
+    OFR_VOCAB_KIND_BPE,     /* byte-level BPE, ranks from `merges` */
+    OFR_VOCAB_KIND_SPM,     /* SentencePiece BPE: merges by `scores`, byte fallback */
+    OFR_VOCAB_KIND_UNIGRAM, /* SentencePiece unigram: best path by `scores`, byte fallback */
+};
+
+/* The values are those of GGUF's tokenizer.ggml.token_type. */
+enum ofr_token_type {
+    OFR_TOKEN_TYPE_NORMAL = 1,
+    OFR_TOKEN_TYPE_UNKNOWN = 2,
+    OFR_TOKEN_TYPE_CONTROL = 3,
+    OFR_TOKEN_TYPE_USER_DEFINED = 4,
+    OFR_TOKEN_TYPE_UNUSED = 5,
+    OFR_TOKEN_TYPE_BYTE = 6,
+};
+
+typedef struct ofr_bytes {
+    const char *data; /* not NUL-terminated */
+    size_t size;
+} ofr_bytes;
+
+/* All pointers are borrowed for the duration of the call. Ids that do not exist are -1. */
+typedef struct ofr_vocab {
+    enum ofr_vocab_kind kind;
+    const char *pre; /* pre-tokenizer rule as GGUF's tokenizer.ggml.pre names it; NULL: none */
+    int32_t n_tokens;
+    const ofr_bytes
+        *tokens; /* [n_tokens] text as stored: byte-level alphabet for BPE, U+2581 for SPM */
+    const float *scores;  /* [n_tokens] or NULL */
+    const int32_t *types; /* [n_tokens] enum ofr_token_type, or NULL: all normal */
+    size_t n_merges;
+    const ofr_bytes *merges; /* [n_merges] "left right", best rank first; BPE only */
+    int32_t bos_id, eos_id, unk_id, pad_id;
+    int32_t eot_id; /* end of turn where the source names one, else -1 */
+    bool add_bos, add_eos;
+    bool add_space_prefix;         /* SPM: a space before the text */
+    bool remove_extra_whitespaces; /* SPM/unigram normaliser */
+    bool ignore_merges; /* BPE: a pre-token that is itself a token is taken whole (llama-3) */
+    bool byte_fallback; /* BPE written by SentencePiece converters (tokenizer.json of llama-2) */
+    const void *precompiled_charsmap; /* SentencePiece normaliser table, or NULL */
+    size_t precompiled_charsmap_size;
+} ofr_vocab;
+
+/* Builds the file image. *ret_data is malloc'ed, the caller frees it. An unknown `pre` is refused
+ * by name with the list of those known. Deterministic: the same vocabulary gives the same bytes. */
+int ofr_tokenizer_build(const ofr_vocab *vocab, void **ret_data, size_t *ret_size, ofr_error *err);
+
+#endif

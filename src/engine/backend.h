@@ -1,0 +1,86 @@
+/* The interface of a compute backend: one vtable, `static const`, every slot written.
+ *
+ * A backend runs a contiguous range of layers of one model for batches of sequence segments.
+ * Prefill and decode are the same call with another token count. KV lives in an arena that the
+ * caller owns (kv.h); a backend reads and writes it in place and keeps no sequence state of its
+ * own, so that any backend can continue where another stopped.
+ *
+ * A session belongs to one thread at a time. No slot may abort or exit; none may allocate or lock
+ * in `forward` once it has seen its largest batch. */
+#ifndef OFR_ENGINE_BACKEND_H
+#define OFR_ENGINE_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/kv.h"
+#include "engine/model.h"
+
+enum { OFR_BACKEND_INTERFACE_VERSION = 1 };
+
+typedef struct ofr_backend_capabilities {
+    char device_name[128];    /* "AMD EPYC ..., 2 threads" */
+    char kernels[64];         /* what runs: "avx512-vnni" */
+    bool free_shapes;         /* any token count; otherwise only those of `chunks` */
+    uint32_t chunks[16];      /* static chunk ladder, ascending, 0-terminated */
+    bool binds_host_pointers; /* weights and KV are used in place */
+    uint64_t memory_bytes;    /* memory of the device; 0: host memory */
+    uint32_t chunk_preferred; /* prefill chunk that is fastest */
+} ofr_backend_capabilities;
+
+typedef struct ofr_backend_options {
+    const ofr_model *model;          /* borrowed until close */
+    uint32_t layer_begin, layer_end; /* [begin, end); the whole model: 0, n_layers */
+    ofr_kv_layout kv_layout;
+    void *kv_arena;   /* kv_layout.total_bytes, 64-byte aligned at least; borrowed until close */
+    uint32_t threads; /* 0: as many as measure best */
+    uint32_t max_batch_tokens; /* most tokens of one forward call, all segments together */
+} ofr_backend_options;
+
+/* Consecutive new tokens of one sequence. Rows [position, position + n_tokens) of the slot's strips
+ * are written; rows [0, position) are read. */
+typedef struct ofr_segment {
+    uint32_t slot;
+    uint32_t position;
+    uint32_t n_tokens; /* at least 1 */
+} ofr_segment;
+
+enum ofr_forward_output {
+    OFR_FORWARD_OUTPUT_NONE,     /* fill the KV strips only */
+    OFR_FORWARD_OUTPUT_LAST,     /* logits of each segment's last token: [n_segments, vocab] */
+    OFR_FORWARD_OUTPUT_ALL,      /* logits of every token: [n_total, vocab] */
+    OFR_FORWARD_OUTPUT_LOGPROBS, /* natural-log probability of targets[i] after token i: [n_total];
+                                    a target of -1 gives 0 */
+};
+
+typedef struct ofr_forward {
+    const ofr_segment *segments; /* [n_segments] */
+    uint32_t n_segments;
+    const int32_t *tokens;  /* [n_total] for layer_begin == 0, else unused */
+    const float *hidden_in; /* [n_total, d_model] fp32 for layer_begin > 0, else unused */
+    float *hidden_out;      /* [n_total, d_model] fp32 if layer_end < n_layers, else unused */
+    enum ofr_forward_output output; /* only for layer_end == n_layers */
+    float *logits;                  /* LAST, ALL */
+    const int32_t *targets;         /* LOGPROBS: [n_total] */
+    float *logprobs;                /* LOGPROBS: [n_total] */
+} ofr_forward;
+
+typedef struct ofr_backend_session ofr_backend_session; /* each backend's own */
+
+typedef struct ofr_backend {
+    uint32_t interface_version; /* OFR_BACKEND_INTERFACE_VERSION */
+    const char *name;           /* as plans name it: "cpu" */
+    /* Can this backend run here? OFR_EUNSUPPORTED with the reason otherwise. */
+    int (*probe)(ofr_backend_capabilities *ret_capabilities, ofr_error *err);
+    int (*open)(const ofr_backend_options *options, ofr_backend_session **ret_session,
+                ofr_error *err);
+    /* Validates everything in `forward` against the options before any work. */
+    int (*forward)(ofr_backend_session *session, const ofr_forward *forward, ofr_error *err);
+    /* Bytes moved between strips and the backend's own buffers since opening. NULL: always 0. */
+    uint64_t (*handoff_bytes_copied)(const ofr_backend_session *session);
+    /* Accepts NULL. */
+    void (*close)(ofr_backend_session *session);
+} ofr_backend;
+
+#endif

@@ -1,0 +1,41 @@
+/* Sampling: from logits to the next token.
+ *
+ * Order of the stages: repetition penalty, then temperature 0 is greedy (lowest id wins a tie);
+ * otherwise top-k, softmax at the temperature, top-p, min-p, draw. Deterministic for a seed on
+ * every machine. A sampler belongs to one sequence and one thread. */
+#ifndef OFR_ENGINE_SAMPLER_H
+#define OFR_ENGINE_SAMPLER_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct ofr_sampling {
+    float temperature;          /* 0: greedy */
+    uint32_t top_k;             /* 0: off */
+    float top_p;                /* 1: off; in (0, 1] */
+    float min_p;                /* 0: off; in [0, 1) */
+    float repetition_penalty;   /* 1: off; > 0; logits of seen tokens are divided (positive) or
+                                   multiplied */
+    uint32_t repetition_window; /* last tokens that count as seen, prompt included; 0: all */
+    uint64_t seed;
+} ofr_sampling;
+
+/* Greedy, nothing else on. */
+#define OFR_SAMPLING_DEFAULT                                                                       \
+    {                                                                                              \
+        .temperature = 0, .top_p = 1, .repetition_penalty = 1                                      \
+    }
+
+typedef struct ofr_sampler ofr_sampler;
+int ofr_sampler_new(const ofr_sampling *sampling, int32_t vocab_size, ofr_sampler **ret_sampler,
+                    ofr_error *err);
+ofr_sampler *ofr_sampler_free(ofr_sampler *sampler);
+/* Tells the sampler of a token that is now part of the sequence (prompt or generated). */
+void ofr_sampler_accept(ofr_sampler *sampler, int32_t token);
+/* Draws from logits [vocab_size], which are only read. Logits that are NaN throughout give
+ * OFR_EDEVICE. No allocation. */
+int ofr_sampler_sample(ofr_sampler *sampler, const float *logits, int32_t *ret_token,
+                       ofr_error *err);
+
+#endif

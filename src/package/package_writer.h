@@ -1,0 +1,51 @@
+/* Writes a package: streaming, resumable, all or nothing.
+ *
+ * Everything goes to "<output>.partial", which takes the output's place in one rename when the
+ * package is complete. A writer that is closed without finishing leaves the partial directory for a
+ * later run to continue from; the output itself is never half-written. One thread. */
+#ifndef OFR_PACKAGE_PACKAGE_WRITER_H
+#define OFR_PACKAGE_PACKAGE_WRITER_H
+
+#include "package/package.h"
+
+typedef struct ofr_package_writer ofr_package_writer;
+
+typedef struct ofr_package_writer_options {
+    const char *output;      /* directory to be made; parent must exist */
+    const char *source;      /* identity of the source (path, size, sha256 or revision): a partial
+                                directory of another source or of other options is discarded */
+    bool overwrite;          /* replace an existing package; any other non-empty directory is
+                                refused either way */
+    uint64_t expected_bytes; /* of weights.bin, to refuse at once when the disk is too small; 0:
+                                unknown */
+} ofr_package_writer_options;
+
+int ofr_package_writer_open(const ofr_package_writer_options *options,
+                            ofr_package_writer **ret_writer, ofr_error *err);
+/* Without a successful finish: keeps what is complete for resuming. Accepts NULL; returns NULL. */
+ofr_package_writer *ofr_package_writer_close(ofr_package_writer *writer);
+
+/* True if a resumed partial directory already holds this tensor, complete and with a good checksum;
+ * the caller then skips it. Tensors must be added in the same order in every run. */
+bool ofr_package_writer_has(ofr_package_writer *writer, const char *name);
+
+/* A tensor is announced, written in order in as many pieces as the caller likes (all data, then all
+ * scales: both streams may be interleaved), and ended. `spec` gives name, dtype, shape, group_size.
+ */
+int ofr_package_writer_begin(ofr_package_writer *writer, const ofr_tensor *spec, ofr_error *err);
+int ofr_package_writer_data(ofr_package_writer *writer, const void *data, size_t size,
+                            ofr_error *err);
+int ofr_package_writer_scales(ofr_package_writer *writer, const void *scales, size_t size,
+                              ofr_error *err);
+int ofr_package_writer_end(ofr_package_writer *writer, ofr_error *err);
+
+/* A small whole file ("tokenizer.bin", "chat_template.jinja", "golden.json"). */
+int ofr_package_writer_file(ofr_package_writer *writer, const char *name, const void *data,
+                            size_t size, ofr_error *err);
+
+/* Writes model.json with the checksums, syncs, renames. `extra_json` (may be NULL) is an object
+ * whose members are added to model.json ("source", "quantization", ...). */
+int ofr_package_writer_finish(ofr_package_writer *writer, const ofr_model_params *params,
+                              const char *extra_json, ofr_error *err);
+
+#endif

@@ -1,0 +1,88 @@
+/* The executive as its clients see it: find or start it, attach, submit work, read logits.
+ *
+ * Control messages go over the executive's Unix socket (control.h); jobs and completions go
+ * straight to a worker process through single-producer single-consumer rings in shared memory
+ * (session_abi.h), so the executive is not in the token loop. Token ids, logits and
+ * log-probabilities are read and written in the shared segments in place.
+ *
+ * A client belongs to one thread. A background thread of its own watches the control socket, so
+ * that a wait ends at once when a worker or the executive dies. */
+#ifndef OFR_EXECUTIVE_SHARD_CLIENT_H
+#define OFR_EXECUTIVE_SHARD_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/status.h"
+#include "engine/backend.h"
+
+typedef struct ofr_client ofr_client;
+
+typedef struct ofr_client_options {
+    const char *package_directory;
+    const char *instance;       /* NULL: derived from the package's real path */
+    bool start;                 /* start an executive when none serves the package */
+    const char *executive_path; /* program to start; NULL: executive_shard beside this program */
+    uint32_t threads;           /* passed to an executive that is started; 0: its default */
+    uint32_t context;           /* likewise; 0: default */
+    /* Told what is happening ("starting an executive ..."), for stderr; may be NULL. */
+    void (*notify)(void *user, const char *line);
+    void *user;
+} ofr_client_options;
+
+typedef struct ofr_client_info {
+    pid_t executive_pid;
+    char instance[64];
+    char package_fingerprint[65];
+    char device[160]; /* "cpu: AMD EPYC ..., 2 threads, avx512-vnni" */
+    char plan[128];   /* "prefill=cpu,decode=cpu" */
+    uint32_t n_slots;
+    uint32_t context;   /* tokens a slot may hold */
+    uint32_t chunk_max; /* tokens of one job */
+    uint32_t chunk_preferred;
+    uint32_t vocab_size;
+    bool started; /* this call started the executive */
+} ofr_client_info;
+
+/* Connects and attaches. Errors: OFR_ENOENT no executive and `start` is false; OFR_EBUSY another
+ * client is attached (the text names program and pid); OFR_EVERSION, OFR_EPROTOCOL; whatever made a
+ * started executive fail, in its own words. */
+int ofr_client_connect(const ofr_client_options *options, ofr_client **ret_client, ofr_error *err);
+ofr_client *ofr_client_close(ofr_client *client);
+const ofr_client_info *ofr_client_get_info(const ofr_client *client);
+
+/* One forward call. Tokens and targets are copied into the shared token buffer. The logits of
+ * OFR_FORWARD_OUTPUT_LAST are at ofr_client_logits(client, i) for segment i, valid until the next
+ * submit; OFR_FORWARD_OUTPUT_ALL is not offered (use LOGPROBS). At most one job is in flight. */
+typedef struct ofr_client_job {
+    const ofr_segment *segments;
+    uint32_t n_segments;
+    const int32_t *tokens;  /* all segments' tokens in order */
+    const int32_t *targets; /* LOGPROBS only */
+    enum ofr_forward_output output;
+} ofr_client_job;
+
+typedef struct ofr_client_result {
+    uint64_t worker_ns;    /* time inside the backend */
+    const float *logprobs; /* LOGPROBS: one per token; valid until the next submit */
+} ofr_client_result;
+
+int ofr_client_submit(ofr_client *client, const ofr_client_job *job, ofr_error *err);
+/* Waits for the job. OFR_EDEVICE: the worker died or was restarted; the KV of every slot is lost
+ * and the caller fills it again from position 0, once ofr_client_wait_ready returns. OFR_EGONE: the
+ * executive died. Other codes: what the worker answered. */
+int ofr_client_wait(ofr_client *client, ofr_client_result *ret_result, ofr_error *err);
+/* submit + wait. */
+int ofr_client_run(ofr_client *client, const ofr_client_job *job, ofr_client_result *ret_result,
+                   ofr_error *err);
+/* After OFR_EDEVICE: waits until the worker serves again. */
+int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *err);
+const float *ofr_client_logits(const ofr_client *client, uint32_t row); /* [vocab_size] */
+
+/* Figures of the executive and its workers, as `executive_shard status --json` prints them:
+ * resident bytes, handoff_bytes_copied, restarts, ... *ret_json is malloc'ed. */
+int ofr_client_status(ofr_client *client, char **ret_json, ofr_error *err);
+
+#endif

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# `make run`: from nothing to a conversation. Each step is skipped when its result is there.
+# PROMPT answers one prompt instead of opening the chat; MODEL names another package directory.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+model=${MODEL:-./offering_int4_binary}
+build=build/release
+bin=$build/bin
+
+step() { printf '\033[1m[%s]\033[0m %s\n' "$1" "$2" >&2; }
+fail() {
+    printf 'make run: %s\n' "$*" >&2
+    exit 1
+}
+
+step 1/4 "System packages and venv_offering"
+bash scripts/setup_env.sh
+
+step 2/4 "Building (release)"
+mkdir -p build
+if ! { cmake --preset release && cmake --build --preset release; } >build/release.log 2>&1; then
+    tail -n 30 build/release.log >&2
+    fail "the build failed; the whole log is build/release.log"
+fi
+
+if [[ -e $model/model.json ]]; then
+    step 3/4 "Model package $model is there"
+else
+    gguf=$(find venv_offering/lib -name 'SmolLM2-135M-Instruct*.gguf' -print -quit 2>/dev/null)
+    [[ -n $gguf ]] || fail "venv_offering has no SmolLM2 GGUF; remove venv_offering and run again"
+    step 3/4 "Baking $(basename "$gguf") to INT4 in $model"
+    "$bin/bake_model" --gguf "$gguf" --output "$model"
+fi
+
+step 4/4 "Starting the executive"
+"$bin/executive_shard" run --model "$model"
+
+if [[ -n ${PROMPT:-} ]]; then
+    exec "$bin/supervisor" run --model "$model" --prompt "$PROMPT"
+elif [[ -t 0 && -t 1 ]]; then
+    exec "$bin/supervisor" chat --model "$model"
+else
+    exec "$bin/supervisor" run --model "$model" --prompt "What is the capital of France?"
+fi

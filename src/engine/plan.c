@@ -1,0 +1,289 @@
+/* Plans: the text form, and the check against the devices and layers that exist. */
+#include "engine/plan.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const phase_names[OFR_PLAN_PHASE_COUNT] = {
+    [OFR_PLAN_PHASE_PREFILL] = "prefill",
+    [OFR_PLAN_PHASE_DECODE] = "decode",
+};
+
+/* A piece of the plan's text, not NUL-terminated. */
+typedef struct span {
+    const char *data;
+    size_t size;
+} span;
+
+static bool span_is(span s, const char *word)
+{
+    return s.size == strlen(word) && memcmp(s.data, word, s.size) == 0;
+}
+
+static bool span_begins(span s, const char *word)
+{
+    return s.size >= strlen(word) && memcmp(s.data, word, strlen(word)) == 0;
+}
+
+static span span_from(span s, size_t begin)
+{
+    return (span){s.data + begin, s.size - begin};
+}
+
+/* Decimal digits only, at most 9 of them. */
+static bool parse_index(span s, uint32_t *ret_value)
+{
+    uint32_t value = 0;
+    if (s.size == 0 || s.size > 9)
+        return false;
+    for (size_t i = 0; i < s.size; i++) {
+        if (s.data[i] < '0' || s.data[i] > '9')
+            return false;
+        value = value * 10 + (uint32_t)(s.data[i] - '0');
+    }
+    *ret_value = value;
+    return true;
+}
+
+static bool is_device_name(span s)
+{
+    uint32_t index;
+    if (span_is(s, "cpu") || span_is(s, "npu") || span_is(s, "gpu") || span_is(s, "opencl") ||
+        span_is(s, "openvino:CPU") || span_is(s, "openvino:GPU") || span_is(s, "openvino:NPU"))
+        return true;
+    if (span_begins(s, "opencl:"))
+        return parse_index(span_from(s, strlen("opencl:")), &index);
+    if (span_begins(s, "openvino:GPU."))
+        return parse_index(span_from(s, strlen("openvino:GPU.")), &index);
+    return false;
+}
+
+static int parse_device(span part, span name, ofr_plan_stage *stage, ofr_error *err)
+{
+    if (!is_device_name(name) || name.size >= sizeof stage->device)
+        return ofr_fail(err, OFR_EINVAL,
+                        "plan: '%.*s' in '%.*s' is no device name; devices are cpu, npu, gpu, "
+                        "openvino:CPU, openvino:GPU, openvino:NPU, opencl and opencl:INDEX",
+                        (int)name.size, name.data, (int)part.size, part.data);
+    memcpy(stage->device, name.data, name.size);
+    stage->device[name.size] = '\0';
+    return 0;
+}
+
+/* "begin-" or "begin-end". */
+static int parse_range(span part, span range, ofr_plan_stage *stage, ofr_error *err)
+{
+    const char *dash = memchr(range.data, '-', range.size);
+    bool ok = dash != NULL;
+    if (ok) {
+        span begin = {range.data, (size_t)(dash - range.data)};
+        span end = span_from(range, begin.size + 1);
+        ok = parse_index(begin, &stage->layer_begin);
+        if (end.size)
+            ok = ok && parse_index(end, &stage->layer_end);
+    }
+    if (!ok)
+        return ofr_fail(err, OFR_EINVAL,
+                        "plan: '@%.*s' in '%.*s' is no layer range; write BEGIN-END (END not "
+                        "included) or BEGIN-",
+                        (int)range.size, range.data, (int)part.size, part.data);
+    if (stage->layer_begin >= stage->layer_end)
+        return ofr_fail(err, OFR_EINVAL, "plan: the layer range in '%.*s' is empty", (int)part.size,
+                        part.data);
+    return 0;
+}
+
+static int parse_stage(span part, span body, ofr_plan_stage *stage, ofr_error *err)
+{
+    *stage = (ofr_plan_stage){.layer_begin = 0, .layer_end = OFR_PLAN_TO_LAST_LAYER};
+    const char *at = memchr(body.data, '@', body.size);
+    span name = {body.data, at ? (size_t)(at - body.data) : body.size};
+    int r = parse_device(part, name, stage, err);
+    if (r == 0 && at)
+        r = parse_range(part, span_from(body, name.size + 1), stage, err);
+    return r;
+}
+
+static int append_stage(ofr_plan *plan, int phase, span part, const ofr_plan_stage *stage,
+                        ofr_error *err)
+{
+    ofr_plan_phase *p = &plan->phases[phase];
+    if (p->n_stages == OFR_PLAN_MAX_STAGES)
+        return ofr_fail(err, OFR_EINVAL, "plan: more than %d stages in phase %s",
+                        OFR_PLAN_MAX_STAGES, phase_names[phase]);
+    uint32_t expected = p->n_stages ? p->stages[p->n_stages - 1].layer_end : 0;
+    if (stage->layer_begin != expected) {
+        if (expected == OFR_PLAN_TO_LAST_LAYER)
+            return ofr_fail(err, OFR_EINVAL,
+                            "plan: '%.*s' follows a stage of phase %s that already runs to the "
+                            "last layer",
+                            (int)part.size, part.data, phase_names[phase]);
+        return ofr_fail(
+            err, OFR_EINVAL, "plan: '%.*s' begins at layer %u, but phase %s goes on at layer %u",
+            (int)part.size, part.data, stage->layer_begin, phase_names[phase], expected);
+    }
+    p->stages[p->n_stages++] = *stage;
+    return 0;
+}
+
+/* `both`: no phase has been named yet, parts belong to both; `*phase` is the current one. */
+static int parse_part(ofr_plan *plan, span part, int *phase, bool *both, ofr_error *err)
+{
+    span body = part;
+    const char *equals = memchr(part.data, '=', part.size);
+    if (equals) {
+        span name = {part.data, (size_t)(equals - part.data)};
+        int named = 0;
+        while (named < OFR_PLAN_PHASE_COUNT && !span_is(name, phase_names[named]))
+            named++;
+        if (named == OFR_PLAN_PHASE_COUNT)
+            return ofr_fail(err, OFR_EINVAL,
+                            "plan: unknown phase '%.*s'; phases are prefill and decode",
+                            (int)name.size, name.data);
+        if (plan->phases[named].n_stages)
+            return ofr_fail(err, OFR_EINVAL, "plan: phase %s is given twice", phase_names[named]);
+        *phase = named;
+        *both = false;
+        body = span_from(part, name.size + 1);
+    }
+    ofr_plan_stage stage;
+    int r = parse_stage(part, body, &stage, err);
+    if (r < 0)
+        return r;
+    if (!*both)
+        return append_stage(plan, *phase, part, &stage, err);
+    for (int i = 0; i < OFR_PLAN_PHASE_COUNT && r == 0; i++)
+        r = append_stage(plan, i, part, &stage, err);
+    return r;
+}
+
+int ofr_plan_parse(const char *text, ofr_plan *ret_plan, ofr_error *err)
+{
+    ofr_plan plan = {0};
+    if (strcmp(text, "auto") == 0) {
+        *ret_plan = plan;
+        return 0;
+    }
+    int phase = 0;
+    bool both = true;
+    const char *at = text;
+    for (;;) {
+        span part = {at, strcspn(at, ",")};
+        if (part.size == 0)
+            return ofr_fail(err, OFR_EINVAL, "plan: '%s' has an empty part", text);
+        int r = parse_part(&plan, part, &phase, &both, err);
+        if (r < 0)
+            return r;
+        at += part.size;
+        if (!*at)
+            break;
+        at++;
+    }
+    *ret_plan = plan;
+    return 0;
+}
+
+static const ofr_plan_device *find_device(const char *name, const ofr_plan_device *devices,
+                                          size_t n_devices)
+{
+    bool npu = strcmp(name, "npu") == 0, gpu = strcmp(name, "gpu") == 0;
+    if (strcmp(name, "opencl") == 0)
+        name = "opencl:0";
+    for (size_t i = 0; i < n_devices; i++) {
+        if ((npu && devices[i].kind == OFR_PLAN_DEVICE_NPU) ||
+            (gpu && devices[i].kind == OFR_PLAN_DEVICE_GPU) || strcmp(devices[i].name, name) == 0)
+            return &devices[i];
+    }
+    return NULL;
+}
+
+static int fail_absent(const char *name, const ofr_plan_device *devices, size_t n_devices,
+                       ofr_error *err)
+{
+    char present[512] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < n_devices && used < sizeof present; i++)
+        used += (size_t)snprintf(present + used, sizeof present - used, "%s%s", i ? ", " : "",
+                                 devices[i].name);
+    return ofr_fail(err, OFR_ENOENT, "plan: no device '%s' on this machine; present: %s", name,
+                    present[0] ? present : "none");
+}
+
+static int resolve_phase(ofr_plan_phase *phase, const char *phase_name,
+                         const ofr_plan_device *devices, size_t n_devices, uint32_t n_layers,
+                         ofr_error *err)
+{
+    for (uint32_t i = 0; i < phase->n_stages; i++) {
+        ofr_plan_stage *stage = &phase->stages[i];
+        const ofr_plan_device *device = find_device(stage->device, devices, n_devices);
+        if (!device)
+            return fail_absent(stage->device, devices, n_devices, err);
+        if (strlen(device->name) >= sizeof stage->device)
+            return ofr_fail(err, OFR_EINTERNAL, "plan: device name '%s' is too long", device->name);
+        strcpy(stage->device, device->name);
+        if (stage->layer_end == OFR_PLAN_TO_LAST_LAYER)
+            stage->layer_end = n_layers;
+        if (stage->layer_end > n_layers || stage->layer_begin >= stage->layer_end)
+            return ofr_fail(err, OFR_EINVAL,
+                            "plan: phase %s asks for layers %u-%u, but the model has layers 0-%u",
+                            phase_name, stage->layer_begin, stage->layer_end, n_layers);
+    }
+    uint32_t covered = phase->n_stages ? phase->stages[phase->n_stages - 1].layer_end : n_layers;
+    if (covered != n_layers)
+        return ofr_fail(err, OFR_EINVAL,
+                        "plan: phase %s ends at layer %u, but the model has %u; add a device for "
+                        "'@%u-'",
+                        phase_name, covered, n_layers, covered);
+    return 0;
+}
+
+int ofr_plan_resolve(ofr_plan *plan, const ofr_plan_device *devices, size_t n_devices,
+                     uint32_t n_layers, ofr_error *err)
+{
+    ofr_plan resolved = *plan;
+    for (int i = 0; i < OFR_PLAN_PHASE_COUNT; i++) {
+        int r =
+            resolve_phase(&resolved.phases[i], phase_names[i], devices, n_devices, n_layers, err);
+        if (r < 0)
+            return r;
+    }
+    *plan = resolved;
+    return 0;
+}
+
+/* Appends to text; `*used` goes beyond `size` when it does not fit. */
+static void append_text(char *text, size_t size, size_t *used, const char *piece)
+{
+    size_t length = strlen(piece);
+    if (*used < size && length < size - *used)
+        memcpy(text + *used, piece, length + 1);
+    *used += length;
+}
+
+int ofr_plan_format(const ofr_plan *plan, uint32_t n_layers, char *text, size_t size)
+{
+    size_t used = 0;
+    bool any = false;
+    for (int i = 0; i < OFR_PLAN_PHASE_COUNT; i++) {
+        const ofr_plan_phase *phase = &plan->phases[i];
+        for (uint32_t k = 0; k < phase->n_stages; k++) {
+            const ofr_plan_stage *stage = &phase->stages[k];
+            char piece[OFR_PLAN_NAME_MAX + 64];
+            bool whole = stage->layer_begin == 0 && (stage->layer_end == OFR_PLAN_TO_LAST_LAYER ||
+                                                     (n_layers && stage->layer_end == n_layers));
+            int n = snprintf(piece, sizeof piece, "%s%s%s%s", any ? "," : "",
+                             k ? "" : phase_names[i], k ? "" : "=", stage->device);
+            if (!whole && stage->layer_end == OFR_PLAN_TO_LAST_LAYER)
+                snprintf(piece + n, sizeof piece - (size_t)n, "@%u-", stage->layer_begin);
+            else if (!whole)
+                snprintf(piece + n, sizeof piece - (size_t)n, "@%u-%u", stage->layer_begin,
+                         stage->layer_end);
+            append_text(text, size, &used, piece);
+            any = true;
+        }
+    }
+    if (!any)
+        append_text(text, size, &used, "auto");
+    return used < size ? 0 : OFR_ELIMIT;
+}

@@ -1,0 +1,144 @@
+/* Plans: the grammar, what it refuses and in which words, and the check against devices. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/plan.h"
+
+static const ofr_plan_device all_devices[] = {
+    {"openvino:NPU", OFR_PLAN_DEVICE_NPU},
+    {"opencl:0", OFR_PLAN_DEVICE_GPU},
+    {"openvino:GPU", OFR_PLAN_DEVICE_GPU},
+    {"cpu", OFR_PLAN_DEVICE_CPU},
+};
+static const ofr_plan_device only_cpu[] = {{"cpu", OFR_PLAN_DEVICE_CPU}};
+
+/* Parsed against all devices and a model of 30 layers, written again. */
+static void becomes(const char *text, const char *expected)
+{
+    ofr_plan plan;
+    ofr_error err = {0};
+    char written[256];
+    if (ofr_plan_parse(text, &plan, &err) < 0)
+        fail_msg("'%s': %s", text, err.text);
+    if (ofr_plan_resolve(&plan, all_devices, 4, 30, &err) < 0)
+        fail_msg("'%s': %s", text, err.text);
+    assert_int_equal(ofr_plan_format(&plan, 30, written, sizeof written), 0);
+    assert_string_equal(written, expected);
+}
+
+static void accepts_the_grammar(void **state)
+{
+    (void)state;
+    becomes("auto", "auto");
+    becomes("cpu", "prefill=cpu,decode=cpu");
+    becomes("decode=cpu", "decode=cpu");
+    becomes("prefill=openvino:NPU,decode=opencl", "prefill=openvino:NPU,decode=opencl:0");
+    becomes("decode=opencl:0,prefill=cpu", "prefill=cpu,decode=opencl:0");
+    becomes("npu", "prefill=openvino:NPU,decode=openvino:NPU");
+    becomes("prefill=npu,decode=gpu", "prefill=openvino:NPU,decode=opencl:0");
+    becomes("decode=openvino:NPU@0-4,opencl@4-", "decode=openvino:NPU@0-4,opencl:0@4-30");
+    becomes("npu@0-10,gpu@10-20,cpu@20-30", "prefill=openvino:NPU@0-10,opencl:0@10-20,cpu@20-30,"
+                                            "decode=openvino:NPU@0-10,opencl:0@10-20,cpu@20-30");
+    becomes("prefill=npu,decode=cpu@0-", "prefill=openvino:NPU,decode=cpu");
+    becomes("cpu@0-30", "prefill=cpu,decode=cpu");
+}
+
+static void parse_fails(const char *text, const char *part)
+{
+    ofr_plan plan;
+    ofr_error err = {0};
+    assert_int_equal(ofr_plan_parse(text, &plan, &err), OFR_EINVAL);
+    if (!strstr(err.text, part))
+        fail_msg("'%s': '%s' does not contain '%s'", text, err.text, part);
+}
+
+static void refuses_bad_grammar(void **state)
+{
+    (void)state;
+    parse_fails("", "empty part");
+    parse_fails("cpu,", "empty part");
+    parse_fails(",cpu", "empty part");
+    parse_fails("tpu", "'tpu'");
+    parse_fails("CPU", "'CPU'");
+    parse_fails("prefill=", "no device name");
+    parse_fails("prefil=cpu", "unknown phase 'prefil'");
+    parse_fails("prefill=cpu,prefill=npu", "given twice");
+    parse_fails("openvino:XPU", "'openvino:XPU'");
+    parse_fails("opencl:", "'opencl:'");
+    parse_fails("opencl:1x", "'opencl:1x'");
+    parse_fails("opencl:9999999999", "no device name");
+    parse_fails("cpu@", "no layer range");
+    parse_fails("cpu@4", "no layer range");
+    parse_fails("cpu@-4", "no layer range");
+    parse_fails("cpu@a-4", "no layer range");
+    parse_fails("cpu@0-4-8", "no layer range");
+    parse_fails("cpu@0-0", "empty");
+    parse_fails("cpu@5-4", "empty");
+    parse_fails("cpu@2-4", "begins at layer 2, but phase prefill goes on at layer 0");
+    parse_fails("cpu@0-4,npu@5-", "begins at layer 5, but phase prefill goes on at layer 4");
+    parse_fails("cpu,npu", "already runs to the last layer");
+    parse_fails("auto,cpu", "'auto'");
+}
+
+static void refuses_too_many_stages(void **state)
+{
+    (void)state;
+    char text[512] = "decode=cpu@0-1";
+    for (int i = 1; i <= OFR_PLAN_MAX_STAGES; i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text), ",cpu@%d-%d", i, i + 1);
+    parse_fails(text, "more than 16 stages");
+}
+
+static void resolve_fails(const char *text, const ofr_plan_device *devices, size_t n, int code,
+                          const char *part)
+{
+    ofr_plan plan;
+    ofr_error err = {0};
+    assert_int_equal(ofr_plan_parse(text, &plan, &err), 0);
+    ofr_plan before = plan;
+    assert_int_equal(ofr_plan_resolve(&plan, devices, n, 30, &err), code);
+    assert_memory_equal(&before, &plan, sizeof plan);
+    if (!strstr(err.text, part))
+        fail_msg("'%s': '%s' does not contain '%s'", text, err.text, part);
+}
+
+static void refuses_what_is_absent(void **state)
+{
+    (void)state;
+    resolve_fails("npu", only_cpu, 1, OFR_ENOENT, "no device 'npu' on this machine; present: cpu");
+    resolve_fails("decode=gpu", only_cpu, 1, OFR_ENOENT, "'gpu'");
+    resolve_fails("opencl", only_cpu, 1, OFR_ENOENT, "'opencl'");
+    resolve_fails("opencl:1", all_devices, 4, OFR_ENOENT,
+                  "present: openvino:NPU, opencl:0, openvino:GPU, cpu");
+    resolve_fails("cpu", NULL, 0, OFR_ENOENT, "present: none");
+    resolve_fails("cpu@0-31", only_cpu, 1, OFR_EINVAL, "the model has layers 0-30");
+    resolve_fails("cpu@0-4", only_cpu, 1, OFR_EINVAL, "ends at layer 4, but the model has 30");
+    resolve_fails("cpu@0-30,cpu@30-", only_cpu, 1, OFR_EINVAL, "the model has layers 0-30");
+}
+
+static void format_reports_lack_of_room(void **state)
+{
+    (void)state;
+    ofr_plan plan;
+    char text[12];
+    assert_int_equal(ofr_plan_parse("decode=cpu", &plan, NULL), 0);
+    assert_int_equal(ofr_plan_format(&plan, 0, text, 10), OFR_ELIMIT);
+    assert_int_equal(ofr_plan_format(&plan, 0, text, 11), 0);
+    assert_string_equal(text, "decode=cpu");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(accepts_the_grammar),         cmocka_unit_test(refuses_bad_grammar),
+        cmocka_unit_test(refuses_too_many_stages),     cmocka_unit_test(refuses_what_is_absent),
+        cmocka_unit_test(format_reports_lack_of_room),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

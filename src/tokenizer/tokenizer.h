@@ -32,8 +32,11 @@ int ofr_tokenizer_encode(const ofr_tokenizer *tokenizer, const char *text, size_
                          unsigned flags, int32_t **ret_ids, size_t *ret_count, ofr_error *err);
 
 enum ofr_detokenize_flags {
-    OFR_DETOKENIZE_SPECIAL =
-        1 << 0, /* write control tokens too; otherwise they decode to nothing */
+    /* Write control tokens too; otherwise they decode to nothing. */
+    OFR_DETOKENIZE_SPECIAL = 1 << 0,
+    /* The ids continue a text: keep the first one's leading space, which SentencePiece
+     * vocabularies otherwise put before every text and decoding takes away. */
+    OFR_DETOKENIZE_CONTINUATION = 1 << 1,
 };
 
 /* Decodes a whole sequence. *ret_text is malloc'ed and NUL-terminated; it may contain NUL bytes, so

@@ -122,6 +122,46 @@ def dump_oracle(oracle, path, pre, flags):
                           eos=vocab["<|endoftext|>"], flags=flags)
 
 
+def oracle_of_gguf(path, stages, ignore_merges):
+    """The library's tokenizer with a GGUF file's vocabulary: real sizes, real merges."""
+    from gguf import GGUFReader
+    fields = GGUFReader(path).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    types = fields["tokenizer.ggml.token_type"].contents()
+    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
+    oracle = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(tokens)}, merges=merges,
+                                  ignore_merges=ignore_merges))
+    oracle.pre_tokenizer = pre_tokenizers.Sequence(
+        stages + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    for kind, special in ((vocab_dump.CONTROL, True), (vocab_dump.USER_DEFINED, False)):
+        added = [AddedToken(text, special=special, normalized=False)
+                 for text, type_ in zip(tokens, types) if type_ == kind]
+        (oracle.add_special_tokens if special else oracle.add_tokens)(added)
+    return oracle, fields["tokenizer.ggml.pre"].contents()
+
+
+def compare_gguf_vocabularies(report, work, dump):
+    folder = os.path.join(os.environ.get("OFFERING_SOURCE_DIR", "."), "..", "shared", "fixtures",
+                          "tokenizers")
+    texts = hard_text.CORPUS + hard_text.random_texts(300, 31) + ["<|im_start|>a<|im_end|>"]
+    for name in ("deepseek-llm", "falcon", "mpt", "qwen2", "refact"):
+        path = os.path.join(folder, "ggml-vocab-%s.gguf" % name)
+        if not os.path.exists(path):
+            print("%-14s no fixture" % name)
+            continue
+        oracle, pre = oracle_of_gguf(path, *RULES[name])
+        assert pre == name, (pre, name)
+        vocab_dump.write_gguf_dump(path, dump)
+        before = report.failures
+        tool = vocab_dump.Tool(work, dump)
+        got = tool.encode(texts, "special")
+        for text, ids in zip(texts, got):
+            report.check(name + " vocabulary", text,
+                         oracle.encode(text, add_special_tokens=False).ids, ids)
+        print("%-14s vocabulary of GGUF: %d texts, %d failures"
+              % (name, len(texts), report.failures - before))
+
+
 def compare(report, name, oracle, tool, texts, lossless):
     special = tool.encode(texts, "special")
     for text, ids in zip(texts, special):
@@ -167,6 +207,7 @@ def main():
             compare(report, name, oracle, vocab_dump.Tool(work, dump), texts, False)
             print("qwen2 + %-6s %d texts, %d failures"
                   % (name, len(texts), report.failures - before))
+        compare_gguf_vocabularies(report, work, dump)
     report.finish()
 
 

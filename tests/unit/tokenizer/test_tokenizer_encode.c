@@ -1,6 +1,7 @@
 /* Encoding and decoding of the three kinds, special tokens, spaces, adversarial lengths. */
 #include "unit/tokenizer/expect.h"
 
+#include <pthread.h>
 #include <time.h>
 
 #define MARK "\xE2\x96\x81"
@@ -252,6 +253,68 @@ static void long_runs_are_not_quadratic(void **state)
     }
 }
 
+enum { THREADS = 4, ROUNDS = 200 };
+static const char shared_text[] =
+    "  hello hello 12 caf\xC3\xA9 [user] aaaaaaa\n\n \xE6\xBC\xA2 it's";
+
+typedef struct thread_case {
+    const ofr_tokenizer *tokenizer;
+    const int32_t *expected;
+    size_t count;
+    bool equal;
+} thread_case;
+
+static void *encode_repeatedly(void *argument)
+{
+    thread_case *mine = argument;
+    mine->equal = true;
+    for (int round = 0; round < ROUNDS; round++) {
+        int32_t *ids;
+        size_t count;
+        if (ofr_tokenizer_encode(mine->tokenizer, shared_text, sizeof shared_text - 1, 0, &ids,
+                                 &count, NULL)) {
+            mine->equal = false;
+            return NULL;
+        }
+        mine->equal = mine->equal && count == mine->count &&
+                      !memcmp(ids, mine->expected, count * sizeof *ids);
+        free(ids);
+    }
+    return NULL;
+}
+
+static void threads_share_a_tokenizer(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 3; kind++) {
+        small_vocab small;
+        void *image;
+        size_t size, count;
+        int32_t *expected;
+        ofr_error err = {0};
+        if (kind == OFR_VOCAB_KIND_BPE)
+            small_byte_level(&small, "deepseek-llm");
+        else
+            small_pieces(&small, (enum ofr_vocab_kind)kind);
+        ofr_tokenizer *tokenizer = small_open(&small.vocab, &image, &size);
+        assert_int_equal(ofr_tokenizer_encode(tokenizer, shared_text, sizeof shared_text - 1, 0,
+                                              &expected, &count, &err),
+                         0);
+        pthread_t threads[THREADS];
+        thread_case cases[THREADS];
+        for (int i = 0; i < THREADS; i++) {
+            cases[i] = (thread_case){tokenizer, expected, count, false};
+            assert_int_equal(pthread_create(&threads[i], NULL, encode_repeatedly, &cases[i]), 0);
+        }
+        for (int i = 0; i < THREADS; i++)
+            pthread_join(threads[i], NULL);
+        for (int i = 0; i < THREADS; i++)
+            assert_true(cases[i].equal);
+        free(expected);
+        small_close(tokenizer, image);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -266,6 +329,7 @@ int main(void)
         cmocka_unit_test(lossless_kinds_give_the_text_back),
         cmocka_unit_test(invalid_text_is_refused_at_its_offset),
         cmocka_unit_test(long_runs_are_not_quadratic),
+        cmocka_unit_test(threads_share_a_tokenizer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

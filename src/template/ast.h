@@ -35,7 +35,7 @@ typedef enum jinja_kind {
     JINJA_NODE_LIST,          /* children */
     JINJA_NODE_TUPLE,         /* children */
     JINJA_NODE_DICT,          /* children: key, value, key, value ... */
-    JINJA_NODE_BINARY,        /* operator, a, b */
+    JINJA_NODE_BINARY,        /* operation, a, b */
     JINJA_NODE_COMPARE,       /* a, children with operators[] */
     JINJA_NODE_AND,           /* a, b */
     JINJA_NODE_OR,            /* a, b */
@@ -98,7 +98,7 @@ typedef struct jinja_parameters {
 
 struct jinja_node {
     jinja_kind kind;
-    enum jinja_operator operator;
+    enum jinja_operator operation;
     uint32_t offset; /* of its first token in the source, in bytes */
     bool flag;
     const jinja_node *a, *b, *c;
@@ -121,13 +121,13 @@ enum jinja_token_type {
     JINJA_TOKEN_VARIABLE_END,
     JINJA_TOKEN_NAME,
     JINJA_TOKEN_CONSTANT, /* string, integer or float: by the type of its value */
-    JINJA_TOKEN_OPERATOR, /* text is the operator */
+    JINJA_TOKEN_OPERATOR, /* text is the operation */
 };
 
 typedef struct jinja_token {
     enum jinja_token_type type;
     uint32_t offset;
-    jinja_string text; /* name, operator or template text */
+    jinja_string text; /* name, operation or template text */
     jinja_value value; /* constants */
 } jinja_token;
 

@@ -99,18 +99,18 @@ static jinja_value int_bit_length(jinja_state *s, jinja_value self, const jinja_
 }
 
 static const jinja_function dict_methods[] = {
-    {"items", dict_items, "", 0},   {"keys", dict_keys, "", 0},
-    {"values", dict_values, "", 0}, {"get", dict_get, "/key,default", 1},
-    {"copy", same, "", 0},          {0},
+    {"items", dict_items, "", 0, false},   {"keys", dict_keys, "", 0, false},
+    {"values", dict_values, "", 0, false}, {"get", dict_get, "/key,default", 1, false},
+    {"copy", same, "", 0, false},          {0},
 };
 static const jinja_function array_methods[] = {
-    {"count", array_count, "/value", 1},
-    {"index", array_index, "/value,start,stop", 1},
+    {"count", array_count, "/value", 1, false},
+    {"index", array_index, "/value,start,stop", 1, false},
     {0},
 };
-static const jinja_function float_methods[] = {{"is_integer", float_is_integer, "", 0}, {0}};
-static const jinja_function int_methods[] = {{"bit_length", int_bit_length, "", 0}, {0}};
-static const jinja_function list_copy[] = {{"copy", same, "", 0}, {0}};
+static const jinja_function float_methods[] = {{"is_integer", float_is_integer, "", 0, false}, {0}};
+static const jinja_function int_methods[] = {{"bit_length", int_bit_length, "", 0, false}, {0}};
+static const jinja_function list_copy[] = {{"copy", same, "", 0, false}, {0}};
 
 const jinja_function *jinja_find_function(const jinja_function *table, const char *name,
                                           size_t size)

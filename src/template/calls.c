@@ -61,11 +61,25 @@ static void bind_keywords(jinja_state *s, const jinja_function *function, const 
     }
 }
 
+/* Runs the function, or makes what will run it when its items are first wanted. */
+static jinja_value run(jinja_state *s, const jinja_function *function, jinja_value self,
+                       const jinja_call *call)
+{
+    if (!function->lazy) {
+        return function->function(s, self, call);
+    }
+    struct jinja_deferred *deferred = jinja_alloc(s, sizeof *deferred);
+    *deferred = (struct jinja_deferred){.function = function, .self = self, .call = *call};
+    jinja_value iterator = jinja_iterator_value(s, NULL, 0);
+    iterator.as.iterator->deferred = deferred;
+    return iterator;
+}
+
 jinja_value jinja_invoke(jinja_state *s, const jinja_function *function, jinja_value self,
                          const jinja_call *call)
 {
     if (!function->parameters) {
-        return function->function(s, self, call);
+        return run(s, function, self, call);
     }
     jinja_string names[MAX_PARAMETERS];
     const char *text = function->parameters + (function->parameters[0] == '/');
@@ -86,7 +100,7 @@ jinja_value jinja_invoke(jinja_state *s, const jinja_function *function, jinja_v
         }
     }
     jinja_call bound = {.arguments = values, .count = count};
-    return function->function(s, self, &bound);
+    return run(s, function, self, &bound);
 }
 
 jinja_value jinja_call_value(jinja_state *s, jinja_value callee, const jinja_call *call)
@@ -253,11 +267,11 @@ static jinja_value global_strftime_now(jinja_state *s, jinja_value self, const j
 const jinja_function *jinja_find_global(const char *name, size_t size)
 {
     static const jinja_function globals[] = {
-        {"range", global_range, "/start,stop,step", 1},
-        {"dict", global_dict, NULL, 0},
-        {"namespace", global_namespace, NULL, 0},
-        {"raise_exception", global_raise_exception, "message", 1},
-        {"strftime_now", global_strftime_now, "format", 1},
+        {"range", global_range, "/start,stop,step", 1, false},
+        {"dict", global_dict, NULL, 0, false},
+        {"namespace", global_namespace, NULL, 0, false},
+        {"raise_exception", global_raise_exception, "message", 1, false},
+        {"strftime_now", global_strftime_now, "format", 1, false},
         {0},
     };
     return jinja_find_function(globals, name, size);

@@ -150,7 +150,7 @@ static int compare_strings(const jinja_string *left, const jinja_string *right)
     return order ? order : left->size < right->size ? -1 : left->size > right->size;
 }
 
-int jinja_compare(jinja_state *s, jinja_value left, jinja_value right, const char *operator)
+int jinja_compare(jinja_state *s, jinja_value left, jinja_value right, const char *operation)
 {
     if (jinja_is_number(left) && jinja_is_number(right)) {
         return compare_numbers(left, right);
@@ -166,7 +166,7 @@ int jinja_compare(jinja_state *s, jinja_value left, jinja_value right, const cha
         for (size_t i = 0; i < a->count && i < b->count; i++) {
             jinja_charge(s, 1);
             if (!jinja_equal(s, a->items[i], b->items[i])) {
-                order = jinja_compare(s, a->items[i], b->items[i], operator);
+                order = jinja_compare(s, a->items[i], b->items[i], operation);
                 break;
             }
         }
@@ -179,11 +179,11 @@ int jinja_compare(jinja_state *s, jinja_value left, jinja_value right, const cha
     if (right.type == JINJA_UNDEFINED) {
         jinja_fail_undefined(s, right);
     }
-    jinja_fail(s, OFR_ETEMPLATE, "'%s' not supported between instances of '%s' and '%s'", operator,
+    jinja_fail(s, OFR_ETEMPLATE, "'%s' not supported between instances of '%s' and '%s'", operation,
                jinja_type_name(left), jinja_type_name(right));
 }
 
-bool jinja_ordered(jinja_state *s, enum jinja_operator operator, jinja_value left,
+bool jinja_ordered(jinja_state *s, enum jinja_operator operation, jinja_value left,
                    jinja_value right)
 {
     static const char *const names[] = {
@@ -191,12 +191,11 @@ bool jinja_ordered(jinja_state *s, enum jinja_operator operator, jinja_value lef
     if (jinja_is_number(left) && jinja_is_number(right) && any_nan(left, right)) {
         return false;
     }
-    int order = jinja_compare(s, left, right, names[operator]);
-    return operator== JINJA_OP_LT ? order < 0 :
-           operator== JINJA_OP_LE ? order <= 0
-           :
-           operator== JINJA_OP_GT ? order > 0
-                                  : order >= 0;
+    int order = jinja_compare(s, left, right, names[operation]);
+    return operation == JINJA_OP_LT   ? order < 0
+           : operation == JINJA_OP_LE ? order <= 0
+           : operation == JINJA_OP_GT ? order > 0
+                                      : order >= 0;
 }
 
 static bool range_contains(jinja_state *s, const jinja_range *range, jinja_value item)

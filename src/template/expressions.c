@@ -77,10 +77,10 @@ jinja_call jinja_eval_arguments(jinja_state *s, const jinja_arguments *arguments
     return call;
 }
 
-static bool compare_once(jinja_state *s, enum jinja_operator operator, jinja_value left,
+static bool compare_once(jinja_state *s, enum jinja_operator operation, jinja_value left,
                          jinja_value right)
 {
-    switch (operator) {
+    switch (operation) {
     case JINJA_OP_EQ:
         return jinja_equal(s, left, right);
     case JINJA_OP_NE:
@@ -90,7 +90,7 @@ static bool compare_once(jinja_state *s, enum jinja_operator operator, jinja_val
     case JINJA_OP_NOT_IN:
         return !jinja_contains(s, right, left);
     default:
-        return jinja_ordered(s, operator, left, right);
+        return jinja_ordered(s, operation, left, right);
     }
 }
 
@@ -189,7 +189,7 @@ static jinja_value eval_kind(jinja_state *s, const jinja_node *node)
         return eval_dict(s, node);
     case JINJA_NODE_BINARY: {
         jinja_value left = jinja_eval(s, node->a);
-        return jinja_binary(s, node->operator, left, jinja_eval(s, node->b));
+        return jinja_binary(s, node->operation, left, jinja_eval(s, node->b));
     }
     case JINJA_NODE_COMPARE:
         return eval_compare(s, node);

@@ -107,11 +107,11 @@ static jinja_value filter_rejectattr(jinja_state *s, jinja_value self, const jin
 const jinja_function *jinja_find_selection_filter(const char *name, size_t size)
 {
     static const jinja_function filters[] = {
-        {"map", filter_map, NULL, 0},
-        {"select", filter_select, NULL, 0},
-        {"reject", filter_reject, NULL, 0},
-        {"selectattr", filter_selectattr, NULL, 0},
-        {"rejectattr", filter_rejectattr, NULL, 0},
+        {"map", filter_map, NULL, 0, true},
+        {"select", filter_select, NULL, 0, true},
+        {"reject", filter_reject, NULL, 0, true},
+        {"selectattr", filter_selectattr, NULL, 0, true},
+        {"rejectattr", filter_rejectattr, NULL, 0, true},
         {0},
     };
     return jinja_find_function(filters, name, size);

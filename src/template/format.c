@@ -238,7 +238,7 @@ jinja_value jinja_percent_format(jinja_state *s, const jinja_string *format, jin
         p = percent ? format_one(&builder, &source, percent + 1, end) : end;
     }
     bool is_mapping = arguments.type == JINJA_DICT || arguments.type == JINJA_LIST ||
-                      arguments.type == JINJA_RANGE;
+                      arguments.type == JINJA_RANGE || arguments.type == JINJA_UNDEFINED;
     bool left_over = arguments.type == JINJA_TUPLE ? source.used < arguments.as.array->count
                                                    : source.used == 0 && !is_mapping;
     if (left_over) {

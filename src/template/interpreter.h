@@ -80,11 +80,19 @@ struct jinja_function {
     jinja_value (*function)(jinja_state *s, jinja_value self, const jinja_call *call);
     const char *parameters;
     unsigned required;
+    bool lazy; /* a generator in Python: runs, and fails, when its result is first used */
 };
 
 struct jinja_method {
     const jinja_function *function;
     jinja_value self;
+};
+
+/* The call of a lazy function that waits for the first use of its result. */
+struct jinja_deferred {
+    const jinja_function *function;
+    jinja_value self;
+    jinja_call call;
 };
 
 /* state.c */
@@ -143,9 +151,9 @@ jinja_value jinja_from_json(jinja_state *s, const json_t *json);
 
 /* compare.c */
 bool jinja_equal(jinja_state *s, jinja_value left, jinja_value right);
-/* <0, 0, >0; fails where Python raises TypeError. `operator` is for the message. Not for NaN. */
-int jinja_compare(jinja_state *s, jinja_value left, jinja_value right, const char *operator);
-bool jinja_ordered(jinja_state *s, enum jinja_operator operator, jinja_value left,
+/* <0, 0, >0; fails where Python raises TypeError. `operation` is for the message. Not for NaN. */
+int jinja_compare(jinja_state *s, jinja_value left, jinja_value right, const char *operation);
+bool jinja_ordered(jinja_state *s, enum jinja_operator operation, jinja_value left,
                    jinja_value right);
 bool jinja_contains(jinja_state *s, jinja_value container, jinja_value item);
 uint64_t jinja_hash(jinja_state *s, jinja_value value);
@@ -164,7 +172,7 @@ void jinja_write_json(jinja_builder *builder, jinja_value value, const char *ind
                       const jinja_string *key_separator, bool ensure_ascii, bool sort_keys);
 
 /* operators.c */
-jinja_value jinja_binary(jinja_state *s, enum jinja_operator operator, jinja_value left,
+jinja_value jinja_binary(jinja_state *s, enum jinja_operator operation, jinja_value left,
                          jinja_value right);
 jinja_value jinja_negate(jinja_state *s, jinja_value value, bool negative);
 jinja_value jinja_concat(jinja_state *s, const jinja_string *left, const jinja_string *right);

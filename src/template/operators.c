@@ -4,7 +4,7 @@
 
 #include "template/interpreter.h"
 
-static _Noreturn void fail_types(jinja_state *s, enum jinja_operator operator, jinja_value left,
+static _Noreturn void fail_types(jinja_state *s, enum jinja_operator operation, jinja_value left,
                                  jinja_value right)
 {
     static const char *const names[] = {
@@ -17,12 +17,12 @@ static _Noreturn void fail_types(jinja_state *s, enum jinja_operator operator, j
     if (right.type == JINJA_UNDEFINED) {
         jinja_fail_undefined(s, right);
     }
-    if (operator== JINJA_OP_ADD &&(left.type == JINJA_STRING || jinja_is_array(left))) {
+    if (operation == JINJA_OP_ADD && (left.type == JINJA_STRING || jinja_is_array(left))) {
         jinja_fail(s, OFR_ETEMPLATE, "can only concatenate %s (not \"%s\") to %s",
                    jinja_type_name(left), jinja_type_name(right), jinja_type_name(left));
     }
     jinja_fail(s, OFR_ETEMPLATE, "unsupported operand type(s) for %s: '%s' and '%s'",
-               names[operator], jinja_type_name(left), jinja_type_name(right));
+               names[operation], jinja_type_name(left), jinja_type_name(right));
 }
 
 static _Noreturn void fail_overflow(jinja_state *s)
@@ -177,11 +177,11 @@ static jinja_value integer_power(jinja_state *s, int64_t base, int64_t exponent)
     return jinja_int(result);
 }
 
-static jinja_value integer_arithmetic(jinja_state *s, enum jinja_operator operator, int64_t a,
+static jinja_value integer_arithmetic(jinja_state *s, enum jinja_operator operation, int64_t a,
                                       int64_t b)
 {
     int64_t result;
-    switch (operator) {
+    switch (operation) {
     case JINJA_OP_ADD:
         if (__builtin_add_overflow(a, b, &result)) {
             fail_overflow(s);
@@ -212,14 +212,14 @@ static jinja_value integer_arithmetic(jinja_state *s, enum jinja_operator operat
     }
 }
 
-static jinja_value float_arithmetic(jinja_state *s, enum jinja_operator operator, double a,
+static jinja_value float_arithmetic(jinja_state *s, enum jinja_operator operation, double a,
                                     double b)
 {
-    if (b == 0.0 &&
-        (operator== JINJA_OP_DIV || operator== JINJA_OP_FLOORDIV || operator== JINJA_OP_MOD)) {
+    if (b == 0.0 && (operation == JINJA_OP_DIV || operation == JINJA_OP_FLOORDIV ||
+                     operation == JINJA_OP_MOD)) {
         jinja_fail(s, OFR_ETEMPLATE, "float division or modulo by zero");
     }
-    switch (operator) {
+    switch (operation) {
     case JINJA_OP_ADD:
         return jinja_float(a + b);
     case JINJA_OP_SUB:
@@ -237,31 +237,31 @@ static jinja_value float_arithmetic(jinja_state *s, enum jinja_operator operator
     }
 }
 
-jinja_value jinja_binary(jinja_state *s, enum jinja_operator operator, jinja_value left,
+jinja_value jinja_binary(jinja_state *s, enum jinja_operator operation, jinja_value left,
                          jinja_value right)
 {
     if (jinja_is_integral(left) && jinja_is_integral(right)) {
-        return integer_arithmetic(s, operator, jinja_integer(left), jinja_integer(right));
+        return integer_arithmetic(s, operation, jinja_integer(left), jinja_integer(right));
     }
     if (jinja_is_number(left) && jinja_is_number(right)) {
-        return float_arithmetic(s, operator, jinja_real(left), jinja_real(right));
+        return float_arithmetic(s, operation, jinja_real(left), jinja_real(right));
     }
     bool left_sequence = left.type == JINJA_STRING || jinja_is_array(left);
     bool right_sequence = right.type == JINJA_STRING || jinja_is_array(right);
-    if (operator== JINJA_OP_ADD && left_sequence && left.type == right.type) {
+    if (operation == JINJA_OP_ADD && left_sequence && left.type == right.type) {
         return left.type == JINJA_STRING ? jinja_concat(s, left.as.string, right.as.string)
                                          : join_arrays(s, left, right);
     }
-    if (operator== JINJA_OP_MUL && left_sequence && jinja_is_integral(right)) {
+    if (operation == JINJA_OP_MUL && left_sequence && jinja_is_integral(right)) {
         return repeat(s, left, jinja_integer(right));
     }
-    if (operator== JINJA_OP_MUL && right_sequence && jinja_is_integral(left)) {
+    if (operation == JINJA_OP_MUL && right_sequence && jinja_is_integral(left)) {
         return repeat(s, right, jinja_integer(left));
     }
-    if (operator== JINJA_OP_MOD && left.type == JINJA_STRING && right.type != JINJA_UNDEFINED) {
+    if (operation == JINJA_OP_MOD && left.type == JINJA_STRING) {
         return jinja_percent_format(s, left.as.string, right);
     }
-    fail_types(s, operator, left, right);
+    fail_types(s, operation, left, right);
 }
 
 jinja_value jinja_negate(jinja_state *s, jinja_value value, bool negative)

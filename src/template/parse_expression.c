@@ -487,11 +487,11 @@ static bool take_operator(jinja_parser *p, const char *const *texts,
 }
 
 static const jinja_node *arithmetic_node(jinja_parser *p, uint32_t offset,
-                                         enum jinja_operator operator, const jinja_node * a,
+                                         enum jinja_operator operation, const jinja_node *a,
                                          const jinja_node *b)
 {
     jinja_node *node = binary_node(p, JINJA_NODE_BINARY, offset, a, b);
-    node->operator= operator;
+    node->operation = operation;
     return node;
 }
 
@@ -511,10 +511,10 @@ static const jinja_node *parse_product(jinja_parser *p)
     static const enum jinja_operator operators[] = {JINJA_OP_MUL, JINJA_OP_DIV, JINJA_OP_FLOORDIV,
                                                     JINJA_OP_MOD};
     const jinja_node *left = parse_power(p);
-    enum jinja_operator operator;
+    enum jinja_operator operation;
     uint32_t offset = p->token->offset;
-    while (take_operator(p, texts, operators, 4, &operator)) {
-        left = arithmetic_node(p, offset, operator, left, parse_power(p));
+    while (take_operator(p, texts, operators, 4, &operation)) {
+        left = arithmetic_node(p, offset, operation, left, parse_power(p));
         offset = p->token->offset;
     }
     return left;
@@ -542,10 +542,10 @@ static const jinja_node *parse_sum(jinja_parser *p)
     static const char *const texts[] = {"+", "-"};
     static const enum jinja_operator operators[] = {JINJA_OP_ADD, JINJA_OP_SUB};
     const jinja_node *left = parse_concat(p);
-    enum jinja_operator operator;
+    enum jinja_operator operation;
     uint32_t offset = p->token->offset;
-    while (take_operator(p, texts, operators, 2, &operator)) {
-        left = arithmetic_node(p, offset, operator, left, parse_concat(p));
+    while (take_operator(p, texts, operators, 2, &operation)) {
+        left = arithmetic_node(p, offset, operation, left, parse_concat(p));
         offset = p->token->offset;
     }
     return left;
@@ -577,9 +577,9 @@ static const jinja_node *parse_compare(jinja_parser *p)
     uint32_t offset = p->token->offset;
     const jinja_node *left = parse_sum(p);
     jinja_node_list operands = {0};
-    enum jinja_operator operator, * operators = NULL;
+    enum jinja_operator operation, *operators = NULL;
     size_t capacity = 0;
-    while (take_comparison(p, &operator)) {
+    while (take_comparison(p, &operation)) {
         if (operands.count == capacity) {
             capacity = capacity ? capacity * 2 : 4;
             enum jinja_operator *grown = jinja_alloc_array(p->state, capacity, sizeof *grown);
@@ -588,7 +588,7 @@ static const jinja_node *parse_compare(jinja_parser *p)
             }
             operators = grown;
         }
-        operators[operands.count] = operator;
+        operators[operands.count] = operation;
         jinja_node_append(p, &operands, parse_sum(p));
     }
     if (!operands.count) {
@@ -641,7 +641,9 @@ static const jinja_node *parse_conditional(jinja_parser *p)
         jinja_node *conditional = unary_node(p, JINJA_NODE_CONDITIONAL, offset, node);
         conditional->b = parse_or(p);
         if (jinja_skip_name(p, "else")) {
+            jinja_parse_enter(p);
             conditional->c = parse_conditional(p);
+            jinja_parse_leave(p);
         }
         node = conditional;
         p->unknown = unknown; /* whatever is unknown in here fails when it is evaluated */

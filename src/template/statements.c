@@ -243,7 +243,7 @@ jinja_value jinja_loop_attribute(jinja_state *s, jinja_loop *loop, const jinja_s
                                  bool *ret_found)
 {
     static const jinja_function methods[] = {
-        {"cycle", loop_cycle, NULL, 0}, {"changed", loop_changed, NULL, 0}, {0}};
+        {"cycle", loop_cycle, NULL, 0, false}, {"changed", loop_changed, NULL, 0, false}, {0}};
     *ret_found = true;
     if (jinja_string_is(name, "index")) {
         return jinja_int(loop->index0 + 1);

@@ -291,7 +291,7 @@ jinja_array jinja_items(jinja_state *s, jinja_value value)
         break;
     }
     case JINJA_ITERATOR: {
-        jinja_iterator *iterator = value.as.iterator;
+        jinja_iterator *iterator = jinja_iterate(s, value);
         array.items = iterator->count ? iterator->items + iterator->position : NULL;
         array.count = iterator->count - iterator->position;
         iterator->position = iterator->count;
@@ -307,7 +307,16 @@ jinja_array jinja_items(jinja_state *s, jinja_value value)
 jinja_iterator *jinja_iterate(jinja_state *s, jinja_value value)
 {
     if (value.type == JINJA_ITERATOR) {
-        return value.as.iterator;
+        jinja_iterator *iterator = value.as.iterator;
+        const struct jinja_deferred *deferred = iterator->deferred;
+        if (deferred) {
+            jinja_enter(s); /* lazy results may wait on one another */
+            iterator->deferred = NULL;
+            jinja_value made = deferred->function->function(s, deferred->self, &deferred->call);
+            *iterator = *made.as.iterator;
+            jinja_leave(s);
+        }
+        return iterator;
     }
     jinja_array array = jinja_items(s, value);
     return jinja_iterator_value(s, array.items, array.count).as.iterator;

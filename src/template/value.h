@@ -82,6 +82,7 @@ struct jinja_array {
 struct jinja_iterator {
     const jinja_value *items;
     size_t count, position;
+    const struct jinja_deferred *deferred; /* what makes the items at first use, or NULL */
 };
 
 /* Why a value is undefined: a hint, or the name looked up and the type it was looked up in. */

@@ -197,7 +197,7 @@ x{% endif %}
 {{ l | first }}{{ l | last }}{{ [] | first }}|{{ '' | last }}|{{ s | first }}{{ d | first }}{{ d | last }}
 {{ l | reverse | list }}{{ s | reverse }}{{ range(4) | reverse | list }}
 {{ s | list }}{{ d | list }}{{ d | items | list }}{{ nope | items | list }}{{ nope | list }}
-{{ l | items }}
+{{ l | items | list }}
 {{ s | e }}{{ '<a href="x">\'&' | escape }}{{ s | safe }}{{ n | string }}{{ l | string }}
 {{ 'a-b c(d' | title }}{{ "it's ok" | title }}{{ 'hELLO wORLD' | capitalize }}{{ uni | upper }}{{ uni | lower }}{{ uni.title() }}{{ uni.capitalize() }}{{ uni.swapcase() }}
 {{ pad | trim }}|{{ 'xxaxx' | trim('x') }}|{{ pad.strip() }}|{{ pad.lstrip() }}|{{ pad.rstrip() }}|{{ 'abcba'.strip('ab') }}|{{ 5 | trim }}
@@ -216,7 +216,7 @@ x{% endif %}
 {{ s[0] }}{{ s[-1] }}{{ s[20] }}|{{ uni[0:3] }}{{ uni[::-1] }}{{ s[1:8:3] }}{{ l[1:] }}{{ l[:-1] }}{{ l[::-1] }}{{ l[-2:] }}{{ l[5:] }}{{ (1, 2, 3)[::2] }}{{ s[:3] }}{{ s[8:2:-2] }}{{ l[::-2] }}
 {{ l[::0] }}
 {{ d[1:2] }}
-{{ none[1:] }}
+{{ none_value[1:] }}
 {{ l['x'] }}|{{ l[1.0] }}|{{ d[[1]] }}|{{ n.x }}|{{ n[0] }}
 {{ [1, 2] + [3] }}{{ (1,) + (2,) }}{{ [0] * 3 }}{{ 2 * 'ab' }}{{ 'ab' * -1 }}{{ 'a' + 1 }}
 {{ 7 // 2 }}{{ -7 // 2 }}{{ 7 % -3 }}{{ -7 % 3 }}{{ 7 / 2 }}{{ 8 / 2 }}{{ 2 ** 10 }}{{ 2 ** -1 }}{{ -2 ** 2 }}{{ 2 ** 3 ** 2 }}{{ 7.5 // 2 }}{{ -7.5 % 2 }}{{ 1 + 2 * 3 - 4 }}{{ (1 + 2) * 3 }}
@@ -241,7 +241,7 @@ x{% endif %}
 {{ {'a': 1}.a }}{{ {'a': {'b': 2}}['a'].b }}{{ 'x'.upper().lower() }}{{ -n | abs }}{{ (-n) | abs }}{{ 'a' ~ 1 + 2 }}{{ not true == false }}
 {{ {[1]: 2} }}
 {{ {1: 'a', 1.0: 'b', true: 'c'} }}
-{{ s | attr('upper') }}x{{ d | attr('a') }}|
+{{ (s | attr('upper'))() }}x{{ d | attr('a') }}|
 {{ 'a'|upper|lower~'b'|upper }}
 {{ l|length > 3 and l|first == 3 }}
 {{ foo(*[1, 2], **{'a': 1}) }}
@@ -253,7 +253,7 @@ x{% endif %}
 {{ words|map('length')|list }}{{ words|map('replace', 'p', 'q')|list }}{{ l|map('int', default=3)|list }}
 {{ l|select('divisibleby', 2)|list }}{{ l|reject('equalto', 1)|list }}{{ mixed|select|list }}{{ mixed|reject|list }}{{ mixed|select('string')|list }}
 {{ l|map()|list }}
-{{ joiner is undefined }}{{ 1.is_integer }}|{{ 2.0.is_integer() }}
+{{ 1.is_integer }}|{{ 2.0.is_integer() }}
 """.strip("\n").split("\n")
 
 WHOLE = [
@@ -272,10 +272,12 @@ WHOLE = [
     "{% for a in range(100000) %}{% endfor %}done", "{{ 'x' * 1000 | length }}",
 ]
 
-ATOMS = """s empty pad n neg zero f t none_value l words d users text uni mixed nope 0 1 2 -1 3.5 10
-'' 'a' 'Ab c' "x,y" [] [1,2] ['b','a'] () (1,) {} {'a':1} none true false d.a d.b users[0]
-users[0].name l[0] l[-1] d['Z'] range(4)""".split()
-ATOMS = [a for a in ATOMS if a.count("'") % 2 == 0] + ["'Ab c'"]
+# Variables rather than literals: jinja2 folds constants, and what it folds follows other rules
+# (a slice of a number is undefined there, an error elsewhere).
+LITERALS = [0, 1, 2, -1, 3.5, 10, "", "a", "Ab c", "x,y", [], [1, 2], ["b", "a"], {}, {"a": 1}]
+CONTEXT.update({f"c{i}": value for i, value in enumerate(LITERALS)})
+ATOMS = [f"c{i}" for i in range(len(LITERALS))] + """s empty pad n neg zero f t none_value l words d
+users text uni mixed nope (n,) d.a d.b users[0] users[0].name l[0] l[-1] d['Z'] range(4)""".split()
 FILTERS = """upper lower trim length first last list string int float abs round sort reverse unique
 join join('-') tojson sum min max title capitalize default('q') d('z',true) replace('a','b')
 map('string') select reject batch(2) dictsort items wordcount indent map(attribute='name')
@@ -313,7 +315,7 @@ def expression(rng, depth):
 
 
 # Python prints the address of these, or orders what it holds by chance: no text to compare.
-UNSTABLE = (" object at 0x", "<generator", "<built-in", "<bound method", "<function", "reversed object")
+UNSTABLE = (" object at 0x", "<generator", "<built-in", "<bound method", "<function")
 
 
 def random_cases(comparison, count):
@@ -325,7 +327,7 @@ def random_cases(comparison, count):
         template = "{{ " + expression(rng, rng.randint(1, 4)) + " }}"
         expected = oracle(template, CONTEXT)
         text, error = expected
-        if any(mark in (text or "") for mark in UNSTABLE):
+        if any(mark in (text or "").lower() for mark in UNSTABLE):
             continue
         # Integers beyond 64 bits are refused by ours, by design.
         if text and any(len(word) > 18 and word.lstrip("-").isdigit() for word in text.split()):

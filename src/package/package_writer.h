@@ -44,7 +44,8 @@ int ofr_package_writer_file(ofr_package_writer *writer, const char *name, const 
                             size_t size, ofr_error *err);
 
 /* Writes model.json with the checksums, syncs, renames. `extra_json` (may be NULL) is an object
- * whose members are added to model.json ("source", "quantization", ...). */
+ * whose members are added to model.json ("source", "quantization", ...). `params` is NULL for a
+ * package of a tokenizer only: it has no weights.bin. */
 int ofr_package_writer_finish(ofr_package_writer *writer, const ofr_model_params *params,
                               const char *extra_json, ofr_error *err);
 

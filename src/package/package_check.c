@@ -1,0 +1,231 @@
+/* The rules of the format that hold for a writer and for a reader: hyper-parameters, tensor sizes,
+ * alignment, overlaps. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "package/package_json.h"
+
+const char *ofr_dtype_name(enum ofr_dtype dtype)
+{
+    switch (dtype) {
+#define DTYPE_NAME(symbol, name, bits)                                                             \
+    case symbol:                                                                                   \
+        return name;
+        OFR_DTYPE_TABLE(DTYPE_NAME)
+#undef DTYPE_NAME
+    }
+    return "unknown";
+}
+
+unsigned ofr_dtype_bits(enum ofr_dtype dtype)
+{
+    switch (dtype) {
+#define DTYPE_BITS(symbol, name, bits)                                                             \
+    case symbol:                                                                                   \
+        return bits;
+        OFR_DTYPE_TABLE(DTYPE_BITS)
+#undef DTYPE_BITS
+    }
+    return 0;
+}
+
+static int check_range(const char *path, const char *name, uint64_t value, uint64_t minimum,
+                       uint64_t maximum, ofr_error *err)
+{
+    if (value < minimum || value > maximum)
+        return ofr_fail(err, OFR_EFORMAT, "%s: %s is %llu, which is not within %llu and %llu", path,
+                        name, (unsigned long long)value, (unsigned long long)minimum,
+                        (unsigned long long)maximum);
+    return 0;
+}
+
+static int check_positive(const char *path, const char *name, float value, ofr_error *err)
+{
+    if (!isfinite(value) || value <= 0)
+        return ofr_fail(err, OFR_EFORMAT, "%s: %s is %g, which is not a positive number", path,
+                        name, (double)value);
+    return 0;
+}
+
+static int check_rope(const char *path, const ofr_model_params *params, ofr_error *err)
+{
+    const ofr_rope_params *rope = &params->rope;
+    int r = check_range(path, "rope.dims", rope->dims, 2, params->head_dim, err);
+    if (r == 0 && rope->dims % 2 != 0)
+        r = ofr_fail(err, OFR_EFORMAT, "%s: rope.dims is %u, which is odd", path, rope->dims);
+    if (r == 0)
+        r = check_positive(path, "rope.base", rope->base, err);
+    if (r < 0 || rope->scaling == OFR_ROPE_SCALING_NONE)
+        return r;
+    r = check_positive(path, "rope.factor", rope->factor, err);
+    if (r == 0 && rope->scaling != OFR_ROPE_SCALING_LINEAR)
+        r = check_range(path, "rope.original_context", rope->original_context, 1, 1u << 30, err);
+    if (r == 0 && rope->scaling == OFR_ROPE_SCALING_LLAMA3) {
+        r = check_positive(path, "rope.low_freq_factor", rope->low_freq_factor, err);
+        if (r == 0)
+            r = check_positive(path, "rope.high_freq_factor", rope->high_freq_factor, err);
+        if (r == 0 && rope->high_freq_factor <= rope->low_freq_factor)
+            r = ofr_fail(err, OFR_EFORMAT,
+                         "%s: rope.high_freq_factor is not above rope.low_freq_factor", path);
+    }
+    if (r == 0 && rope->scaling == OFR_ROPE_SCALING_YARN) {
+        r = check_positive(path, "rope.beta_fast", rope->beta_fast, err);
+        if (r == 0)
+            r = check_positive(path, "rope.beta_slow", rope->beta_slow, err);
+        if (r == 0 && (!isfinite(rope->attention_factor) || rope->attention_factor < 0))
+            r = ofr_fail(err, OFR_EFORMAT, "%s: rope.attention_factor is %g", path,
+                         (double)rope->attention_factor);
+    }
+    return r;
+}
+
+int ofr_package_check_params(const char *path, const ofr_model_params *params, ofr_error *err)
+{
+    const struct {
+        const char *name;
+        uint64_t value, minimum, maximum;
+    } ranges[] = {
+        {"n_layers", params->n_layers, 1, OFR_PACKAGE_MAX_LAYERS},
+        {"d_model", params->d_model, 1, 1u << 20},
+        {"n_heads", params->n_heads, 1, 1u << 14},
+        {"n_kv_heads", params->n_kv_heads, 1, params->n_heads},
+        {"head_dim", params->head_dim, 2, 1u << 12},
+        {"d_ff", params->d_ff, 1, 1u << 22},
+        {"vocab_size", params->vocab_size, 1, 1u << 24},
+        {"context_length", params->context_length, 1, 1u << 30},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        int r = check_range(path, ranges[i].name, ranges[i].value, ranges[i].minimum,
+                            ranges[i].maximum, err);
+        if (r < 0)
+            return r;
+    }
+    if (params->n_heads % params->n_kv_heads != 0)
+        return ofr_fail(err, OFR_EFORMAT, "%s: n_heads %u is not a multiple of n_kv_heads %u", path,
+                        params->n_heads, params->n_kv_heads);
+    if (params->head_dim % 2 != 0)
+        return ofr_fail(err, OFR_EFORMAT, "%s: head_dim %u is odd", path, params->head_dim);
+    int r = check_positive(path, "rms_epsilon", params->rms_epsilon, err);
+    return r < 0 ? r : check_rope(path, params, err);
+}
+
+int ofr_package_size_tensor(const char *path, ofr_tensor *tensor, ofr_error *err)
+{
+    size_t name_size = strlen(tensor->name);
+    if (name_size == 0 || name_size >= OFR_PACKAGE_NAME_MAX)
+        return ofr_fail(err, OFR_EFORMAT, "%s: a tensor's name has %zu bytes", path, name_size);
+    const char *name = tensor->name;
+    unsigned bits = ofr_dtype_bits(tensor->dtype);
+    if (bits == 0)
+        return ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' has an unknown dtype", path, name);
+    if (tensor->n_dims < 1 || tensor->n_dims > OFR_PACKAGE_MAX_DIMENSIONS)
+        return ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' has %u dimensions", path, name,
+                        tensor->n_dims);
+    uint64_t elements = 1;
+    for (uint32_t i = 0; i < tensor->n_dims; i++)
+        if (tensor->shape[i] == 0 || __builtin_mul_overflow(elements, tensor->shape[i], &elements))
+            return ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' has an absurd shape", path, name);
+    if (elements > (uint64_t)INT64_MAX / 32)
+        return ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' has an absurd shape", path, name);
+
+    bool grouped = tensor->dtype == OFR_DTYPE_I4 || tensor->dtype == OFR_DTYPE_I8;
+    if (!grouped) {
+        if (tensor->group_size != 0)
+            return ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' has a group size but is %s", path,
+                            name, ofr_dtype_name(tensor->dtype));
+        tensor->scale_bytes = 0;
+    } else {
+        if (tensor->n_dims != 2)
+            return ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' is %s but no matrix", path, name,
+                            ofr_dtype_name(tensor->dtype));
+        uint64_t group = tensor->group_size;
+        if (group == 0 || group % 32 != 0 || tensor->shape[1] % group != 0)
+            return ofr_fail(err, OFR_EFORMAT,
+                            "%s: tensor '%s' has rows of %llu elements, which groups of %llu do "
+                            "not divide",
+                            path, name, (unsigned long long)tensor->shape[1],
+                            (unsigned long long)group);
+        tensor->scale_bytes = elements / group * 2;
+    }
+    tensor->bytes = elements * bits / 8;
+    return 0;
+}
+
+uint64_t ofr_package_align(uint64_t offset, uint64_t bytes)
+{
+    uint64_t align =
+        bytes >= OFR_PACKAGE_PAGE_ALIGN ? OFR_PACKAGE_PAGE_ALIGN : OFR_PACKAGE_TENSOR_ALIGN;
+    return (offset + align - 1) / align * align;
+}
+
+typedef struct byte_range {
+    uint64_t begin, end;
+    const char *name;
+} byte_range;
+
+static int compare_ranges(const void *a, const void *b)
+{
+    const byte_range *x = a, *y = b;
+    return x->begin < y->begin ? -1 : x->begin > y->begin;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    const byte_range *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+static int check_range_in_file(const char *path, const char *name, uint64_t offset, uint64_t bytes,
+                               uint64_t weights_size, ofr_error *err)
+{
+    if (offset > weights_size || bytes > weights_size - offset)
+        return ofr_fail(err, OFR_EFORMAT,
+                        "%s: tensor '%s' lies at byte %llu + %llu, outside weights.bin of %llu "
+                        "bytes",
+                        path, name, (unsigned long long)offset, (unsigned long long)bytes,
+                        (unsigned long long)weights_size);
+    if (offset != ofr_package_align(offset, bytes))
+        return ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' lies at byte %llu, which is not aligned",
+                        path, name, (unsigned long long)offset);
+    return 0;
+}
+
+int ofr_package_check_tensors(const char *path, const ofr_tensor *tensors, size_t n_tensors,
+                              uint64_t weights_size, ofr_error *err)
+{
+    if (n_tensors == 0)
+        return 0;
+    byte_range *ranges = calloc(n_tensors * 2, sizeof *ranges);
+    if (!ranges)
+        return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", path);
+    int r = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < n_tensors && r == 0; i++) {
+        const ofr_tensor *t = &tensors[i];
+        r = check_range_in_file(path, t->name, t->offset, t->bytes, weights_size, err);
+        if (r == 0 && t->scale_bytes > 0)
+            r = check_range_in_file(path, t->name, t->scale_offset, t->scale_bytes, weights_size,
+                                    err);
+        ranges[n++] = (byte_range){t->offset, t->offset + t->bytes, t->name};
+        if (t->scale_bytes > 0)
+            ranges[n++] = (byte_range){t->scale_offset, t->scale_offset + t->scale_bytes, t->name};
+    }
+    if (r == 0)
+        qsort(ranges, n, sizeof *ranges, compare_ranges);
+    for (size_t i = 1; i < n && r == 0; i++)
+        if (ranges[i].begin < ranges[i - 1].end)
+            r = ofr_fail(err, OFR_EFORMAT, "%s: tensors '%s' and '%s' overlap in weights.bin", path,
+                         ranges[i - 1].name, ranges[i].name);
+    if (r == 0) {
+        for (size_t i = 0; i < n_tensors; i++)
+            ranges[i].name = tensors[i].name;
+        qsort(ranges, n_tensors, sizeof *ranges, compare_names);
+        for (size_t i = 1; i < n_tensors && r == 0; i++)
+            if (strcmp(ranges[i - 1].name, ranges[i].name) == 0)
+                r = ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' appears twice", path,
+                             ranges[i].name);
+    }
+    free(ranges);
+    return r;
+}

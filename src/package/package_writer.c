@@ -1,0 +1,708 @@
+/* Writes a package: "<output>.partial" with weights.bin, a state file that lists the finished
+ * tensors with their checksums, and one rename at the end. */
+#include "package/package_writer.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "package/package_json.h"
+#include "package/package_stamp.h"
+
+/* The state file: a line that identifies the source, then one line per finished tensor, in order:
+ *     <sha256 of data> <sha256 of scales> <dtype> <group_size> <n_dims> <shape ...> <name>
+ * A line counts only if it is complete; offsets follow from the order. */
+static const char STATE_NAME[] = "bake_state";
+static const char STATE_MAGIC[] = "offering bake state 1 ";
+enum { STATE_CAP = 256 << 20, HEX = OFR_SHA256_HEX_SIZE };
+
+typedef struct written_tensor {
+    ofr_tensor spec; /* name owned */
+    char sha256_data[HEX], sha256_scales[HEX];
+} written_tensor;
+
+struct ofr_package_writer {
+    char *output, *partial, *parent;
+    bool overwrite;
+    bool locked; /* the partial directory is ours */
+    int weights_fd, state_fd;
+    char *weights_path, *state_path;
+    written_tensor *tensors; /* [n_resumed] from the state file, then appended */
+    size_t n_tensors;        /* accepted in this run */
+    size_t n_resumed;        /* known from the state file: tensors[n_tensors .. n_resumed) wait */
+    size_t capacity;
+    uint64_t end; /* of weights.bin so far */
+    bool active;
+    uint64_t data_done, scales_done;
+    ofr_sha256 data_sha, scales_sha;
+    ofr_package_file files[OFR_PACKAGE_MAX_FILES];
+    size_t n_files;
+};
+
+/* ---- the output directory ---- */
+
+static int check_output(const ofr_package_writer *writer, ofr_error *err)
+{
+    struct stat st;
+    if (lstat(writer->output, &st) < 0) {
+        if (errno != ENOENT)
+            return ofr_fail_errno(err, errno, "%s: cannot be examined", writer->output);
+        return 0;
+    }
+    if (!S_ISDIR(st.st_mode))
+        return ofr_fail(err, OFR_EEXIST, "%s: exists and is not a directory; name another --output",
+                        writer->output);
+    bool empty;
+    int r = ofr_directory_is_empty(writer->output, &empty, err);
+    if (r < 0 || empty)
+        return r;
+    char *model = ofr_path_join(writer->output, "model.json");
+    bool is_package = model && access(model, F_OK) == 0;
+    free(model);
+    if (!is_package)
+        return ofr_fail(err, OFR_EEXIST,
+                        "%s: exists, is not empty and is not a package; name another --output",
+                        writer->output);
+    if (!writer->overwrite)
+        return ofr_fail(err, OFR_EEXIST,
+                        "%s: holds a package already; use --overwrite to replace it, or name "
+                        "another --output",
+                        writer->output);
+    return 0;
+}
+
+/* Only what a writer makes may be in a partial directory that is discarded: never delete a
+ * person's files. */
+static int check_discardable(const char *partial, ofr_error *err)
+{
+    static const char *const known[] = {".",           "..",
+                                        STATE_NAME,    "weights.bin",
+                                        "model.json",  "tokenizer.bin",
+                                        "golden.json", "chat_template.jinja"};
+    DIR *directory = opendir(partial);
+    if (!directory)
+        return ofr_fail_errno(err, errno, "%s: cannot be opened", partial);
+    int r = 0;
+    const struct dirent *entry;
+    while (r == 0 && (entry = readdir(directory))) {
+        bool found = false;
+        for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+            /* What ofr_file_replace was killed at is "<known name>.XXXXXX". */
+            found |= strncmp(entry->d_name, known[i], strlen(known[i])) == 0 && known[i][0] != '.';
+        found |= strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+        if (!found)
+            r = ofr_fail(err, OFR_EEXIST,
+                         "%s: holds '%s', which bake_model did not write; move it away, or name "
+                         "another --output",
+                         partial, entry->d_name);
+    }
+    closedir(directory);
+    return r;
+}
+
+static int open_in(const char *path, int flags, int *ret_fd, ofr_error *err)
+{
+    int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if (fd < 0)
+        return ofr_fail_errno(err, errno, "%s: cannot be opened", path);
+    *ret_fd = fd;
+    return 0;
+}
+
+static int lock_state(ofr_package_writer *writer, ofr_error *err)
+{
+    if (flock(writer->state_fd, LOCK_EX | LOCK_NB) == 0) {
+        writer->locked = true;
+        return 0;
+    }
+    if (errno == EWOULDBLOCK)
+        return ofr_fail(err, OFR_EBUSY, "%s: another bake is writing it; wait for it to end",
+                        writer->partial);
+    return ofr_fail_errno(err, errno, "%s: cannot be locked", writer->state_path);
+}
+
+/* ---- tensors and the state file ---- */
+
+static int add_tensor(ofr_package_writer *writer, const written_tensor *tensor, size_t at,
+                      ofr_error *err)
+{
+    if (at >= OFR_PACKAGE_MAX_TENSORS)
+        return ofr_fail(err, OFR_ELIMIT, "%s: more than %d tensors", writer->output,
+                        OFR_PACKAGE_MAX_TENSORS);
+    if (at >= writer->capacity) {
+        size_t capacity = writer->capacity ? writer->capacity * 2 : 512;
+        written_tensor *tensors = realloc(writer->tensors, capacity * sizeof *tensors);
+        if (!tensors)
+            return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", writer->output);
+        writer->tensors = tensors;
+        writer->capacity = capacity;
+    }
+    writer->tensors[at] = *tensor;
+    return 0;
+}
+
+/* Where the tensor goes, behind what is there. */
+static int place_tensor(const ofr_package_writer *writer, ofr_tensor *spec, uint64_t *ret_end,
+                        ofr_error *err)
+{
+    int r = ofr_package_size_tensor(writer->output, spec, err);
+    if (r < 0)
+        return r;
+    spec->offset = ofr_package_align(writer->end, spec->bytes);
+    uint64_t end = spec->offset + spec->bytes;
+    spec->scale_offset = 0;
+    if (spec->scale_bytes > 0) {
+        spec->scale_offset = ofr_package_align(end, spec->scale_bytes);
+        end = spec->scale_offset + spec->scale_bytes;
+    }
+    if (end > (uint64_t)INT64_MAX / 2)
+        return ofr_fail(err, OFR_ELIMIT, "%s: weights.bin would be too large", writer->output);
+    *ret_end = end;
+    return 0;
+}
+
+static int format_state_line(const written_tensor *tensor, char **ret_line, ofr_error *err)
+{
+    const ofr_tensor *s = &tensor->spec;
+    int n = asprintf(ret_line, "%s %s %u %u %u %llu %llu %llu %llu %s\n", tensor->sha256_data,
+                     tensor->sha256_scales, (unsigned)s->dtype, s->group_size, s->n_dims,
+                     (unsigned long long)s->shape[0], (unsigned long long)s->shape[1],
+                     (unsigned long long)s->shape[2], (unsigned long long)s->shape[3], s->name);
+    return n < 0 ? ofr_fail(err, OFR_ENOMEM, "out of memory") : n;
+}
+
+/* False: the line is not one of ours (torn by a kill, or damaged). */
+static bool parse_state_line(const char *line, written_tensor *ret, char name[OFR_PACKAGE_NAME_MAX])
+{
+    unsigned dtype, group, n_dims;
+    unsigned long long shape[4];
+    int n = sscanf(line, "%64s %64s %u %u %u %llu %llu %llu %llu %255s", ret->sha256_data,
+                   ret->sha256_scales, &dtype, &group, &n_dims, &shape[0], &shape[1], &shape[2],
+                   &shape[3], name);
+    if (n != 10 || strlen(ret->sha256_data) != HEX - 1 || strlen(ret->sha256_scales) != HEX - 1)
+        return false;
+    ret->spec = (ofr_tensor){.dtype = (enum ofr_dtype)dtype, .n_dims = n_dims, .group_size = group};
+    for (size_t i = 0; i < 4; i++)
+        ret->spec.shape[i] = shape[i];
+    return true;
+}
+
+/* Does weights.bin hold the tensor with its checksums? */
+static bool verify_tensor(const ofr_package_writer *writer, const written_tensor *tensor)
+{
+    const ofr_tensor *s = &tensor->spec;
+    char hex[HEX];
+    if (ofr_sha256_file(writer->weights_fd, writer->weights_path, s->offset, s->bytes, NULL, NULL,
+                        hex, NULL) < 0 ||
+        strcmp(hex, tensor->sha256_data) != 0)
+        return false;
+    return ofr_sha256_file(writer->weights_fd, writer->weights_path, s->scale_offset,
+                           s->scale_bytes, NULL, NULL, hex, NULL) == 0 &&
+           strcmp(hex, tensor->sha256_scales) == 0;
+}
+
+/* Takes over the finished tensors of an earlier run, up to the first that is not as it was left;
+ * cuts the state file there. */
+static int resume(ofr_package_writer *writer, char *text, size_t header_size, ofr_error *err)
+{
+    char *line = text + header_size;
+    uint64_t kept_end = writer->end;
+    for (char *newline; (newline = strchr(line, '\n')); line = newline + 1) {
+        *newline = '\0';
+        written_tensor tensor = {0};
+        char name[OFR_PACKAGE_NAME_MAX];
+        if (!parse_state_line(line, &tensor, name))
+            break;
+        tensor.spec.name = name;
+        uint64_t end;
+        if (place_tensor(writer, &tensor.spec, &end, NULL) < 0 || !verify_tensor(writer, &tensor))
+            break;
+        tensor.spec.name = strdup(name);
+        if (!tensor.spec.name)
+            return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", writer->partial);
+        int r = add_tensor(writer, &tensor, writer->n_resumed, err);
+        if (r < 0) {
+            free((char *)(uintptr_t)tensor.spec.name);
+            return r;
+        }
+        writer->n_resumed++;
+        writer->end = end;
+    }
+    uint64_t end = writer->end;
+    writer->end = kept_end;
+    if (ftruncate(writer->state_fd, line - text) < 0 ||
+        ftruncate(writer->weights_fd, (off_t)end) < 0)
+        return ofr_fail_errno(err, errno, "%s: cannot be cut", writer->partial);
+    return 0;
+}
+
+/* The first line of the state file; any change of the source or of the options changes it. */
+static int identity_line(const char *source, char **ret_line, ofr_error *err)
+{
+    char hex[HEX];
+    int r = ofr_sha256_hex(source, strlen(source), hex, err);
+    if (r < 0)
+        return r;
+    if (asprintf(ret_line, "%s%s %s\n", STATE_MAGIC, OFR_VERSION, hex) < 0)
+        return ofr_fail(err, OFR_ENOMEM, "out of memory");
+    return 0;
+}
+
+/* Starts afresh, or resumes where the partial directory is of the same source. */
+static int open_partial(ofr_package_writer *writer, const char *source, ofr_error *err)
+{
+    char *identity = NULL;
+    void *text = NULL;
+    size_t size = 0;
+    int r = identity_line(source, &identity, err);
+    if (r < 0)
+        return r;
+    if (mkdir(writer->partial, 0755) < 0 && errno != EEXIST) {
+        r = ofr_fail_errno(err, errno, "%s: cannot be made", writer->partial);
+        goto out;
+    }
+    r = check_discardable(writer->partial, err);
+    if (r == 0)
+        r = open_in(writer->state_path, O_RDWR | O_CREAT | O_APPEND, &writer->state_fd, err);
+    if (r == 0)
+        r = lock_state(writer, err);
+    if (r == 0)
+        r = open_in(writer->weights_path, O_RDWR | O_CREAT, &writer->weights_fd, err);
+    if (r == 0)
+        r = ofr_file_read(writer->state_path, STATE_CAP, &text, &size, err);
+    if (r < 0)
+        goto out;
+    size_t identity_size = strlen(identity);
+    if (size >= identity_size && memcmp(text, identity, identity_size) == 0) {
+        r = resume(writer, text, identity_size, err);
+        goto out;
+    }
+    if (ftruncate(writer->state_fd, 0) < 0 || ftruncate(writer->weights_fd, 0) < 0)
+        r = ofr_fail_errno(err, errno, "%s: cannot be emptied", writer->partial);
+    if (r == 0)
+        r = ofr_file_write_all(writer->state_fd, writer->state_path, identity, identity_size, err);
+out:
+    free(text);
+    free(identity);
+    return r;
+}
+
+static int check_space(const ofr_package_writer *writer, uint64_t expected, ofr_error *err)
+{
+    struct statvfs fs;
+    struct stat st;
+    if (expected == 0 || statvfs(writer->partial, &fs) < 0 || fstat(writer->weights_fd, &st) < 0)
+        return 0;
+    uint64_t there = (uint64_t)st.st_blocks * 512;
+    uint64_t needed = expected > there ? expected - there : 0;
+    uint64_t available = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (needed > available)
+        return ofr_fail(err, OFR_ENOSPACE,
+                        "%s: no space left: the package needs %llu MiB more, %llu MiB are free; "
+                        "free some space, or name another --output",
+                        writer->output, (unsigned long long)(needed >> 20) + 1,
+                        (unsigned long long)(available >> 20));
+    return 0;
+}
+
+static int set_paths(ofr_package_writer *writer, const char *output, ofr_error *err)
+{
+    size_t n = strlen(output);
+    while (n > 1 && output[n - 1] == '/')
+        n--;
+    if (n == 0 || strcmp(output, "/") == 0)
+        return ofr_fail(err, OFR_EINVAL, "'%s' is no directory to write a package to", output);
+    writer->output = strndup(output, n);
+    if (!writer->output || asprintf(&writer->partial, "%s.partial", writer->output) < 0) {
+        writer->partial = NULL;
+        return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", output);
+    }
+    writer->parent = ofr_path_parent(writer->output);
+    writer->weights_path = ofr_path_join(writer->partial, "weights.bin");
+    writer->state_path = ofr_path_join(writer->partial, STATE_NAME);
+    if (!writer->parent || !writer->weights_path || !writer->state_path)
+        return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", output);
+    return 0;
+}
+
+int ofr_package_writer_open(const ofr_package_writer_options *options,
+                            ofr_package_writer **ret_writer, ofr_error *err)
+{
+    ofr_package_writer *writer = calloc(1, sizeof *writer);
+    if (!writer)
+        return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
+    writer->weights_fd = writer->state_fd = -1;
+    writer->overwrite = options->overwrite;
+    int r = set_paths(writer, options->output, err);
+    if (r == 0)
+        r = check_output(writer, err);
+    if (r == 0)
+        r = open_partial(writer, options->source, err);
+    if (r == 0)
+        r = check_space(writer, options->expected_bytes, err);
+    if (r < 0) {
+        ofr_package_writer_close(writer);
+        return r;
+    }
+    *ret_writer = writer;
+    return 0;
+}
+
+/* A partial directory without a finished tensor is worth nothing: leave no litter. */
+static void remove_if_empty(const ofr_package_writer *writer)
+{
+    if (!writer->locked || writer->n_tensors > 0 || writer->n_resumed > 0)
+        return;
+    (void)ofr_directory_remove(writer->partial, NULL);
+}
+
+ofr_package_writer *ofr_package_writer_close(ofr_package_writer *writer)
+{
+    if (!writer)
+        return NULL;
+    remove_if_empty(writer);
+    if (writer->weights_fd >= 0)
+        close(writer->weights_fd);
+    if (writer->state_fd >= 0)
+        close(writer->state_fd);
+    size_t n = writer->n_tensors > writer->n_resumed ? writer->n_tensors : writer->n_resumed;
+    n += writer->active;
+    for (size_t i = 0; i < n; i++)
+        free((char *)(uintptr_t)writer->tensors[i].spec.name);
+    free(writer->tensors);
+    ofr_sha256_done(&writer->data_sha);
+    ofr_sha256_done(&writer->scales_sha);
+    free(writer->output);
+    free(writer->partial);
+    free(writer->parent);
+    free(writer->weights_path);
+    free(writer->state_path);
+    free(writer);
+    return NULL;
+}
+
+/* ---- writing ---- */
+
+bool ofr_package_writer_has(ofr_package_writer *writer, const char *name)
+{
+    if (writer->n_tensors >= writer->n_resumed)
+        return false;
+    const ofr_tensor *spec = &writer->tensors[writer->n_tensors].spec;
+    if (strcmp(spec->name, name) != 0)
+        return false;
+    writer->end =
+        spec->scale_bytes > 0 ? spec->scale_offset + spec->scale_bytes : spec->offset + spec->bytes;
+    writer->n_tensors++;
+    return true;
+}
+
+/* The caller goes another way than the earlier run did: what that run finished from here on is of
+ * no use, and its lines must not stay in the state file. */
+static int drop_waiting(ofr_package_writer *writer, ofr_error *err)
+{
+    for (size_t i = writer->n_tensors; i < writer->n_resumed; i++)
+        free((char *)(uintptr_t)writer->tensors[i].spec.name);
+    writer->n_resumed = writer->n_tensors;
+    void *text = NULL;
+    size_t size = 0;
+    int r = ofr_file_read(writer->state_path, STATE_CAP, &text, &size, err);
+    if (r < 0)
+        return r;
+    const char *line = text;
+    for (size_t lines = 0; lines < writer->n_tensors + 1; lines++) {
+        const char *newline = strchr(line, '\n');
+        if (!newline)
+            break;
+        line = newline + 1;
+    }
+    if (ftruncate(writer->state_fd, line - (const char *)text) < 0)
+        r = ofr_fail_errno(err, errno, "%s: cannot be cut", writer->state_path);
+    free(text);
+    return r;
+}
+
+/* Bytes between tensors are always zero, so that equal sources give equal files. */
+static int write_gap(const ofr_package_writer *writer, uint64_t from, uint64_t to, ofr_error *err)
+{
+    static const char zeros[OFR_PACKAGE_PAGE_ALIGN];
+    return ofr_file_pwrite(writer->weights_fd, writer->weights_path, zeros, (size_t)(to - from),
+                           from, err);
+}
+
+int ofr_package_writer_begin(ofr_package_writer *writer, const ofr_tensor *spec, ofr_error *err)
+{
+    if (writer->active)
+        return ofr_fail(err, OFR_EINTERNAL, "tensor '%s' begins before another has ended",
+                        spec->name);
+    int r = writer->n_tensors < writer->n_resumed ? drop_waiting(writer, err) : 0;
+    if (r < 0)
+        return r;
+    written_tensor tensor = {.spec = *spec};
+    uint64_t end;
+    r = place_tensor(writer, &tensor.spec, &end, err);
+    if (r < 0)
+        return r;
+    if (strpbrk(spec->name, " \n\t"))
+        return ofr_fail(err, OFR_EINVAL, "tensor '%s': a name must not hold blanks", spec->name);
+    const ofr_tensor *s = &tensor.spec;
+    r = write_gap(writer, writer->end, s->offset, err);
+    if (r == 0 && s->scale_bytes > 0)
+        r = write_gap(writer, s->offset + s->bytes, s->scale_offset, err);
+    if (r < 0)
+        return r;
+    ofr_sha256_done(&writer->data_sha);
+    ofr_sha256_done(&writer->scales_sha);
+    r = ofr_sha256_init(&writer->data_sha, err);
+    if (r == 0)
+        r = ofr_sha256_init(&writer->scales_sha, err);
+    if (r < 0)
+        return r;
+    tensor.spec.name = strdup(spec->name);
+    if (!tensor.spec.name)
+        return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", writer->output);
+    r = add_tensor(writer, &tensor, writer->n_tensors, err);
+    if (r < 0) {
+        free((char *)(uintptr_t)tensor.spec.name);
+        return r;
+    }
+    writer->data_done = writer->scales_done = 0;
+    writer->active = true;
+    return 0;
+}
+
+static int write_part(ofr_package_writer *writer, const void *data, size_t size, uint64_t offset,
+                      uint64_t bytes, uint64_t *done, ofr_sha256 *sha, ofr_error *err)
+{
+    if (!writer->active || size > bytes - *done)
+        return ofr_fail(err, OFR_EINTERNAL, "%s: more data than the tensor's shape has",
+                        writer->weights_path);
+    int r =
+        ofr_file_pwrite(writer->weights_fd, writer->weights_path, data, size, offset + *done, err);
+    if (r == 0)
+        r = ofr_sha256_update(sha, data, size, err);
+    if (r == 0)
+        *done += size;
+    return r;
+}
+
+int ofr_package_writer_data(ofr_package_writer *writer, const void *data, size_t size,
+                            ofr_error *err)
+{
+    const ofr_tensor *s =
+        writer->active ? &writer->tensors[writer->n_tensors].spec : &(const ofr_tensor){0};
+    return write_part(writer, data, size, s->offset, s->bytes, &writer->data_done,
+                      &writer->data_sha, err);
+}
+
+int ofr_package_writer_scales(ofr_package_writer *writer, const void *scales, size_t size,
+                              ofr_error *err)
+{
+    const ofr_tensor *s =
+        writer->active ? &writer->tensors[writer->n_tensors].spec : &(const ofr_tensor){0};
+    return write_part(writer, scales, size, s->scale_offset, s->scale_bytes, &writer->scales_done,
+                      &writer->scales_sha, err);
+}
+
+int ofr_package_writer_end(ofr_package_writer *writer, ofr_error *err)
+{
+    if (!writer->active)
+        return ofr_fail(err, OFR_EINTERNAL, "%s: no tensor was begun", writer->output);
+    written_tensor *tensor = &writer->tensors[writer->n_tensors];
+    const ofr_tensor *s = &tensor->spec;
+    if (writer->data_done != s->bytes || writer->scales_done != s->scale_bytes)
+        return ofr_fail(err, OFR_EINTERNAL, "tensor '%s' ends before all of it was written",
+                        s->name);
+    int r = ofr_sha256_finish_hex(&writer->data_sha, tensor->sha256_data, err);
+    if (r == 0)
+        r = ofr_sha256_finish_hex(&writer->scales_sha, tensor->sha256_scales, err);
+    if (r < 0)
+        return r;
+    char *line;
+    int n = format_state_line(tensor, &line, err);
+    if (n < 0)
+        return n;
+    r = ofr_file_write_all(writer->state_fd, writer->state_path, line, (size_t)n, err);
+    free(line);
+    if (r < 0)
+        return r;
+    writer->end = s->scale_bytes > 0 ? s->scale_offset + s->scale_bytes : s->offset + s->bytes;
+    writer->n_tensors++;
+    writer->n_resumed = writer->n_tensors;
+    writer->active = false;
+    return 0;
+}
+
+static int add_file(ofr_package_writer *writer, const char *name, uint64_t size, const char *sha256,
+                    ofr_error *err)
+{
+    if (writer->n_files == OFR_PACKAGE_MAX_FILES)
+        return ofr_fail(err, OFR_ELIMIT, "%s: more than %d files", writer->output,
+                        OFR_PACKAGE_MAX_FILES);
+    ofr_package_file *file = &writer->files[writer->n_files++];
+    snprintf(file->name, sizeof file->name, "%s", name);
+    snprintf(file->sha256, sizeof file->sha256, "%s", sha256);
+    file->size = size;
+    return 0;
+}
+
+int ofr_package_writer_file(ofr_package_writer *writer, const char *name, const void *data,
+                            size_t size, ofr_error *err)
+{
+    char sha256[HEX];
+    int r = ofr_sha256_hex(data, size, sha256, err);
+    if (r < 0)
+        return r;
+    char *path = ofr_path_join(writer->partial, name);
+    if (!path)
+        return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", writer->output);
+    r = ofr_file_replace(path, data, size, 0644, err);
+    free(path);
+    return r < 0 ? r : add_file(writer, name, size, sha256, err);
+}
+
+/* ---- finishing ---- */
+
+/* weights.bin to its exact size, on the disk, and its checksum from what is on the disk. */
+static int finish_weights(ofr_package_writer *writer, ofr_package_stamp *ret_stamp,
+                          char ret_sha256[HEX], ofr_error *err)
+{
+    if (ftruncate(writer->weights_fd, (off_t)writer->end) < 0 || fsync(writer->weights_fd) < 0)
+        return ofr_fail_errno(err, errno, "%s: cannot be written", writer->weights_path);
+    ofr_package_stamp before;
+    ofr_package_stamp_take(writer->weights_fd, "", &before);
+    int r = ofr_sha256_file(writer->weights_fd, writer->weights_path, 0, writer->end, NULL, NULL,
+                            ret_sha256, err);
+    if (r < 0)
+        return r;
+    ofr_package_stamp after;
+    ofr_package_stamp_take(writer->weights_fd, "", &after);
+    if (strcmp(before.text, after.text) != 0)
+        return ofr_fail(err, OFR_EBUSY, "%s: was changed while it was read", writer->weights_path);
+    ofr_package_stamp_take(writer->weights_fd, ret_sha256, ret_stamp);
+    return add_file(writer, "weights.bin", writer->end, ret_sha256, err);
+}
+
+static int write_model_json(ofr_package_writer *writer, const ofr_model_params *params,
+                            const char *extra_json, ofr_error *err)
+{
+    ofr_package_description description = {.n_files = writer->n_files,
+                                           .n_tensors = writer->n_tensors};
+    memcpy(description.files, writer->files, sizeof writer->files);
+    int r = 0;
+    if (params) {
+        description.has_params = true;
+        description.params = *params;
+        r = ofr_package_check_params(writer->output, params, err);
+    }
+    if (r < 0)
+        return r;
+    json_t *extra = NULL;
+    if (extra_json) {
+        extra = json_loads(extra_json, JSON_REJECT_DUPLICATES, NULL);
+        if (!json_is_object(extra)) {
+            json_decref(extra);
+            return ofr_fail(err, OFR_EINVAL, "%s: further members of model.json are no JSON object",
+                            writer->output);
+        }
+    }
+    char *text = NULL, *path = NULL;
+    size_t size = 0;
+    description.tensors = calloc(writer->n_tensors + 1, sizeof *description.tensors);
+    path = ofr_path_join(writer->partial, "model.json");
+    if (!description.tensors || !path) {
+        r = ofr_fail(err, OFR_ENOMEM, "%s: out of memory", writer->output);
+        goto out;
+    }
+    for (size_t i = 0; i < writer->n_tensors; i++)
+        description.tensors[i] = writer->tensors[i].spec;
+    r = ofr_package_check_tensors(writer->output, description.tensors, writer->n_tensors,
+                                  writer->end, err);
+    if (r == 0)
+        r = ofr_package_json_write(&description, extra, &text, &size, err);
+    if (r == 0)
+        r = ofr_file_replace(path, text, size, 0644, err);
+out:
+    free(description.tensors);
+    free(text);
+    free(path);
+    json_decref(extra);
+    return r;
+}
+
+/* Puts the complete directory in the output's place. A package that is there is exchanged in one
+ * step, so that there is always one or the other, and then removed. */
+static int install(const ofr_package_writer *writer, ofr_error *err)
+{
+    /* An empty directory is replaced by rename itself. */
+    if (rename(writer->partial, writer->output) == 0)
+        return ofr_directory_sync(writer->parent, err);
+    if ((errno != ENOTEMPTY && errno != EEXIST) || !writer->overwrite)
+        return ofr_fail_errno(err, errno, "%s: cannot be put in place", writer->output);
+    if (renameat2(AT_FDCWD, writer->partial, AT_FDCWD, writer->output, RENAME_EXCHANGE) == 0) {
+        int r = ofr_directory_sync(writer->parent, err);
+        return r < 0 ? r : ofr_directory_remove(writer->partial, err);
+    }
+    /* The file system cannot exchange: for a moment there is no package at this name. */
+    char *previous = NULL;
+    if (asprintf(&previous, "%s.previous", writer->output) < 0)
+        return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", writer->output);
+    int r = 0;
+    if (rename(writer->output, previous) < 0) {
+        r = ofr_fail_errno(err, errno, "%s: cannot be replaced", writer->output);
+    } else if (rename(writer->partial, writer->output) < 0) {
+        r = ofr_fail_errno(err, errno, "%s: cannot be put in place", writer->output);
+        if (rename(previous, writer->output) < 0)
+            r = ofr_error_prefix(err, r, "the former package is now %s", previous);
+    } else {
+        r = ofr_directory_remove(previous, err);
+    }
+    free(previous);
+    return r < 0 ? r : ofr_directory_sync(writer->parent, err);
+}
+
+static void record_stamp(const ofr_package_writer *writer, const ofr_package_stamp *stamp,
+                         const char *sha256)
+{
+    char *output = realpath(writer->output, NULL);
+    char *path = output ? ofr_path_join(output, "weights.bin") : NULL;
+    if (path)
+        ofr_package_stamp_record(stamp, path, writer->weights_fd, sha256);
+    free(path);
+    free(output);
+}
+
+int ofr_package_writer_finish(ofr_package_writer *writer, const ofr_model_params *params,
+                              const char *extra_json, ofr_error *err)
+{
+    if (writer->active)
+        return ofr_fail(err, OFR_EINTERNAL, "%s: a tensor is unfinished", writer->output);
+    char sha256[HEX] = "";
+    ofr_package_stamp stamp = {0};
+    int r = 0;
+    if (params)
+        r = finish_weights(writer, &stamp, sha256, err);
+    else if (unlink(writer->weights_path) < 0)
+        r = ofr_fail_errno(err, errno, "%s: cannot be removed", writer->weights_path);
+    if (r == 0)
+        r = write_model_json(writer, params, extra_json, err);
+    if (r == 0 && unlink(writer->state_path) < 0)
+        r = ofr_fail_errno(err, errno, "%s: cannot be removed", writer->state_path);
+    if (r == 0)
+        r = ofr_directory_sync(writer->partial, err);
+    if (r == 0)
+        r = install(writer, err);
+    if (r < 0)
+        return r;
+    if (params)
+        record_stamp(writer, &stamp, sha256);
+    writer->locked = false;
+    return 0;
+}

@@ -36,6 +36,7 @@ typedef struct ofr_backend_options {
     void *kv_arena;   /* kv_layout.total_bytes, 64-byte aligned at least; borrowed until close */
     uint32_t threads; /* 0: as many as measure best */
     uint32_t max_batch_tokens; /* most tokens of one forward call, all segments together */
+    const char *kernels; /* kernel set by name, as capabilities.kernels names it; NULL: the best */
 } ofr_backend_options;
 
 /* Consecutive new tokens of one sequence. Rows [position, position + n_tokens) of the slot's strips

@@ -129,6 +129,8 @@ static void write_text(jinja_builder *builder, const conversion *how, jinja_valu
     jinja_builder text = {.state = s};
     if (how->type == 's') {
         jinja_write_str(&text, value);
+    } else if (how->type == 'a') {
+        jinja_write_ascii(&text, value);
     } else {
         jinja_write_repr(&text, value);
     }
@@ -217,7 +219,7 @@ static const char *format_one(jinja_builder *builder, percent_source *source, co
         jinja_fail(s, OFR_ETEMPLATE, "incomplete format");
     }
     how.type = *p++;
-    if (how.type == '%') {
+    if (how.type == '%' && p[-2] == '%') {
         jinja_builder_text(builder, "%");
         return p;
     }
@@ -348,6 +350,8 @@ static void brace_field(jinja_builder *builder, brace_source *source, const char
         jinja_builder text = {.state = s};
         if (p[1] == 's') {
             jinja_write_str(&text, value);
+        } else if (p[1] == 'a') {
+            jinja_write_ascii(&text, value);
         } else {
             jinja_write_repr(&text, value);
         }

@@ -10,8 +10,8 @@
 typedef struct format_spec {
     uint32_t fill;
     char align, sign, grouping, type; /* 0 where not given */
-    bool alternate;
-    int64_t width, precision; /* -1 where not given */
+    bool alternate, zero;             /* zero: '0' before the width, where no alignment was given */
+    int64_t width, precision;         /* -1 where not given */
 } format_spec;
 
 static const char *parse_count(jinja_state *s, const char *p, const char *end, int64_t *ret_count)
@@ -55,6 +55,7 @@ static format_spec parse_spec(jinja_state *s, const jinja_string *text)
         if (!spec.align) {
             spec.fill = '0';
             spec.align = '=';
+            spec.zero = true;
         }
         p++;
     }
@@ -219,7 +220,7 @@ static void format_string(jinja_builder *builder, const format_spec *spec,
                    "'str'",
                    spec->type);
     }
-    if (spec->align == '=' || spec->sign || spec->grouping || spec->alternate) {
+    if ((spec->align == '=' && !spec->zero) || spec->sign || spec->grouping || spec->alternate) {
         jinja_fail(builder->state, OFR_ETEMPLATE,
                    "a sign, '=', '#' or ',' is not allowed in a string's format");
     }
@@ -227,7 +228,9 @@ static void format_string(jinja_builder *builder, const format_spec *spec,
         body.size = jinja_string_offset(&body, (size_t)spec->precision);
         body.length = (size_t)spec->precision;
     }
-    write_aligned(builder, spec, '<', "", &body);
+    format_spec left = *spec;
+    left.align = spec->zero ? '<' : spec->align;
+    write_aligned(builder, &left, '<', "", &body);
 }
 
 void jinja_format_value(jinja_builder *builder, jinja_value value, const jinja_string *text)

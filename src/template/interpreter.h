@@ -166,6 +166,8 @@ void jinja_sort(jinja_state *s, jinja_value *keys, jinja_value *items, size_t co
 const jinja_string *jinja_str(jinja_state *s, jinja_value value);
 void jinja_write_str(jinja_builder *builder, jinja_value value);
 void jinja_write_repr(jinja_builder *builder, jinja_value value);
+/* As ascii(): repr() with all beyond ASCII escaped. */
+void jinja_write_ascii(jinja_builder *builder, jinja_value value);
 void jinja_write_float(jinja_builder *builder, double real);
 void jinja_write_json(jinja_builder *builder, jinja_value value, const char *indent,
                       size_t indent_size, const jinja_string *item_separator,

@@ -156,9 +156,14 @@ jinja_value jinja_round(jinja_state *s, jinja_value value, int64_t precision)
         snprintf(text, sizeof text, "%.*f", (int)precision, real);
         return jinja_float(strtod(text, NULL));
     }
-    if (precision < -308) {
-        return jinja_float(copysign(0.0, real));
+    /* To tens, hundreds, ...: as many significant digits as remain, again exactly rounded. */
+    char text[400];
+    snprintf(text, sizeof text, "%.0f", trunc(fabs(real)));
+    int64_t digits = (int64_t)strlen(text) + precision;
+    if (digits > 0) {
+        snprintf(text, sizeof text, "%.*e", (int)digits - 1, real);
+        return jinja_float(strtod(text, NULL));
     }
-    double unit = pow(10.0, (double)-precision);
-    return jinja_float(nearbyint(real / unit) * unit);
+    double unit = digits == 0 ? pow(10.0, (double)-precision) : 0.0;
+    return jinja_float(copysign(fabs(real) > unit / 2 ? unit : 0.0, real));
 }

@@ -212,6 +212,25 @@ void jinja_write_repr(jinja_builder *builder, jinja_value value)
     jinja_leave(builder->state);
 }
 
+void jinja_write_ascii(jinja_builder *builder, jinja_value value)
+{
+    jinja_builder whole = {.state = builder->state};
+    jinja_write_repr(&whole, value);
+    const char *p = whole.data, *end = p + whole.size;
+    while (p < end) {
+        char escape[16] = {*p};
+        uint32_t c = jinja_utf8_next(&p, end);
+        if (c >= 0x80) {
+            snprintf(escape, sizeof escape,
+                     c < 0x100     ? "\\x%02x"
+                     : c < 0x10000 ? "\\u%04x"
+                                   : "\\U%08x",
+                     (unsigned)c);
+        }
+        jinja_builder_text(builder, escape);
+    }
+}
+
 void jinja_write_str(jinja_builder *builder, jinja_value value)
 {
     if (value.type == JINJA_STRING) {

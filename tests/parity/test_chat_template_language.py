@@ -336,12 +336,57 @@ def random_cases(comparison, count):
         compared += 1
 
 
+def piece(rng):
+    """A piece of text or a tag with random whitespace control."""
+    left, right, end_left, end_right = (rng.choice(["", "-", "+", ""]) for _ in range(4))
+    kind = rng.randrange(9)
+    if kind == 4:
+        return "{%" + left + " set q = 1 " + right + "%}"
+    if kind == 5:
+        return "{{" + left.replace("+", "") + " n " + right.replace("+", "") + "}}"
+    if kind == 6:
+        return "{#" + left + " c " + right + "#}"
+    if kind == 7:
+        body = piece(rng) + piece(rng)
+        return "{%" + left + " if t " + right + "%}" + body + "{%" + end_left + " endif " + end_right + "%}"
+    if kind == 8:
+        body = rng.choice(["", " ", "\n", " x \n"])
+        begin = "{%" + left + " raw " + right.replace("+", "") + "%}"
+        return begin + body + "{%" + end_left + " endraw " + end_right + "%}"
+    return rng.choice(["a", " ", "\n", "  \n", "\t", "\n\n", "x y", " \n  ", "\u00a0"])
+
+
+SPECS = """5 <5 >7 ^9 *^9 05 + +.2f .3 .0f e .2e g G % .1% , _ x #x X o b #b c d 010.2f +,d =+8 s .2s n
+012, #o é>6 ,.2f 010,d _x #.0f 08_b""".split()
+PERCENTS = """%d %5d %-5d| %05d %+d %s %10s %-10s| %.2s %f %.2f %010.3f %e %g %x %#x %X %o %c %r %i %%
+%5% %z % %(a)s %*d %.3d %#o %a %G %+.1e""".split()
+FORMATTED = """n neg f s 1234567 -1234567.891 0.5 1e17 t 65 none_value l d (3,4) nope 'é'""".split()
+FLOATS = "{{ x }}|{{ x|round(2) }}|{{ x|round }}|{{ x|tojson }}|{{ x // 3 }}|{{ x % 7 }}|{{ x|round(-1) }}"
+
+
+def formatting_cases(comparison, rng):
+    for value in FORMATTED:
+        for spec in SPECS:
+            comparison.check("{{ '{:" + spec + "}'.format(" + value + ") }}", CONTEXT)
+        for spec in PERCENTS:
+            comparison.check("{{ '" + spec + "' % " + value + " }}", CONTEXT)
+    for _ in range(1000):
+        scaled = rng.uniform(0, 1) * 10 ** rng.randint(-20, 22)
+        for x in (rng.uniform(-1e3, 1e3), scaled, float(rng.randint(0, 10**17)), round(scaled, 2)):
+            comparison.check(FLOATS, {"x": x})
+
+
 def main():
     comparison = Comparison()
+    rng = random.Random(9)
     for template in STATEMENTS + WHOLE:
         comparison.check(template, CONTEXT)
     random_cases(comparison, 6000)
-    return comparison.finish(at_least=6200)
+    formatting_cases(comparison, rng)
+    for _ in range(3000):
+        template = "".join(piece(rng) for _ in range(rng.randint(1, 9)))
+        comparison.check(template, CONTEXT)
+    return comparison.finish(at_least=14000)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ int ofr_chat_template_compile(const char *name, const char *source, size_t size,
     }
     ofr_chat_template *tmpl = calloc(1, sizeof *tmpl);
     jinja_state *s = calloc(1, sizeof *s);
-    locale_t old_locale, new_locale;
+    locale_t old_locale = (locale_t)0, new_locale = (locale_t)0;
     int rc = OFR_ENOMEM;
     if (!tmpl || !s) {
         ofr_fail(err, rc, "%s: out of memory", name);
@@ -160,7 +160,7 @@ static int render(const ofr_chat_template *tmpl, const json_t *const *objects, s
     if (!s) {
         return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", tmpl->name);
     }
-    locale_t old_locale, new_locale;
+    locale_t old_locale = (locale_t)0, new_locale = (locale_t)0;
     int rc = enter_c_locale(&old_locale, &new_locale, err);
     if (rc == 0) {
         jinja_arena arena;

@@ -49,33 +49,33 @@ struct ofr_package_writer {
 
 /* ---- the output directory ---- */
 
-static int check_output(const ofr_package_writer *writer, ofr_error *err)
+int ofr_package_writer_check(const char *output, bool overwrite, ofr_error *err)
 {
     struct stat st;
-    if (lstat(writer->output, &st) < 0) {
+    if (lstat(output, &st) < 0) {
         if (errno != ENOENT)
-            return ofr_fail_errno(err, errno, "%s: cannot be examined", writer->output);
+            return ofr_fail_errno(err, errno, "%s: cannot be examined", output);
         return 0;
     }
     if (!S_ISDIR(st.st_mode))
         return ofr_fail(err, OFR_EEXIST, "%s: exists and is not a directory; name another --output",
-                        writer->output);
+                        output);
     bool empty;
-    int r = ofr_directory_is_empty(writer->output, &empty, err);
+    int r = ofr_directory_is_empty(output, &empty, err);
     if (r < 0 || empty)
         return r;
-    char *model = ofr_path_join(writer->output, "model.json");
+    char *model = ofr_path_join(output, "model.json");
     bool is_package = model && access(model, F_OK) == 0;
     free(model);
     if (!is_package)
         return ofr_fail(err, OFR_EEXIST,
                         "%s: exists, is not empty and is not a package; name another --output",
-                        writer->output);
-    if (!writer->overwrite)
+                        output);
+    if (!overwrite)
         return ofr_fail(err, OFR_EEXIST,
                         "%s: holds a package already; use --overwrite to replace it, or name "
                         "another --output",
-                        writer->output);
+                        output);
     return 0;
 }
 
@@ -343,7 +343,7 @@ int ofr_package_writer_open(const ofr_package_writer_options *options,
     writer->overwrite = options->overwrite;
     int r = set_paths(writer, options->output, err);
     if (r == 0)
-        r = check_output(writer, err);
+        r = ofr_package_writer_check(writer->output, writer->overwrite, err);
     if (r == 0)
         r = open_partial(writer, options->source, err);
     if (r == 0)
@@ -476,6 +476,11 @@ int ofr_package_writer_begin(ofr_package_writer *writer, const ofr_tensor *spec,
     writer->data_done = writer->scales_done = 0;
     writer->active = true;
     return 0;
+}
+
+uint64_t ofr_package_writer_bytes(const ofr_package_writer *writer)
+{
+    return writer->end;
 }
 
 static int write_part(ofr_package_writer *writer, const void *data, size_t size, uint64_t offset,

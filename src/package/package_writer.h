@@ -22,6 +22,8 @@ typedef struct ofr_package_writer_options {
 
 int ofr_package_writer_open(const ofr_package_writer_options *options,
                             ofr_package_writer **ret_writer, ofr_error *err);
+/* What ofr_package_writer_open would say about the output, before any work is done for it. */
+int ofr_package_writer_check(const char *output, bool overwrite, ofr_error *err);
 /* Without a successful finish: keeps what is complete for resuming. Accepts NULL; returns NULL. */
 ofr_package_writer *ofr_package_writer_close(ofr_package_writer *writer);
 
@@ -38,6 +40,9 @@ int ofr_package_writer_data(ofr_package_writer *writer, const void *data, size_t
 int ofr_package_writer_scales(ofr_package_writer *writer, const void *scales, size_t size,
                               ofr_error *err);
 int ofr_package_writer_end(ofr_package_writer *writer, ofr_error *err);
+
+/* Bytes of weights.bin so far. */
+uint64_t ofr_package_writer_bytes(const ofr_package_writer *writer);
 
 /* A small whole file ("tokenizer.bin", "chat_template.jinja", "golden.json"). */
 int ofr_package_writer_file(ofr_package_writer *writer, const char *name, const void *data,

@@ -1,0 +1,39 @@
+/* Bakes a package from a GGUF file: tensor by tensor, in blocks of rows, so that peak memory does
+ * not depend on the model's size. Resumes where an earlier bake of the same source stopped. */
+#ifndef OFR_BAKE_MODEL_BAKE_H
+#define OFR_BAKE_MODEL_BAKE_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bake_model/gguf_model.h"
+#include "bake_model/quantize.h"
+
+typedef struct ofr_bake_options {
+    const char *gguf;     /* source file */
+    const char *output;   /* directory to be made */
+    int group_size;       /* 128, 64, 32, or -1: one group per row */
+    uint32_t max_context; /* 0: the model's own */
+    bool tokenizer_only;
+    bool overwrite;
+    unsigned threads; /* 0: one per CPU, at most 8. The result does not depend on it. */
+    int progress_fd;  /* -1: quiet */
+    const volatile sig_atomic_t *cancel; /* NULL: never. Nonzero ends the bake with OFR_ECANCELED */
+} ofr_bake_options;
+
+typedef struct ofr_bake_result {
+    uint64_t weights_bytes; /* of weights.bin */
+    uint32_t n_tensors;
+    uint32_t n_resumed; /* of these, kept from an earlier run: not in `quantization_error` */
+    uint32_t n_vocab;
+    uint32_t dtype_counts[OFR_DTYPE_I4 + 1];
+    ofr_quantize_error quantization_error[OFR_TENSOR_CLASS_COUNT];
+} ofr_bake_result;
+
+int ofr_bake(const ofr_bake_options *options, ofr_bake_result *ret_result, ofr_error *err);
+
+/* "embedding", "attention", "mlp", "vector". */
+const char *ofr_tensor_class_name(enum ofr_tensor_class tensor_class);
+
+#endif

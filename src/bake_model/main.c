@@ -1,0 +1,160 @@
+/* bake_model: the command line. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <math.h>
+
+#include "bake_model/bake.h"
+#include "base/clock.h"
+#include "base/options.h"
+
+static volatile sig_atomic_t cancelled;
+
+static void on_signal(int number)
+{
+    (void)number;
+    cancelled = 1;
+}
+
+typedef struct command_line {
+    const char *gguf, *model_id, *model_dir, *output;
+    int64_t group_size, max_context;
+    bool tokenizer_only, overwrite, json, help, version;
+} command_line;
+
+static void print_json(const command_line *line, const ofr_bake_result *result, double seconds,
+                       uint64_t peak_rss)
+{
+    json_t *dtypes = json_object(), *errors = json_object();
+    for (int i = 0; i <= OFR_DTYPE_I4; i++)
+        json_object_set_new(dtypes, ofr_dtype_name((enum ofr_dtype)i),
+                            json_integer(result->dtype_counts[i]));
+    for (int i = 0; i < OFR_TENSOR_CLASS_VECTOR; i++) {
+        const ofr_quantize_error *e = &result->quantization_error[i];
+        if (e->energy > 0)
+            json_object_set_new(errors, ofr_tensor_class_name((enum ofr_tensor_class)i),
+                                json_real(sqrt(e->error / e->energy)));
+    }
+    json_t *root =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:I, s:o, s:o}", "path", line->output, "bytes",
+                  (json_int_t)result->weights_bytes, "tensors", (json_int_t)result->n_tensors,
+                  "tensors_resumed", (json_int_t)result->n_resumed, "vocab",
+                  (json_int_t)result->n_vocab, "seconds", seconds, "peak_rss_bytes",
+                  (json_int_t)peak_rss, "dtypes", dtypes, "relative_error", errors);
+    if (root)
+        json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
+    json_decref(root);
+    putchar('\n');
+}
+
+static void print_summary(const command_line *line, const ofr_bake_result *result, double seconds)
+{
+    if (line->tokenizer_only)
+        printf("%s: tokenizer of %u tokens, %.1f s\n", line->output, result->n_vocab, seconds);
+    else
+        printf("%s: %u tensors, %.1f MiB of weights, tokenizer of %u tokens, %.1f s\n",
+               line->output, result->n_tensors, (double)result->weights_bytes / 1048576.0,
+               result->n_vocab, seconds);
+}
+
+static int usage_error(const char *text)
+{
+    fprintf(stderr, "bake_model: %s\n", text);
+    fprintf(stderr, "Try 'bake_model --help'.\n");
+    return OFR_EXIT_USAGE;
+}
+
+static const char *check(const command_line *line)
+{
+    if (line->model_id || line->model_dir)
+        return "this build takes --gguf FILE only, not --model_id or --model_dir";
+    if (!line->gguf)
+        return "--gguf FILE is missing: the model to bake";
+    if (line->group_size != 128 && line->group_size != 64 && line->group_size != 32 &&
+        line->group_size != -1)
+        return "--group_size takes 128, 64, 32 or -1 (one group per row)";
+    return NULL;
+}
+
+static int run(const command_line *line)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is then an error of write */
+    ofr_bake_options options = {.gguf = line->gguf,
+                                .output = line->output,
+                                .group_size = (int)line->group_size,
+                                .max_context = (uint32_t)line->max_context,
+                                .tokenizer_only = line->tokenizer_only,
+                                .overwrite = line->overwrite,
+                                .progress_fd = STDERR_FILENO,
+                                .cancel = &cancelled};
+    ofr_bake_result result;
+    ofr_error err = {0};
+    uint64_t begin = ofr_clock_ns();
+    if (ofr_bake(&options, &result, &err) < 0) {
+        fprintf(stderr, "bake_model: %s\n", err.text);
+        return OFR_EXIT_FAILURE;
+    }
+    double seconds = (double)(ofr_clock_ns() - begin) * 1e-9;
+    struct rusage usage = {0};
+    getrusage(RUSAGE_SELF, &usage);
+    if (line->json)
+        print_json(line, &result, seconds, (uint64_t)usage.ru_maxrss * 1024);
+    else
+        print_summary(line, &result, seconds);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "bake_model: standard output cannot be written\n");
+        return OFR_EXIT_FAILURE;
+    }
+    return OFR_EXIT_OK;
+}
+
+int main(int argc, char **argv)
+{
+    command_line line = {.output = "./offering_int4_binary", .group_size = 128};
+    const ofr_option table[] = {
+        {"gguf", OFR_OPTION_STRING, &line.gguf, 0, 0, "FILE", "model to bake, a GGUF file"},
+        {"model_id", OFR_OPTION_STRING, &line.model_id, 0, 0, "ORG/NAME", "not in this version"},
+        {"model_dir", OFR_OPTION_STRING, &line.model_dir, 0, 0, "DIR", "not in this version"},
+        {"output", OFR_OPTION_STRING, &line.output, 0, 0, "DIR",
+         "package to write (default ./offering_int4_binary)"},
+        {"group_size", OFR_OPTION_INT, &line.group_size, -1, 128, "N",
+         "INT4 group: 128 (default), 64, 32, or -1: one per row"},
+        {"max_context", OFR_OPTION_INT, &line.max_context, 1, 1 << 30, "N",
+         "longest context, if shorter than the model's own"},
+        {"tokenizer_only", OFR_OPTION_FLAG, &line.tokenizer_only, 0, 0, NULL,
+         "write the tokenizer and the chat template, no weights"},
+        {"overwrite", OFR_OPTION_FLAG, &line.overwrite, 0, 0, NULL,
+         "replace the package that is there"},
+        {"json", OFR_OPTION_FLAG, &line.json, 0, 0, NULL, "print the result as JSON"},
+        {"help", OFR_OPTION_FLAG, &line.help, 0, 0, NULL, "print this text"},
+        {"version", OFR_OPTION_FLAG, &line.version, 0, 0, NULL, "print the version"},
+    };
+    size_t count = sizeof table / sizeof table[0];
+    int positional = 0;
+    ofr_error err = {0};
+    if (ofr_options_parse(table, count, argc, argv, &positional, &err) < 0)
+        return usage_error(err.text);
+    if (line.help) {
+        printf("Usage: bake_model --gguf FILE [options]\n\n"
+               "Quantizes a model to INT4 and writes the package that the other programs use.\n"
+               "A bake that was interrupted continues when it is run again.\n\n");
+        ofr_options_print(table, count, stdout);
+        return OFR_EXIT_OK;
+    }
+    if (line.version) {
+        printf("bake_model %s\n", OFR_VERSION);
+        return OFR_EXIT_OK;
+    }
+    if (positional > 0)
+        return usage_error("takes no arguments besides options");
+    const char *problem = check(&line);
+    return problem ? usage_error(problem) : run(&line);
+}

@@ -1,0 +1,29 @@
+/* From floats to the package's integer formats (package.h): symmetric, with an f16 scale for each
+ * group of G consecutive elements of a row.
+ *
+ * INT8: scale = max|w| / 127, round to nearest.
+ * INT4: the scale is searched, without data: starting points map the extreme of the group to -8 or
+ * to 7 with some slack; each gives integers, and for these the scale that minimises
+ * sum w^2 (w - q s)^2 in closed form. The squared weights stand in for what large weights matter
+ * more. The best is kept, rounded to f16, and the integers are rounded again for that scale.
+ *
+ * Pure and deterministic: the same floats give the same bytes on every machine. Any thread. */
+#ifndef OFR_BAKE_MODEL_QUANTIZE_H
+#define OFR_BAKE_MODEL_QUANTIZE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* What quantization cost: sums over elements of (w - q s)^2 and of w^2. */
+typedef struct ofr_quantize_error {
+    double error, energy;
+} ofr_quantize_error;
+
+/* One row: `values` [k], finite; `group` divides k and is even. ret_data is k/2 bytes for INT4 (low
+ * nibble: even element) or k bytes for INT8; ret_scales [k / group] f16. The error is added. */
+void ofr_quantize_i4_row(const float *values, size_t k, size_t group, uint8_t *ret_data,
+                         uint16_t *ret_scales, ofr_quantize_error *add_error);
+void ofr_quantize_i8_row(const float *values, size_t k, size_t group, int8_t *ret_data,
+                         uint16_t *ret_scales, ofr_quantize_error *add_error);
+
+#endif

@@ -18,10 +18,10 @@
  * descheduled peer costs anyway. Between regions the same wait bridges the sampling of a token. */
 enum { SPIN_LIMIT = 2000, CACHE_LINE = 64 };
 
-typedef struct event {
+typedef struct pool_event {
     alignas(CACHE_LINE) atomic_uint value; /* futex word, only ever incremented */
     atomic_uint sleepers;
-} event;
+} pool_event;
 
 typedef struct worker {
     ofr_thread_pool *pool;
@@ -30,8 +30,8 @@ typedef struct worker {
 } worker;
 
 struct ofr_thread_pool {
-    event start;   /* incremented: a region begins, or the pool ends */
-    event barrier; /* incremented by the last thread to arrive */
+    pool_event start;   /* incremented: a region begins, or the pool ends */
+    pool_event barrier; /* incremented by the last thread to arrive */
     alignas(CACHE_LINE) atomic_uint arrived;
     alignas(CACHE_LINE) atomic_uint next_chunk;
     alignas(CACHE_LINE) ofr_thread_pool_function function; /* published by `start` */
@@ -41,28 +41,28 @@ struct ofr_thread_pool {
     worker *workers; /* [n_threads - 1], owned; n_workers of them run */
 };
 
-static void event_wait(event *event, unsigned old)
+static void event_wait(pool_event *self, unsigned old)
 {
     for (unsigned spin = 0; spin < SPIN_LIMIT; spin++) {
         /* acquire: pairs with the release in event_raise */
-        if (atomic_load_explicit(&event->value, memory_order_acquire) != old) {
+        if (atomic_load_explicit(&self->value, memory_order_acquire) != old) {
             return;
         }
         __builtin_ia32_pause();
     }
     /* seq_cst on both sides: either the raiser sees the sleeper or the sleeper the new value */
-    atomic_fetch_add(&event->sleepers, 1);
-    while (atomic_load(&event->value) == old) {
-        syscall(SYS_futex, &event->value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    atomic_fetch_add(&self->sleepers, 1);
+    while (atomic_load(&self->value) == old) {
+        syscall(SYS_futex, &self->value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
     }
-    atomic_fetch_sub(&event->sleepers, 1);
+    atomic_fetch_sub(&self->sleepers, 1);
 }
 
-static void event_raise(event *event)
+static void event_raise(pool_event *self)
 {
-    atomic_fetch_add(&event->value, 1);
-    if (atomic_load(&event->sleepers) > 0) {
-        syscall(SYS_futex, &event->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+    atomic_fetch_add(&self->value, 1);
+    if (atomic_load(&self->sleepers) > 0) {
+        syscall(SYS_futex, &self->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
     }
 }
 

@@ -6,13 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct resolver {
+typedef struct tensor_resolver {
     const ofr_package *package;
     ofr_error *err;
     int result; /* of the first failure */
-} resolver;
+} tensor_resolver;
 
-static void fail_shape(resolver *resolver, const ofr_tensor *tensor, uint64_t rows,
+static void fail_shape(tensor_resolver *resolver, const ofr_tensor *tensor, uint64_t rows,
                        uint64_t columns)
 {
     char expected[48];
@@ -30,7 +30,7 @@ static void fail_shape(resolver *resolver, const ofr_tensor *tensor, uint64_t ro
         (unsigned long long)(tensor->n_dims > 1 ? tensor->shape[1] : 1), expected);
 }
 
-static const float *find_vector(resolver *resolver, const char *name, uint64_t length,
+static const float *find_vector(tensor_resolver *resolver, const char *name, uint64_t length,
                                 bool required)
 {
     if (resolver->result < 0) {
@@ -72,7 +72,7 @@ static bool matrix_fits(const ofr_tensor *tensor, uint64_t rows, uint64_t column
            tensor->scale_bytes / 2 >= rows * (columns / group);
 }
 
-static const ofr_tensor *find_matrix(resolver *resolver, const char *name, uint64_t rows,
+static const ofr_tensor *find_matrix(tensor_resolver *resolver, const char *name, uint64_t rows,
                                      uint64_t columns)
 {
     if (resolver->result < 0) {
@@ -102,8 +102,8 @@ static const ofr_tensor *find_matrix(resolver *resolver, const char *name, uint6
     return tensor;
 }
 
-static ofr_linear find_linear(resolver *resolver, uint32_t layer, const char *part, uint64_t rows,
-                              uint64_t columns)
+static ofr_linear find_linear(tensor_resolver *resolver, uint32_t layer, const char *part,
+                              uint64_t rows, uint64_t columns)
 {
     char name[96];
     ofr_linear linear;
@@ -114,7 +114,7 @@ static ofr_linear find_linear(resolver *resolver, uint32_t layer, const char *pa
     return linear;
 }
 
-static void find_layer(resolver *resolver, const ofr_model_params *params, uint32_t index,
+static void find_layer(tensor_resolver *resolver, const ofr_model_params *params, uint32_t index,
                        ofr_layer *layer)
 {
     char name[96];
@@ -169,7 +169,7 @@ int ofr_model_init(ofr_model *model, const ofr_package *package, ofr_error *err)
     if (result < 0) {
         return result;
     }
-    resolver resolver = {.package = package, .err = err};
+    tensor_resolver resolver = {.package = package, .err = err};
     model->package = package;
     model->params = params;
     model->layers = calloc(params->n_layers, sizeof *model->layers);

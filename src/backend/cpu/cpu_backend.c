@@ -1,0 +1,377 @@
+/* The CPU backend's table: probing, opening (choice of kernels, buffers), validation of every
+ * forward call, closing. */
+#include "backend/cpu/cpu_backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cpu/session.h"
+
+typedef const ofr_cpu_kernels *(*kernels_getter)(void);
+
+/* Best first. */
+static const kernels_getter kernel_sets[] = {
+    ofr_cpu_kernels_generic,
+};
+enum { N_KERNEL_SETS = sizeof kernel_sets / sizeof kernel_sets[0], PREFERRED_CHUNK = 512 };
+
+uint32_t ofr_cpu_kernel_names(const ofr_cpu_features *features, const char **ret_names,
+                              uint32_t capacity)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < N_KERNEL_SETS; i++) {
+        const ofr_cpu_kernels *kernels = kernel_sets[i]();
+        if (kernels->supported(features) && n < capacity) {
+            ret_names[n++] = kernels->name;
+        }
+    }
+    return n;
+}
+
+static int choose_kernels(const char *name, const ofr_cpu_kernels **ret_kernels, ofr_error *err)
+{
+    ofr_cpu_features features;
+    ofr_cpu_features_detect(&features);
+    char have[128] = "";
+    for (uint32_t i = 0; i < N_KERNEL_SETS; i++) {
+        const ofr_cpu_kernels *kernels = kernel_sets[i]();
+        if (!kernels->supported(&features)) {
+            continue;
+        }
+        if (name == NULL || strcmp(name, kernels->name) == 0) {
+            *ret_kernels = kernels;
+            return 0;
+        }
+        size_t used = strlen(have);
+        snprintf(have + used, sizeof have - used, "%s%s", used > 0 ? ", " : "", kernels->name);
+    }
+    return ofr_fail(err, OFR_EUNSUPPORTED, "CPU backend: no kernels '%s' on this CPU; it has %s",
+                    name != NULL ? name : "", have);
+}
+
+static int backend_probe(ofr_backend_capabilities *ret_capabilities, ofr_error *err)
+{
+    const ofr_cpu_kernels *kernels = NULL;
+    int result = choose_kernels(NULL, &kernels, err);
+    if (result < 0) {
+        return result;
+    }
+    ofr_cpu_features features;
+    ofr_cpu_features_detect(&features);
+    ofr_backend_capabilities made = {
+        .free_shapes = true, .binds_host_pointers = true, .chunk_preferred = PREFERRED_CHUNK};
+    uint32_t cores = ofr_cpu_physical_cores(NULL, 0);
+    snprintf(made.device_name, sizeof made.device_name, "%s, %u threads",
+             features.name[0] != '\0' ? features.name : "CPU", cores);
+    snprintf(made.kernels, sizeof made.kernels, "%s", kernels->name);
+    *ret_capabilities = made;
+    return 0;
+}
+
+/* Cuts one allocation into aligned pieces: first called with a NULL base to add up the size. */
+typedef struct arena_carver {
+    char *base;
+    size_t used;
+} arena_carver;
+
+static void *carve(arena_carver *carver, size_t count, size_t size)
+{
+    void *at = carver->base != NULL ? carver->base + carver->used : NULL;
+    carver->used += (count * size + 63) / 64 * 64;
+    return at;
+}
+
+static void carve_activations(arena_carver *carver, ofr_cpu_activations *a, size_t rows,
+                              size_t widest)
+{
+    size_t groups = (widest / 32 + 15) / 16 * 16 + 16;
+    a->values = carve(carver, rows * ((widest + 63) / 64 * 64), 1);
+    a->scales = carve(carver, rows * groups, sizeof *a->scales);
+    a->sums = carve(carver, rows * groups, sizeof *a->sums);
+}
+
+static void carve_scratch(arena_carver *carver, const ofr_backend_session *session,
+                          cpu_scratch *scratch)
+{
+    size_t d = session->params->head_dim, padded = session->head_dim_padded;
+    size_t rows = session->query_rows;
+    for (int i = 0; i < 2; i++) {
+        scratch->tiles[i].values = carve(carver, session->widest * OFR_CPU_TILE_ROWS, 1);
+        scratch->tiles[i].scales =
+            carve(carver, (session->widest / 32 + 1) * OFR_CPU_TILE_ROWS, sizeof(float));
+    }
+    carve_activations(carver, &scratch->row, 1, session->widest);
+    scratch->normed = carve(carver, session->widest, sizeof(float));
+    scratch->query = carve(carver, rows * d, sizeof(float));
+    scratch->scores = carve(carver, rows * OFR_CPU_KEY_BLOCK, sizeof(float));
+    scratch->out = carve(carver, rows * padded, sizeof(float));
+    scratch->keys = carve(carver, d * OFR_CPU_KEY_BLOCK, sizeof(float));
+    scratch->values = carve(carver, OFR_CPU_KEY_BLOCK * padded, sizeof(float));
+}
+
+static void carve_all(arena_carver *carver, ofr_backend_session *session)
+{
+    const ofr_model_params *params = session->params;
+    size_t n = session->options.max_batch_tokens;
+    size_t q = (size_t)params->n_heads * params->head_dim;
+    size_t kv = (size_t)params->n_kv_heads * params->head_dim;
+    cpu_scratch unused, *scratch = carve(carver, session->n_threads, sizeof *scratch);
+    session->scratch = scratch;
+    for (uint32_t i = 0; i < session->n_threads; i++) {
+        carve_scratch(carver, session, scratch != NULL ? &scratch[i] : &unused);
+    }
+    carve_activations(carver, &session->rows, n, session->widest);
+    session->tokens = carve(carver, n, sizeof *session->tokens);
+    session->hidden = carve(carver, n * params->d_model, sizeof(float));
+    session->normed = carve(carver, session->has_dense ? n * params->d_model : 0, sizeof(float));
+    session->q = carve(carver, n * q, sizeof(float));
+    session->k = carve(carver, n * kv, sizeof(float));
+    session->v = carve(carver, n * kv, sizeof(float));
+    session->attention = carve(carver, n * q, sizeof(float));
+    session->mlp = carve(carver, n * params->d_ff, sizeof(float));
+    session->cosines = carve(carver, n * session->rope.half, sizeof(float));
+    session->sines = carve(carver, n * session->rope.half, sizeof(float));
+    session->partial = carve(carver, ofr_cpu_partial_floats(session), sizeof(float));
+    session->slot_used = carve(carver, session->options.kv_layout.n_slots, 1);
+}
+
+static bool dense(const ofr_linear *linear)
+{
+    return linear->weight->dtype == OFR_DTYPE_F16 || linear->weight->dtype == OFR_DTYPE_F32;
+}
+
+static bool any_dense(const ofr_model *model)
+{
+    bool found = dense(&model->head);
+    for (uint32_t i = 0; i < model->params->n_layers; i++) {
+        const ofr_layer *l = &model->layers[i];
+        found = found || dense(&l->q) || dense(&l->k) || dense(&l->v) || dense(&l->o) ||
+                dense(&l->gate) || dense(&l->up) || dense(&l->down);
+    }
+    return found;
+}
+
+static int check_options(const ofr_backend_options *options, ofr_error *err)
+{
+    const ofr_model_params *params = options->model->params;
+    const ofr_kv_layout *kv = &options->kv_layout;
+    if (options->layer_begin >= options->layer_end || options->layer_end > params->n_layers) {
+        return ofr_fail(err, OFR_EINVAL, "CPU backend: layers %u to %u of a model that has %u",
+                        options->layer_begin, options->layer_end, params->n_layers);
+    }
+    if (kv->version != OFR_KV_LAYOUT_VERSION || kv->n_layers != params->n_layers ||
+        kv->n_kv_heads != params->n_kv_heads || kv->head_dim != params->head_dim) {
+        return ofr_fail(err, OFR_EINVAL, "CPU backend: the KV layout is not of this model");
+    }
+    if (options->kv_arena == NULL || (uintptr_t)options->kv_arena % 64 != 0) {
+        return ofr_fail(err, OFR_EINVAL, "CPU backend: the KV arena is not 64-byte aligned");
+    }
+    if (options->max_batch_tokens == 0 || options->max_batch_tokens > 1U << 20) {
+        return ofr_fail(err, OFR_EINVAL, "CPU backend: batches of %u tokens; use 1 to %u",
+                        options->max_batch_tokens, 1U << 20);
+    }
+    if (params->head_dim > OFR_CPU_MAX_HEAD_DIM ||
+        params->n_heads / params->n_kv_heads > OFR_CPU_QUERY_ROWS) {
+        return ofr_fail(err, OFR_EUNSUPPORTED,
+                        "CPU backend: head_dim %u (at most %d), %u heads for each KV head (at most "
+                        "%d)",
+                        params->head_dim, OFR_CPU_MAX_HEAD_DIM,
+                        params->n_heads / params->n_kv_heads, OFR_CPU_QUERY_ROWS);
+    }
+    return 0;
+}
+
+static void backend_close(ofr_backend_session *session)
+{
+    if (session == NULL) {
+        return;
+    }
+    ofr_thread_pool_free(session->pool);
+    ofr_rope_done(&session->rope);
+    free(session->memory);
+    free(session->block_logits);
+    free(session);
+}
+
+static int make_buffers(ofr_backend_session *session, ofr_error *err)
+{
+    arena_carver carver = {0};
+    carve_all(&carver, session);
+    size_t size = carver.used;
+    session->memory = aligned_alloc(64, size);
+    if (session->memory == NULL) {
+        return ofr_fail(err, OFR_ENOMEM,
+                        "CPU backend: no %zu MiB for batches of %u tokens; use smaller ones",
+                        size >> 20, session->options.max_batch_tokens);
+    }
+    memset(session->memory, 0, size);
+    carver.base = session->memory;
+    carver.used = 0;
+    carve_all(&carver, session);
+    return 0;
+}
+
+static int backend_open(const ofr_backend_options *options, ofr_backend_session **ret_session,
+                        ofr_error *err)
+{
+    int result = check_options(options, err);
+    if (result < 0) {
+        return result;
+    }
+    ofr_backend_session *session = calloc(1, sizeof *session);
+    if (session == NULL) {
+        return ofr_fail(err, OFR_ENOMEM, "CPU backend: out of memory");
+    }
+    const ofr_model_params *params = options->model->params;
+    session->options = *options;
+    session->model = options->model;
+    session->params = params;
+    session->heads_per_group = params->n_heads / params->n_kv_heads;
+    session->head_dim_padded = (params->head_dim + 15) / 16 * 16;
+    session->query_rows = OFR_CPU_QUERY_ROWS / session->heads_per_group * session->heads_per_group;
+    size_t q_width = (size_t)params->n_heads * params->head_dim;
+    session->widest = params->d_model > params->d_ff ? params->d_model : params->d_ff;
+    session->widest = q_width > session->widest ? q_width : session->widest;
+    session->has_dense = any_dense(options->model);
+    result = choose_kernels(options->kernels, &session->kernels, err);
+    if (result == 0) {
+        result =
+            ofr_rope_init(&session->rope, &params->rope, options->model->rope_freq_factors, err);
+    }
+    if (result == 0) {
+        uint32_t threads =
+            options->threads > 0 ? options->threads : ofr_cpu_physical_cores(NULL, 0);
+        threads = threads > OFR_THREAD_POOL_MAX ? OFR_THREAD_POOL_MAX : threads;
+        result = ofr_thread_pool_new(threads, true, &session->pool, err);
+        session->n_threads = threads;
+    }
+    if (result == 0) {
+        result = make_buffers(session, err);
+    }
+    if (result < 0) {
+        backend_close(session);
+        return result;
+    }
+    *ret_session = session;
+    return 0;
+}
+
+static int check_segments(ofr_backend_session *session, const ofr_forward *forward,
+                          uint32_t *ret_tokens, ofr_error *err)
+{
+    const ofr_kv_layout *kv = &session->options.kv_layout;
+    uint64_t total = 0;
+    memset(session->slot_used, 0, kv->n_slots);
+    for (uint32_t i = 0; i < forward->n_segments; i++) {
+        const ofr_segment *segment = &forward->segments[i];
+        if (segment->slot >= kv->n_slots || segment->n_tokens == 0 ||
+            segment->position >= kv->context ||
+            segment->n_tokens > kv->context - segment->position) {
+            return ofr_fail(err, OFR_EINVAL,
+                            "CPU backend: segment %u (slot %u, position %u, %u tokens) is outside "
+                            "%u slots of %u tokens",
+                            i, segment->slot, segment->position, segment->n_tokens, kv->n_slots,
+                            kv->context);
+        }
+        if (session->slot_used[segment->slot]) {
+            return ofr_fail(err, OFR_EINVAL, "CPU backend: slot %u is in two segments of one batch",
+                            segment->slot);
+        }
+        session->slot_used[segment->slot] = 1;
+        total += segment->n_tokens;
+    }
+    if (total == 0 || total > session->options.max_batch_tokens) {
+        return ofr_fail(err, OFR_EINVAL, "CPU backend: a batch of %llu tokens; 1 to %u are allowed",
+                        (unsigned long long)total, session->options.max_batch_tokens);
+    }
+    *ret_tokens = (uint32_t)total;
+    return 0;
+}
+
+static int check_buffers(const ofr_backend_session *session, const ofr_forward *forward, uint32_t n,
+                         ofr_error *err)
+{
+    const ofr_backend_options *options = &session->options;
+    int64_t vocab = session->params->vocab_size;
+    bool last_layer = options->layer_end == session->params->n_layers;
+    bool wants_logits =
+        forward->output == OFR_FORWARD_OUTPUT_LAST || forward->output == OFR_FORWARD_OUTPUT_ALL;
+    bool wants_logprobs = forward->output == OFR_FORWARD_OUTPUT_LOGPROBS;
+    if (options->layer_begin == 0 ? forward->tokens == NULL : forward->hidden_in == NULL) {
+        return ofr_fail(err, OFR_EINVAL, "CPU backend: the batch has no %s",
+                        options->layer_begin == 0 ? "tokens" : "hidden states");
+    }
+    if ((!last_layer && forward->hidden_out == NULL) ||
+        (last_layer && wants_logits && forward->logits == NULL) ||
+        (last_layer && wants_logprobs && (forward->targets == NULL || forward->logprobs == NULL))) {
+        return ofr_fail(err, OFR_EINVAL, "CPU backend: the batch has no buffer for its output");
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (options->layer_begin == 0 && (forward->tokens[i] < 0 || forward->tokens[i] >= vocab)) {
+            return ofr_fail(err, OFR_EINVAL,
+                            "CPU backend: token %d at %u of the batch is not in the "
+                            "vocabulary of %lld",
+                            forward->tokens[i], i, (long long)vocab);
+        }
+        if (last_layer && wants_logprobs &&
+            (forward->targets[i] < -1 || forward->targets[i] >= vocab)) {
+            return ofr_fail(err, OFR_EINVAL,
+                            "CPU backend: target %d at %u of the batch is not in "
+                            "the vocabulary of %lld",
+                            forward->targets[i], i, (long long)vocab);
+        }
+    }
+    return 0;
+}
+
+static int backend_forward(ofr_backend_session *session, const ofr_forward *forward, ofr_error *err)
+{
+    uint32_t n = 0;
+    int result = check_segments(session, forward, &n, err);
+    if (result == 0) {
+        result = check_buffers(session, forward, n, err);
+    }
+    if (result < 0) {
+        return result;
+    }
+    bool logprobs = session->options.layer_end == session->params->n_layers &&
+                    forward->output == OFR_FORWARD_OUTPUT_LOGPROBS;
+    if (logprobs && session->block_logits == NULL) {
+        size_t size = (size_t)OFR_CPU_LOGPROB_ROWS * session->params->vocab_size * sizeof(float);
+        session->block_logits = aligned_alloc(64, (size + 63) / 64 * 64);
+        if (session->block_logits == NULL) {
+            return ofr_fail(err, OFR_ENOMEM, "CPU backend: no %zu MiB for logits", size >> 20);
+        }
+    }
+    session->pass = forward;
+    session->n_tokens = n;
+    session->all_single = true;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < forward->n_segments; i++) {
+        const ofr_segment *segment = &forward->segments[i];
+        session->all_single = session->all_single && segment->n_tokens == 1;
+        for (uint32_t t = 0; t < segment->n_tokens; t++) {
+            session->tokens[at++] = (cpu_token){segment->slot, segment->position + t};
+        }
+    }
+    ofr_cpu_attention_plan(session);
+    ofr_thread_pool_run(session->pool, ofr_cpu_forward_region, session);
+    session->pass = NULL;
+    return 0;
+}
+
+static const ofr_backend table = {
+    .interface_version = OFR_BACKEND_INTERFACE_VERSION,
+    .name = "cpu",
+    .probe = backend_probe,
+    .open = backend_open,
+    .forward = backend_forward,
+    .handoff_bytes_copied = NULL, /* strips are used in place: always 0 */
+    .close = backend_close,
+};
+
+const ofr_backend *ofr_cpu_backend(void)
+{
+    return &table;
+}

@@ -1,0 +1,113 @@
+/* The kernels of the CPU backend: one struct of function pointers per instruction set, and the
+ * formats of what they exchange.
+ *
+ * Quantized activations. A row of K values is cut into groups of A = 32, 64 or 128 (a divisor of
+ * the weights' group). A group has one scale (largest magnitude / 127), int8 values in -127 .. 127
+ * and the sum of its values, by which zero points of weights are corrected. Two orders of values:
+ *   natural  as they come, for i8 weights;
+ *   split    per block of B = min(A, 64): the B/2 even ones, then the B/2 odd ones. The low and the
+ *            high nibbles of the B/2 bytes of an i4 block then match them without a shuffle.
+ * With w the nibble XOR 8 (0 .. 15): sum (w - 8) a = sum w a - 8 sum a; likewise 128 for i8.
+ *
+ * Weight tiles. For many tokens, OFR_CPU_TILE_ROWS rows of weights are unpacked once to unsigned
+ * bytes, 4 neighbours of the activations' order at a time: [K/4][TILE_ROWS][4], with the scales as
+ * fp32 [K/A][TILE_ROWS]. A 32-bit lane is then one row and needs no sum across lanes.
+ *
+ * All buffers are 64-byte aligned; strides are in elements. Kernels are pure functions. */
+#ifndef OFR_BACKEND_CPU_KERNELS_H
+#define OFR_BACKEND_CPU_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cpu_features.h"
+#include "package/package.h"
+
+enum {
+    OFR_CPU_TILE_ROWS = 32,
+    OFR_CPU_TILE_TOKENS = 8, /* most tokens of one gemm_tile call */
+    OFR_CPU_KEY_BLOCK = 64,  /* keys that attention takes at a time */
+    OFR_CPU_MAX_HEAD_DIM = 256,
+    OFR_CPU_GROUPS_AT_ONCE = 64, /* combined scales that a gemv keeps on the stack */
+};
+
+/* A weight matrix as the kernels see it. */
+typedef struct ofr_cpu_matrix {
+    enum ofr_dtype dtype;
+    uint32_t rows, columns;
+    uint32_t group;            /* of the weight scales */
+    uint32_t activation_group; /* A */
+    const uint8_t *data;       /* [rows, columns] */
+    const uint16_t *scales;    /* [rows, columns / group] */
+} ofr_cpu_matrix;
+
+/* Quantized rows of activations. */
+typedef struct ofr_cpu_activations {
+    uint32_t columns, group, n_groups;
+    bool split;
+    size_t value_stride; /* columns rounded up to 64; the rest is 0 */
+    size_t group_stride; /* n_groups rounded up to 16; the rest is 0 */
+    int8_t *values;      /* [rows, value_stride] */
+    float *scales;       /* [rows, group_stride] */
+    int32_t *sums;       /* [rows, group_stride] */
+} ofr_cpu_activations;
+
+typedef struct ofr_cpu_tile {
+    uint8_t *values; /* [columns / 4][TILE_ROWS][4] */
+    float *scales;   /* [n_groups][TILE_ROWS] */
+    int32_t zero;    /* the zero point: 8 or 128 */
+} ofr_cpu_tile;
+
+typedef struct ofr_cpu_kernels {
+    const char *name;
+    bool (*supported)(const ofr_cpu_features *features);
+    /* x [columns] fp32 into row `row`. */
+    void (*quantize)(const float *x, const ofr_cpu_activations *a, size_t row);
+    /* y[n - begin] = W[n] . a[row] for n in [begin, end). i4 and i8. */
+    void (*gemv)(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t row, uint32_t begin,
+                 uint32_t end, float *y);
+    /* Rows [begin, begin + n), n <= TILE_ROWS; the others become 0. */
+    void (*gemm_pack)(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
+                      const ofr_cpu_tile *tile);
+    /* y [n_tokens][TILE_ROWS] for the activations' rows [row, row + n_tokens). */
+    void (*gemm_tile)(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, size_t row,
+                      uint32_t n_tokens, float *y);
+    /* sum x[i] y[i] */
+    float (*dot_f32)(const float *x, const float *y, size_t n);
+    float (*dot_f16)(const float *x, const uint16_t *y, size_t n);
+    /* y = x / rms(x) * weight (RMSNorm, arXiv 1910.07467). */
+    void (*rms_norm)(const float *x, const float *weight, size_t n, float epsilon, float *y);
+    /* y = silu(gate) * up (SwiGLU, arXiv 2002.05202); y may be gate or up. */
+    void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
+    void (*float_to_half)(const float *x, size_t n, uint16_t *y);
+    void (*half_to_float)(const uint16_t *x, size_t n, float *y);
+    /* y [head_dim][KEY_BLOCK] = the transposed rows of k; missing keys are 0. */
+    void (*transpose_keys)(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
+                           float *y);
+    /* scores[h * KEY_BLOCK + j] = q[h] . k[j]: q [n_heads][stride q_stride], k rows k_stride apart.
+     */
+    void (*attention_scores)(const float *q, size_t q_stride, uint32_t n_heads, const uint16_t *k,
+                             size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores);
+    /* out[h] += sum_j weights[h * KEY_BLOCK + j] v[j]; out [n_heads][head_dim]. */
+    void (*attention_values)(const float *weights, uint32_t n_heads, const uint16_t *v,
+                             size_t v_stride, uint32_t n_keys, uint32_t head_dim, float *out);
+    /* x[i] = exp(x[i] - maximum); returns their sum. */
+    float (*exp_sum)(float *x, size_t n, float maximum);
+    float (*maximum)(const float *x, size_t n);
+    /* x[i] *= factor */
+    void (*scale)(float *x, size_t n, float factor);
+    /* c [rows][c_stride] += a [rows][a_stride] . b [depth][b_stride], columns a multiple of 16. */
+    void (*matmul)(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
+                   size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth);
+} ofr_cpu_kernels;
+
+const ofr_cpu_kernels *ofr_cpu_kernels_generic(void);
+const ofr_cpu_kernels *ofr_cpu_kernels_avx2(void);
+const ofr_cpu_kernels *ofr_cpu_kernels_avxvnni(void);
+const ofr_cpu_kernels *ofr_cpu_kernels_avx512vnni(void);
+
+/* A for a weight group: the largest of 128, 64, 32 that divides it. */
+uint32_t ofr_cpu_activation_group(uint32_t weight_group);
+
+#endif

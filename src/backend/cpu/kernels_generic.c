@@ -1,0 +1,283 @@
+/* Portable kernels: plain C, exact integer sums, the order of the formats of kernels.h spelled out.
+ * They run anywhere and are what the vector kernels are tested against. */
+#include <math.h>
+#include <string.h>
+
+#include "backend/cpu/kernels.h"
+#include "base/fp16.h"
+
+uint32_t ofr_cpu_activation_group(uint32_t weight_group)
+{
+    return weight_group % 128 == 0 ? 128 : weight_group % 64 == 0 ? 64 : 32;
+}
+
+static bool supported(const ofr_cpu_features *features)
+{
+    (void)features;
+    return true;
+}
+
+/* Where value k of a row is stored. */
+static size_t value_index(const ofr_cpu_activations *a, size_t k)
+{
+    if (!a->split) {
+        return k;
+    }
+    size_t block = a->group < 64 ? a->group : 64;
+    size_t in_block = k % block;
+    return k - in_block + in_block / 2 + in_block % 2 * (block / 2);
+}
+
+static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
+{
+    int8_t *values = a->values + row * a->value_stride;
+    float *scales = a->scales + row * a->group_stride;
+    int32_t *sums = a->sums + row * a->group_stride;
+    for (uint32_t g = 0; g < a->n_groups; g++) {
+        const float *group = x + (size_t)g * a->group;
+        float largest = 0;
+        for (uint32_t i = 0; i < a->group; i++) {
+            largest = fmaxf(largest, fabsf(group[i]));
+        }
+        scales[g] = largest / 127;
+        float inverse = largest > 0 ? 127 / largest : 0;
+        int32_t sum = 0;
+        for (uint32_t i = 0; i < a->group; i++) {
+            float scaled = fminf(fmaxf(nearbyintf(group[i] * inverse), -127), 127);
+            int8_t value = (int8_t)scaled;
+            values[value_index(a, (size_t)g * a->group + i)] = value;
+            sum += value;
+        }
+        sums[g] = sum;
+    }
+}
+
+static int32_t weight_at(const ofr_cpu_matrix *w, uint32_t row, size_t k)
+{
+    size_t index = (size_t)row * w->columns + k;
+    if (w->dtype == OFR_DTYPE_I8) {
+        return (int8_t)w->data[index];
+    }
+    int32_t nibble = k % 2 == 0 ? w->data[index / 2] & 15 : w->data[index / 2] >> 4;
+    return (nibble ^ 8) - 8;
+}
+
+static float weight_scale(const ofr_cpu_matrix *w, uint32_t row, uint32_t group)
+{
+    size_t k = (size_t)group * w->activation_group;
+    return ofr_half_to_float(w->scales[(size_t)row * (w->columns / w->group) + k / w->group]);
+}
+
+static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t row, uint32_t begin,
+                 uint32_t end, float *y)
+{
+    const int8_t *values = a->values + row * a->value_stride;
+    const float *scales = a->scales + row * a->group_stride;
+    for (uint32_t n = begin; n < end; n++) {
+        float total = 0;
+        for (uint32_t g = 0; g < a->n_groups; g++) {
+            int32_t sum = 0;
+            for (size_t k = (size_t)g * a->group; k < (size_t)(g + 1) * a->group; k++) {
+                sum += weight_at(w, n, k) * values[value_index(a, k)];
+            }
+            total += weight_scale(w, n, g) * scales[g] * (float)sum;
+        }
+        y[n - begin] = total;
+    }
+}
+
+static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const ofr_cpu_tile *tile)
+{
+    ofr_cpu_activations order = {.group = w->activation_group, .split = w->dtype == OFR_DTYPE_I4};
+    memset(tile->values, 0, (size_t)w->columns * OFR_CPU_TILE_ROWS);
+    for (uint32_t r = 0; r < n; r++) {
+        for (size_t k = 0; k < w->columns; k++) {
+            size_t at = value_index(&order, k);
+            tile->values[at / 4 * (4 * OFR_CPU_TILE_ROWS) + 4 * r + at % 4] =
+                (uint8_t)(weight_at(w, begin + r, k) + tile->zero);
+        }
+    }
+    for (uint32_t g = 0; g < w->columns / w->activation_group; g++) {
+        for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
+            tile->scales[g * OFR_CPU_TILE_ROWS + r] = r < n ? weight_scale(w, begin + r, g) : 0;
+        }
+    }
+}
+
+static void gemm_tile(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, size_t row,
+                      uint32_t n_tokens, float *y)
+{
+    for (uint32_t t = 0; t < n_tokens; t++) {
+        const int8_t *values = a->values + (row + t) * a->value_stride;
+        const float *scales = a->scales + (row + t) * a->group_stride;
+        const int32_t *sums = a->sums + (row + t) * a->group_stride;
+        float *out = y + (size_t)t * OFR_CPU_TILE_ROWS;
+        memset(out, 0, OFR_CPU_TILE_ROWS * sizeof *out);
+        for (uint32_t g = 0; g < a->n_groups; g++) {
+            int32_t sum[OFR_CPU_TILE_ROWS];
+            for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
+                sum[r] = -tile->zero * sums[g];
+            }
+            for (size_t k = (size_t)g * a->group; k < (size_t)(g + 1) * a->group; k++) {
+                const uint8_t *column = tile->values + k / 4 * (4 * OFR_CPU_TILE_ROWS) + k % 4;
+                for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
+                    sum[r] += column[4 * r] * values[k];
+                }
+            }
+            for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
+                out[r] += tile->scales[g * OFR_CPU_TILE_ROWS + r] * scales[g] * (float)sum[r];
+            }
+        }
+    }
+}
+
+static float dot_f32(const float *x, const float *y, size_t n)
+{
+    float sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        sum += x[i] * y[i];
+    }
+    return sum;
+}
+
+static float dot_f16(const float *x, const uint16_t *y, size_t n)
+{
+    float sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        sum += x[i] * ofr_half_to_float(y[i]);
+    }
+    return sum;
+}
+
+static void rms_norm(const float *x, const float *weight, size_t n, float epsilon, float *y)
+{
+    float sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        sum += x[i] * x[i];
+    }
+    float factor = 1 / sqrtf(sum / (float)n + epsilon);
+    for (size_t i = 0; i < n; i++) {
+        y[i] = x[i] * factor * weight[i];
+    }
+}
+
+static void swiglu(const float *gate, const float *up, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        y[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+    }
+}
+
+static void float_to_half(const float *x, size_t n, uint16_t *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        y[i] = ofr_float_to_half(x[i]);
+    }
+}
+
+static void half_to_float(const uint16_t *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        y[i] = ofr_half_to_float(x[i]);
+    }
+}
+
+static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
+                           float *y)
+{
+    for (uint32_t i = 0; i < head_dim; i++) {
+        for (uint32_t j = 0; j < OFR_CPU_KEY_BLOCK; j++) {
+            y[i * OFR_CPU_KEY_BLOCK + j] = j < n_keys ? ofr_half_to_float(k[j * k_stride + i]) : 0;
+        }
+    }
+}
+
+static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, const uint16_t *k,
+                             size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
+{
+    for (uint32_t h = 0; h < n_heads; h++) {
+        for (uint32_t j = 0; j < n_keys; j++) {
+            scores[h * OFR_CPU_KEY_BLOCK + j] =
+                dot_f16(q + h * q_stride, k + j * k_stride, head_dim);
+        }
+    }
+}
+
+static void attention_values(const float *weights, uint32_t n_heads, const uint16_t *v,
+                             size_t v_stride, uint32_t n_keys, uint32_t head_dim, float *out)
+{
+    for (uint32_t h = 0; h < n_heads; h++) {
+        for (uint32_t j = 0; j < n_keys; j++) {
+            for (uint32_t i = 0; i < head_dim; i++) {
+                out[h * head_dim + i] +=
+                    weights[h * OFR_CPU_KEY_BLOCK + j] * ofr_half_to_float(v[j * v_stride + i]);
+            }
+        }
+    }
+}
+
+static float exp_sum(float *x, size_t n, float maximum)
+{
+    float sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        x[i] = expf(x[i] - maximum);
+        sum += x[i];
+    }
+    return sum;
+}
+
+static float maximum_of(const float *x, size_t n)
+{
+    float largest = -INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        largest = x[i] > largest ? x[i] : largest;
+    }
+    return largest;
+}
+
+static void scale(float *x, size_t n, float factor)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] *= factor;
+    }
+}
+
+static void matmul(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
+                   size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth)
+{
+    for (uint32_t r = 0; r < rows; r++) {
+        for (uint32_t k = 0; k < depth; k++) {
+            float factor = a[r * a_stride + k];
+            for (uint32_t i = 0; i < columns; i++) {
+                c[r * c_stride + i] += factor * b[k * b_stride + i];
+            }
+        }
+    }
+}
+
+static const ofr_cpu_kernels table = {
+    .name = "generic",
+    .supported = supported,
+    .quantize = quantize,
+    .gemv = gemv,
+    .gemm_pack = gemm_pack,
+    .gemm_tile = gemm_tile,
+    .dot_f32 = dot_f32,
+    .dot_f16 = dot_f16,
+    .rms_norm = rms_norm,
+    .swiglu = swiglu,
+    .float_to_half = float_to_half,
+    .half_to_float = half_to_float,
+    .transpose_keys = transpose_keys,
+    .attention_scores = attention_scores,
+    .attention_values = attention_values,
+    .exp_sum = exp_sum,
+    .maximum = maximum_of,
+    .scale = scale,
+    .matmul = matmul,
+};
+
+const ofr_cpu_kernels *ofr_cpu_kernels_generic(void)
+{
+    return &table;
+}

@@ -1,0 +1,281 @@
+/* Stages of matrix products: quantizes what they read, hands out rows of the weights, and combines
+ * the results with what is there. */
+#include <string.h>
+
+#include "backend/cpu/session.h"
+
+enum { CHUNK_BYTES = 16 * 1024, CHUNK_ROWS_MAX = 256, CHUNK_ROWS_MIN = 4 };
+
+static bool is_dense(const ofr_tensor *tensor)
+{
+    return tensor->dtype == OFR_DTYPE_F16 || tensor->dtype == OFR_DTYPE_F32;
+}
+
+static ofr_cpu_matrix matrix_of(const ofr_tensor *tensor)
+{
+    return (ofr_cpu_matrix){
+        .dtype = tensor->dtype,
+        .rows = (uint32_t)tensor->shape[0],
+        .columns = (uint32_t)tensor->shape[1],
+        .group = tensor->group_size,
+        .activation_group = is_dense(tensor) ? 0 : ofr_cpu_activation_group(tensor->group_size),
+        .data = tensor->data,
+        .scales = tensor->scales,
+    };
+}
+
+static bool same_activations(const ofr_tensor *a, const ofr_tensor *b)
+{
+    if (is_dense(a) || is_dense(b)) {
+        return is_dense(a) && is_dense(b);
+    }
+    return a->dtype == b->dtype &&
+           ofr_cpu_activation_group(a->group_size) == ofr_cpu_activation_group(b->group_size);
+}
+
+/* The activations' format for a matrix, in the buffers of `storage`. */
+static ofr_cpu_activations format_for(const ofr_cpu_activations *storage,
+                                      const ofr_cpu_matrix *matrix)
+{
+    ofr_cpu_activations a = *storage;
+    a.columns = matrix->columns;
+    a.group = matrix->activation_group;
+    a.n_groups = matrix->columns / matrix->activation_group;
+    a.split = matrix->dtype == OFR_DTYPE_I4;
+    a.value_stride = ((size_t)a.columns + 63) / 64 * 64;
+    a.group_stride = ((size_t)a.n_groups + 15) / 16 * 16;
+    return a;
+}
+
+static void clear_padding(const ofr_cpu_activations *a, size_t row)
+{
+    memset(a->values + row * a->value_stride + a->columns, 0, a->value_stride - a->columns);
+    memset(a->scales + row * a->group_stride + a->n_groups, 0,
+           (a->group_stride - a->n_groups) * sizeof *a->scales);
+    memset(a->sums + row * a->group_stride + a->n_groups, 0,
+           (a->group_stride - a->n_groups) * sizeof *a->sums);
+}
+
+/* What the products of one stage read, ready for use. */
+typedef struct prepared_rows {
+    const float *x; /* after the norm; for dense weights */
+    size_t stride;
+    ofr_cpu_activations a;
+} prepared_rows;
+
+static void prepare_row(ofr_backend_session *session, const cpu_input *input, size_t row,
+                        float *normed, const prepared_rows *ready, size_t to)
+{
+    const float *x = input->x + row * input->stride;
+    if (input->norm != NULL) {
+        session->kernels->rms_norm(x, input->norm, session->params->d_model,
+                                   session->params->rms_epsilon, normed);
+        x = normed;
+    }
+    if (ready->a.group > 0) {
+        session->kernels->quantize(x, &ready->a, to);
+        clear_padding(&ready->a, to);
+    }
+}
+
+/* A single row is prepared by every thread for itself: cheaper than a barrier. */
+static prepared_rows prepare(ofr_backend_session *session, uint32_t thread, const cpu_input *input,
+                             uint32_t n, const ofr_cpu_matrix *matrix)
+{
+    cpu_scratch *scratch = &session->scratch[thread];
+    prepared_rows ready = {.x = input->x, .stride = input->stride};
+    bool dense = matrix->activation_group == 0;
+    if (!dense) {
+        ready.a = format_for(n == 1 ? &scratch->row : &session->rows, matrix);
+    }
+    if (n == 1) {
+        ready.x = input->norm != NULL ? scratch->normed : input->x;
+        prepare_row(session, input, 0, scratch->normed, &ready, 0);
+        return ready;
+    }
+    if (dense && input->norm != NULL) {
+        ready.x = session->normed;
+        ready.stride = session->params->d_model;
+    } else if (dense) {
+        return ready;
+    }
+    uint32_t step = n / (session->n_threads * 4) + 1;
+    for (;;) {
+        uint32_t begin = ofr_thread_pool_next(session->pool);
+        if (begin >= (n + step - 1) / step) {
+            break;
+        }
+        begin *= step;
+        uint32_t end = begin + step < n ? begin + step : n;
+        for (uint32_t row = begin; row < end; row++) {
+            float *normed =
+                dense ? session->normed + (size_t)row * session->params->d_model : scratch->normed;
+            prepare_row(session, input, row, normed, &ready, row);
+        }
+    }
+    ofr_thread_pool_barrier(session->pool);
+    return ready;
+}
+
+static uint32_t chunk_rows(const ofr_backend_session *session, const ofr_cpu_matrix *matrix,
+                           uint32_t n)
+{
+    if (n >= OFR_CPU_GEMM_MIN_TOKENS && matrix->activation_group > 0) {
+        return OFR_CPU_TILE_ROWS;
+    }
+    uint64_t row_bytes = (uint64_t)matrix->columns * ofr_dtype_bits(matrix->dtype) / 8;
+    uint64_t rows = CHUNK_BYTES / (row_bytes > 0 ? row_bytes : 1);
+    uint64_t share = (matrix->rows + session->n_threads * 4 - 1) / (session->n_threads * 4);
+    rows = rows < share ? rows : share;
+    rows = rows < CHUNK_ROWS_MAX ? rows : CHUNK_ROWS_MAX;
+    rows = rows / CHUNK_ROWS_MIN * CHUNK_ROWS_MIN;
+    return rows > CHUNK_ROWS_MIN ? (uint32_t)rows : CHUNK_ROWS_MIN;
+}
+
+static void add_bias(const ofr_linear *linear, uint32_t begin, uint32_t n, float *y)
+{
+    if (linear->bias != NULL) {
+        for (uint32_t i = 0; i < n; i++) {
+            y[i] += linear->bias[begin + i];
+        }
+    }
+}
+
+static void emit(const ofr_backend_session *session, const cpu_product *product, size_t token,
+                 uint32_t begin, uint32_t n, float *value, float *up)
+{
+    float *y = product->y + token * product->y_stride + begin;
+    add_bias(product->linear, begin, n, value);
+    if (up != NULL) {
+        add_bias(product->gated_up, begin, n, up);
+        session->kernels->swiglu(value, up, n, y);
+        return;
+    }
+    switch (product->sink) {
+    case CPU_SINK_STORE:
+        memcpy(y, value, n * sizeof *y);
+        break;
+    case CPU_SINK_ADD:
+        for (uint32_t i = 0; i < n; i++) {
+            y[i] += value[i];
+        }
+        break;
+    case CPU_SINK_SWIGLU:
+        session->kernels->swiglu(y, value, n, y);
+        break;
+    }
+}
+
+static void dense_rows(const ofr_cpu_kernels *kernels, const ofr_cpu_matrix *matrix, const float *x,
+                       uint32_t begin, uint32_t end, float *y)
+{
+    for (uint32_t row = begin; row < end; row++) {
+        size_t at = (size_t)row * matrix->columns;
+        y[row - begin] =
+            matrix->dtype == OFR_DTYPE_F32
+                ? kernels->dot_f32(x, (const float *)(const void *)matrix->data + at,
+                                   matrix->columns)
+                : kernels->dot_f16(x, (const uint16_t *)(const void *)matrix->data + at,
+                                   matrix->columns);
+    }
+}
+
+static void product_rows(const ofr_backend_session *session, const ofr_cpu_matrix *matrix,
+                         const prepared_rows *ready, size_t token, uint32_t begin, uint32_t end,
+                         float *y)
+{
+    if (matrix->activation_group == 0) {
+        dense_rows(session->kernels, matrix, ready->x + token * ready->stride, begin, end, y);
+    } else {
+        session->kernels->gemv(matrix, &ready->a, token, begin, end, y);
+    }
+}
+
+static void run_rows(ofr_backend_session *session, const cpu_product *product,
+                     const prepared_rows *ready, uint32_t n, uint32_t begin, uint32_t end)
+{
+    _Alignas(64) float value[CHUNK_ROWS_MAX];
+    _Alignas(64) float up[CHUNK_ROWS_MAX];
+    ofr_cpu_matrix matrix = matrix_of(product->linear->weight);
+    for (uint32_t token = 0; token < n; token++) {
+        product_rows(session, &matrix, ready, token, begin, end, value);
+        if (product->gated_up != NULL) {
+            ofr_cpu_matrix second = matrix_of(product->gated_up->weight);
+            product_rows(session, &second, ready, token, begin, end, up);
+        }
+        emit(session, product, token, begin, end - begin, value,
+             product->gated_up != NULL ? up : NULL);
+    }
+}
+
+static void run_tile(ofr_backend_session *session, uint32_t thread, const cpu_product *product,
+                     const prepared_rows *ready, uint32_t n, uint32_t begin, uint32_t end)
+{
+    _Alignas(64) float value[OFR_CPU_TILE_TOKENS * OFR_CPU_TILE_ROWS];
+    _Alignas(64) float up[OFR_CPU_TILE_TOKENS * OFR_CPU_TILE_ROWS];
+    cpu_scratch *scratch = &session->scratch[thread];
+    const ofr_linear *linears[2] = {product->linear, product->gated_up};
+    float *results[2] = {value, up};
+    uint32_t n_linears = product->gated_up != NULL ? 2 : 1;
+    for (uint32_t i = 0; i < n_linears; i++) {
+        ofr_cpu_matrix matrix = matrix_of(linears[i]->weight);
+        scratch->tiles[i].zero = matrix.dtype == OFR_DTYPE_I4 ? 8 : 128;
+        session->kernels->gemm_pack(&matrix, begin, end - begin, &scratch->tiles[i]);
+    }
+    for (uint32_t token = 0; token < n; token += OFR_CPU_TILE_TOKENS) {
+        uint32_t count = n - token < OFR_CPU_TILE_TOKENS ? n - token : OFR_CPU_TILE_TOKENS;
+        for (uint32_t i = 0; i < n_linears; i++) {
+            session->kernels->gemm_tile(&scratch->tiles[i], &ready->a, token, count, results[i]);
+        }
+        for (uint32_t t = 0; t < count; t++) {
+            emit(session, product, token + t, begin, end - begin, value + t * OFR_CPU_TILE_ROWS,
+                 n_linears == 2 ? up + t * OFR_CPU_TILE_ROWS : NULL);
+        }
+    }
+}
+
+/* Products that share one preparation. */
+static void run_products(ofr_backend_session *session, uint32_t thread, const prepared_rows *ready,
+                         uint32_t n, const cpu_product *products, uint32_t n_products)
+{
+    ofr_cpu_matrix first = matrix_of(products[0].linear->weight);
+    bool tiles = n >= OFR_CPU_GEMM_MIN_TOKENS && first.activation_group > 0;
+    uint32_t passed = 0; /* chunks of the products before the current one */
+    uint32_t chunk = ofr_thread_pool_next(session->pool);
+    for (uint32_t i = 0; i < n_products; i++) {
+        ofr_cpu_matrix matrix = matrix_of(products[i].linear->weight);
+        uint32_t rows = chunk_rows(session, &matrix, n);
+        uint32_t chunks = (matrix.rows - 1) / rows + 1;
+        while (chunk - passed < chunks) {
+            uint32_t begin = (chunk - passed) * rows;
+            uint32_t end = matrix.rows - begin < rows ? matrix.rows : begin + rows;
+            if (tiles) {
+                run_tile(session, thread, &products[i], ready, n, begin, end);
+            } else {
+                run_rows(session, &products[i], ready, n, begin, end);
+            }
+            chunk = ofr_thread_pool_next(session->pool);
+        }
+        passed += chunks;
+    }
+    ofr_thread_pool_barrier(session->pool);
+}
+
+void ofr_cpu_linear(ofr_backend_session *session, uint32_t thread, const cpu_input *input,
+                    uint32_t n, const cpu_product *products, uint32_t n_products)
+{
+    uint32_t begin = 0;
+    while (begin < n_products) {
+        const ofr_tensor *weight = products[begin].linear->weight;
+        uint32_t end = begin + 1;
+        /* A SWIGLU sink reads what the product before it stored: not in the same stage. */
+        while (end < n_products && products[end].sink != CPU_SINK_SWIGLU &&
+               same_activations(weight, products[end].linear->weight)) {
+            end++;
+        }
+        ofr_cpu_matrix matrix = matrix_of(weight);
+        prepared_rows ready = prepare(session, thread, input, n, &matrix);
+        run_products(session, thread, &ready, n, products + begin, end - begin);
+        begin = end;
+    }
+}

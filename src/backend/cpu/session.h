@@ -1,0 +1,101 @@
+/* What the files of the CPU backend share: the session, its buffers, and the stages of a pass.
+ *
+ * A pass is one forward call. It runs as one parallel region: every thread goes through the same
+ * stages, takes chunks of each from the pool's counter, and meets the others at the barrier that
+ * ends it. */
+#ifndef OFR_BACKEND_CPU_SESSION_H
+#define OFR_BACKEND_CPU_SESSION_H
+
+#include "backend/cpu/kernels.h"
+#include "base/thread_pool.h"
+#include "engine/backend.h"
+#include "engine/rope.h"
+
+enum {
+    OFR_CPU_GEMM_MIN_TOKENS = 4, /* fewer: row by row, without unpacking */
+    OFR_CPU_LOGPROB_ROWS = 32,   /* tokens whose logits are held at once for LOGPROBS */
+    OFR_CPU_QUERY_ROWS = 64,     /* query rows (tokens x heads of a group) of a block */
+    OFR_CPU_SPLIT_TASKS = 4,     /* attention tasks per thread that splitting aims for */
+};
+
+/* One thread's own memory; all pointers into the session's arena. */
+typedef struct cpu_scratch {
+    ofr_cpu_tile tiles[2];       /* gate and up at once */
+    ofr_cpu_activations row;     /* one row: decoding quantizes redundantly instead of waiting */
+    float *normed;               /* [widest] */
+    float *query, *scores, *out; /* attention: [QUERY_ROWS][D], [.][KEY_BLOCK], [.][D padded] */
+    float *keys, *values;        /* [D][KEY_BLOCK], [KEY_BLOCK][D padded] */
+} cpu_scratch;
+
+/* One token of a pass. */
+typedef struct cpu_token {
+    uint32_t slot, position;
+} cpu_token;
+
+struct ofr_backend_session {
+    ofr_backend_options options;
+    const ofr_model *model;
+    const ofr_model_params *params;
+    const ofr_cpu_kernels *kernels;
+    ofr_thread_pool *pool;
+    ofr_rope rope;
+    uint32_t n_threads;
+    uint32_t heads_per_group; /* n_heads / n_kv_heads */
+    uint32_t head_dim_padded; /* to 16 */
+    uint32_t query_rows;      /* rows of an attention block: a multiple of heads_per_group */
+    size_t widest;            /* longest row of activations */
+    bool has_dense;           /* some weights are f16 or f32 */
+    void *memory;             /* everything below, owned */
+    cpu_scratch *scratch;     /* [n_threads] */
+    ofr_cpu_activations rows; /* [max_batch_tokens, widest] */
+    cpu_token *tokens;        /* [max_batch_tokens] */
+    float *hidden;            /* [max_batch_tokens, d_model] the residual stream */
+    float *normed;            /* [max_batch_tokens, d_model] only for dense weights */
+    float *q, *k, *v;         /* [max_batch_tokens, heads * head_dim] */
+    float *attention;         /* [max_batch_tokens, n_heads * head_dim] */
+    float *mlp;               /* [max_batch_tokens, d_ff] */
+    float *cosines, *sines;   /* [max_batch_tokens, rope.half] */
+    float *partial;           /* attention over parts of the context, cpu_partial_stride each */
+    uint8_t *slot_used;       /* [n_slots] */
+    float *block_logits;      /* [LOGPROB_ROWS, vocab], owned, made by the first LOGPROBS */
+    /* The pass that runs. */
+    const ofr_forward *pass;
+    uint32_t n_tokens;
+    bool all_single;     /* every segment is one token */
+    uint32_t split_keys; /* keys that one attention task covers when all_single */
+    uint32_t max_splits;
+};
+
+/* What a stage of matrix products reads. */
+typedef struct cpu_input {
+    const float *x; /* [n, stride] */
+    size_t stride;
+    const float *norm; /* RMSNorm weight applied first, or NULL */
+} cpu_input;
+
+enum cpu_sink { CPU_SINK_STORE, CPU_SINK_ADD, CPU_SINK_SWIGLU };
+
+typedef struct cpu_product {
+    const ofr_linear *linear;
+    const ofr_linear *gated_up; /* with it: y = silu(linear x) * (gated_up x) */
+    enum cpu_sink sink;         /* SWIGLU: y = silu(y) * (linear x) */
+    float *y;
+    size_t y_stride;
+} cpu_product;
+
+/* y = products of the n rows of the input; ends with a barrier. Consecutive products whose weights
+ * want the same activations share their quantization. */
+void ofr_cpu_linear(ofr_backend_session *session, uint32_t thread, const cpu_input *input,
+                    uint32_t n, const cpu_product *products, uint32_t n_products);
+/* RoPE on q and k, k and v into the strips, attention into session->attention; ends with a barrier.
+ */
+void ofr_cpu_attention(ofr_backend_session *session, uint32_t thread, uint32_t layer);
+/* Chooses how attention is split for the pass. */
+void ofr_cpu_attention_plan(ofr_backend_session *session);
+/* Fills the buffers' sizes: floats of `partial`. */
+size_t ofr_cpu_partial_floats(const ofr_backend_session *session);
+
+/* The whole pass, on every thread. `context` is the session. */
+void ofr_cpu_forward_region(void *context, uint32_t thread);
+
+#endif

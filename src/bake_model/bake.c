@@ -215,7 +215,10 @@ static int write_package(const ofr_bake_options *options, const ofr_gguf *gguf,
                                       extra, err);
     if (r == 0)
         result->weights_bytes = ofr_package_writer_bytes(writer);
-    ofr_package_writer_close(writer);
+    if (r == OFR_EFORMAT) /* the source is bad: running again cannot help */
+        ofr_package_writer_discard(writer);
+    else
+        ofr_package_writer_close(writer);
     free(identity);
     free(extra);
     return r;

@@ -389,6 +389,15 @@ ofr_package_writer *ofr_package_writer_close(ofr_package_writer *writer)
     return NULL;
 }
 
+ofr_package_writer *ofr_package_writer_discard(ofr_package_writer *writer)
+{
+    if (writer && writer->locked) {
+        (void)ofr_directory_remove(writer->partial, NULL);
+        writer->locked = false;
+    }
+    return ofr_package_writer_close(writer);
+}
+
 /* ---- writing ---- */
 
 bool ofr_package_writer_has(ofr_package_writer *writer, const char *name)

@@ -26,6 +26,8 @@ int ofr_package_writer_open(const ofr_package_writer_options *options,
 int ofr_package_writer_check(const char *output, bool overwrite, ofr_error *err);
 /* Without a successful finish: keeps what is complete for resuming. Accepts NULL; returns NULL. */
 ofr_package_writer *ofr_package_writer_close(ofr_package_writer *writer);
+/* As close, but keeps nothing: a later run could not do better with it. */
+ofr_package_writer *ofr_package_writer_discard(ofr_package_writer *writer);
 
 /* True if a resumed partial directory already holds this tensor, complete and with a good checksum;
  * the caller then skips it. Tensors must be added in the same order in every run. */

@@ -13,6 +13,8 @@ typedef const ofr_cpu_kernels *(*kernels_getter)(void);
 /* Best first. */
 static const kernels_getter kernel_sets[] = {
     ofr_cpu_kernels_avx512vnni,
+    ofr_cpu_kernels_avxvnni,
+    ofr_cpu_kernels_avx2,
     ofr_cpu_kernels_generic,
 };
 enum { N_KERNEL_SETS = sizeof kernel_sets / sizeof kernel_sets[0], PREFERRED_CHUNK = 512 };

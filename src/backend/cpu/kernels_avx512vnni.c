@@ -15,7 +15,7 @@ static bool supported(const ofr_cpu_features *features)
 
 INLINE __mmask16 tail16(size_t n)
 {
-    return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1U << n) - 1);
+    return (__mmask16)(n >= 16 ? 0xffffU : (1U << n) - 1);
 }
 
 INLINE __m512 load_half16(const uint16_t *x, __mmask16 mask)

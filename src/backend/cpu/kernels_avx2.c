@@ -1,0 +1,42 @@
+/* Kernels for AVX2 with FMA and F16C. Products of bytes are added in 16 bits: a pair of i4 products
+ * is at most 2 * 15 * 127 = 3,810, so that 8 of them fit before they are widened. */
+#include <immintrin.h>
+
+#include "backend/cpu/kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { I8_ZERO = 0 }; /* step_i8 below leaves nothing to correct */
+
+static bool supported(const ofr_cpu_features *features)
+{
+    return features->avx2;
+}
+
+INLINE __m256i step_unsigned(__m256i sum, __m256i u, __m256i s)
+{
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(u, s));
+}
+
+INLINE __m256i widen(__m256i sum)
+{
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+}
+
+/* |w| (sign(w) a): a pair is at most 2 * 128 * 127 = 32,512, which vpmaddubsw does not saturate;
+ * unsigned w with a zero point of 128 would. */
+INLINE __m256i step_i8(__m256i sum, __m256i u, __m256i s)
+{
+    __m256i w = _mm256_xor_si256(u, _mm256_set1_epi8(-128));
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(s, w));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+#include "backend/cpu/kernels_ymm.h"
+
+static const ofr_cpu_kernels table = {.name = "avx2", YMM_KERNELS};
+
+const ofr_cpu_kernels *ofr_cpu_kernels_avx2(void)
+{
+    return &table;
+}

@@ -1,0 +1,37 @@
+/* Kernels for AVX2 with AVX-VNNI (Alder Lake and later, Core Ultra): vpdpbusd on 256 bits. */
+#include <immintrin.h>
+
+#include "backend/cpu/kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { I8_ZERO = 128 };
+
+static bool supported(const ofr_cpu_features *features)
+{
+    return features->avx_vnni;
+}
+
+INLINE __m256i step_unsigned(__m256i sum, __m256i u, __m256i s)
+{
+    return _mm256_dpbusd_avx_epi32(sum, u, s);
+}
+
+INLINE __m256i widen(__m256i sum)
+{
+    return sum;
+}
+
+INLINE __m256i step_i8(__m256i sum, __m256i u, __m256i s)
+{
+    return _mm256_dpbusd_avx_epi32(sum, u, s);
+}
+
+#include "backend/cpu/kernels_ymm.h"
+
+static const ofr_cpu_kernels table = {.name = "avx-vnni", YMM_KERNELS};
+
+const ofr_cpu_kernels *ofr_cpu_kernels_avxvnni(void)
+{
+    return &table;
+}

@@ -1,0 +1,421 @@
+/* Every kernel of every set this CPU can run: the portable ones against sums in double written
+ * here, the others against the portable ones. A set that the CPU lacks is skipped and counted. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend/cpu/kernels.h"
+#include "base/fp16.h"
+
+enum { MAX_COLUMNS = 11008, MAX_ROWS = 70, MAX_TOKENS = 11 };
+
+typedef const ofr_cpu_kernels *(*kernels_getter)(void);
+
+typedef struct fixture {
+    const ofr_cpu_kernels *kernels;
+    uint64_t random;
+} fixture;
+
+static uint32_t next_random(fixture *f)
+{
+    f->random = f->random * 6364136223846793005U + 1442695040888963407U;
+    return (uint32_t)(f->random >> 32);
+}
+
+static float uniform(fixture *f, float low, float high)
+{
+    return low + (high - low) * (float)((double)next_random(f) / 4294967296.0);
+}
+
+static void *aligned(size_t bytes)
+{
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    assert_non_null(p);
+    memset(p, 0, (bytes + 63) / 64 * 64);
+    return p;
+}
+
+static float *random_floats(fixture *f, size_t n, float limit)
+{
+    float *x = aligned(n * sizeof *x);
+    for (size_t i = 0; i < n; i++) {
+        x[i] = uniform(f, -limit, limit);
+    }
+    return x;
+}
+
+static uint16_t *random_halves(fixture *f, size_t n, float limit)
+{
+    uint16_t *x = aligned(n * sizeof *x);
+    for (size_t i = 0; i < n; i++) {
+        x[i] = ofr_float_to_half(uniform(f, -limit, limit));
+    }
+    return x;
+}
+
+/* Exactly as many bytes as the matrix has, so that the sanitizer sees an over-read. */
+static ofr_cpu_matrix random_matrix(fixture *f, enum ofr_dtype dtype, uint32_t rows,
+                                    uint32_t columns, uint32_t group)
+{
+    size_t bytes = (size_t)rows * columns / (dtype == OFR_DTYPE_I4 ? 2 : 1);
+    uint8_t *data = malloc(bytes);
+    uint16_t *scales = malloc((size_t)rows * (columns / group) * sizeof *scales);
+    assert_non_null(data);
+    assert_non_null(scales);
+    for (size_t i = 0; i < bytes; i++) {
+        data[i] = (uint8_t)next_random(f);
+    }
+    for (size_t i = 0; i < (size_t)rows * (columns / group); i++) {
+        scales[i] = ofr_float_to_half(uniform(f, -0.02f, 0.02f));
+    }
+    return (ofr_cpu_matrix){.dtype = dtype,
+                            .rows = rows,
+                            .columns = columns,
+                            .group = group,
+                            .activation_group = ofr_cpu_activation_group(group),
+                            .data = data,
+                            .scales = scales};
+}
+
+static void free_matrix(ofr_cpu_matrix *w)
+{
+    free((void *)(uintptr_t)w->data);
+    free((void *)(uintptr_t)w->scales);
+}
+
+static ofr_cpu_activations new_activations(const ofr_cpu_matrix *w, size_t rows)
+{
+    ofr_cpu_activations a = {.columns = w->columns,
+                             .group = w->activation_group,
+                             .n_groups = w->columns / w->activation_group,
+                             .split = w->dtype == OFR_DTYPE_I4};
+    a.value_stride = ((size_t)a.columns + 63) / 64 * 64;
+    a.group_stride = ((size_t)a.n_groups + 15) / 16 * 16;
+    a.values = aligned(rows * a.value_stride);
+    a.scales = aligned(rows * a.group_stride * sizeof *a.scales);
+    a.sums = aligned(rows * a.group_stride * sizeof *a.sums);
+    return a;
+}
+
+static void free_activations(ofr_cpu_activations *a)
+{
+    free(a->values);
+    free(a->scales);
+    free(a->sums);
+}
+
+/* Activations by the kernels under test, with what lies beyond the row put back to 0 as the backend
+ * does. */
+static ofr_cpu_activations quantized(const ofr_cpu_kernels *kernels, const ofr_cpu_matrix *w,
+                                     const float *x, size_t rows)
+{
+    ofr_cpu_activations a = new_activations(w, rows);
+    for (size_t i = 0; i < rows; i++) {
+        kernels->quantize(x + i * w->columns, &a, i);
+        memset(a.values + i * a.value_stride + a.columns, 0, a.value_stride - a.columns);
+    }
+    return a;
+}
+
+static double weight_value(const ofr_cpu_matrix *w, uint32_t n, uint32_t k)
+{
+    size_t at = (size_t)n * w->columns + k;
+    int value;
+    if (w->dtype == OFR_DTYPE_I8) {
+        value = (int8_t)w->data[at];
+    } else {
+        int nibble = k % 2 != 0 ? w->data[at / 2] / 16 : w->data[at / 2] % 16;
+        value = nibble > 7 ? nibble - 16 : nibble;
+    }
+    return value *
+           (double)ofr_half_to_float(w->scales[(size_t)n * (w->columns / w->group) + k / w->group]);
+}
+
+/* What a row of activations stands for, by the description of the format in kernels.h. */
+static double activation_value(const ofr_cpu_activations *a, size_t row, uint32_t k)
+{
+    uint32_t block = a->group < 64 ? a->group : 64, at = k;
+    if (a->split) {
+        at = k / block * block + (k % 2 != 0 ? block / 2 : 0) + k % block / 2;
+    }
+    return a->values[row * a->value_stride + at] *
+           (double)a->scales[row * a->group_stride + k / a->group];
+}
+
+static void assert_close(double got, double expected, double tolerance, const char *what, size_t at)
+{
+    if (!(fabs(got - expected) <= tolerance)) {
+        fail_msg("%s: element %zu is %.9g, expected %.9g (tolerance %.3g)", what, at, got, expected,
+                 tolerance);
+    }
+}
+
+static const struct shape {
+    uint32_t columns, group;
+} shapes[] = {{32, 32},     {64, 64},   {96, 32},   {96, 96},    {128, 128},
+              {160, 160},   {576, 64},  {576, 576}, {640, 128},  {1536, 128},
+              {1536, 1536}, {2080, 32}, {4160, 64}, {11008, 128}};
+static const enum ofr_dtype dtypes[] = {OFR_DTYPE_I4, OFR_DTYPE_I8};
+
+static void quantization_is_within_half_a_step(void **state)
+{
+    fixture *f = *state;
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        for (size_t d = 0; d < 2; d++) {
+            ofr_cpu_matrix w = random_matrix(f, dtypes[d], 1, shapes[s].columns, shapes[s].group);
+            float *x = random_floats(f, w.columns, 3);
+            memset(x, 0, 32 * sizeof *x); /* a group of zeros has scale 0 where A = 32 */
+            ofr_cpu_activations a = quantized(f->kernels, &w, x, 1);
+            for (uint32_t k = 0; k < w.columns; k++) {
+                double step = (double)a.scales[k / a.group];
+                assert_close(activation_value(&a, 0, k), (double)x[k], 0.5001 * step + 1e-30,
+                             "quantized activation", k);
+            }
+            for (uint32_t g = 0; g < a.n_groups; g++) {
+                int sum = 0;
+                for (uint32_t k = 0; k < a.group; k++) {
+                    sum += a.values[g * a.group + k];
+                }
+                assert_int_equal(sum, a.sums[g]);
+            }
+            free(x);
+            free_activations(&a);
+            free_matrix(&w);
+        }
+    }
+}
+
+static void products_match_sums_in_double(void **state)
+{
+    fixture *f = *state;
+    static const uint32_t row_counts[] = {1, 3, 4, 33, 70};
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        for (size_t d = 0; d < 2; d++) {
+            uint32_t rows = row_counts[(s + d) % 5];
+            ofr_cpu_matrix w =
+                random_matrix(f, dtypes[d], rows, shapes[s].columns, shapes[s].group);
+            float *x = random_floats(f, (size_t)MAX_TOKENS * w.columns, 2);
+            ofr_cpu_activations a = quantized(f->kernels, &w, x, MAX_TOKENS);
+            ofr_cpu_tile tile = {.values = aligned((size_t)w.columns * OFR_CPU_TILE_ROWS),
+                                 .scales = aligned(a.group_stride * OFR_CPU_TILE_ROWS * 4),
+                                 .zero = dtypes[d] == OFR_DTYPE_I4 ? 8 : 128};
+            float *y = aligned(MAX_ROWS * sizeof *y);
+            float *tiled = aligned((size_t)MAX_TOKENS * OFR_CPU_TILE_ROWS * sizeof *tiled);
+            for (uint32_t begin = 0; begin < rows; begin += OFR_CPU_TILE_ROWS) {
+                uint32_t n = rows - begin < OFR_CPU_TILE_ROWS ? rows - begin : OFR_CPU_TILE_ROWS;
+                f->kernels->gemm_pack(&w, begin, n, &tile);
+                for (uint32_t t = 0; t < MAX_TOKENS; t += OFR_CPU_TILE_TOKENS) {
+                    uint32_t count =
+                        MAX_TOKENS - t < OFR_CPU_TILE_TOKENS ? MAX_TOKENS - t : OFR_CPU_TILE_TOKENS;
+                    f->kernels->gemm_tile(&tile, &a, t, count, tiled + t * OFR_CPU_TILE_ROWS);
+                }
+                for (uint32_t t = 0; t < MAX_TOKENS; t++) {
+                    f->kernels->gemv(&w, &a, t, begin, begin + n, y);
+                    for (uint32_t r = 0; r < n; r++) {
+                        double expected = 0, magnitude = 0;
+                        for (uint32_t k = 0; k < w.columns; k++) {
+                            double term =
+                                weight_value(&w, begin + r, k) * activation_value(&a, t, k);
+                            expected += term;
+                            magnitude += fabs(term);
+                        }
+                        double tolerance = 1e-5 * magnitude + 1e-9;
+                        assert_close((double)y[r], expected, tolerance, "gemv", begin + r);
+                        assert_close((double)tiled[t * OFR_CPU_TILE_ROWS + r], expected, tolerance,
+                                     "gemm", begin + r);
+                    }
+                }
+            }
+            free(x);
+            free(y);
+            free(tiled);
+            free(tile.values);
+            free(tile.scales);
+            free_activations(&a);
+            free_matrix(&w);
+        }
+    }
+}
+
+static const size_t lengths[] = {1, 2, 15, 16, 17, 31, 33, 64, 100, 576};
+enum { N_LENGTHS = sizeof lengths / sizeof lengths[0] };
+
+static void elementwise_kernels_match_double(void **state)
+{
+    fixture *f = *state;
+    for (size_t l = 0; l < N_LENGTHS; l++) {
+        size_t n = lengths[l];
+        float *x = random_floats(f, n, 12), *z = random_floats(f, n, 2), *y = aligned(4 * n + 4);
+        uint16_t *h = aligned(2 * n + 2);
+        double squares = 0, dot = 0, dot_half = 0, magnitude = 1;
+        f->kernels->float_to_half(x, n, h);
+        y[n] = 77;
+        f->kernels->half_to_float(h, n, y);
+        for (size_t i = 0; i < n; i++) {
+            assert_int_equal(h[i], ofr_float_to_half(x[i]));
+            assert_true(y[i] == ofr_half_to_float(h[i]));
+            squares += (double)x[i] * (double)x[i];
+            dot += (double)x[i] * (double)z[i];
+            dot_half += (double)z[i] * (double)y[i];
+            magnitude += fabs((double)z[i] * (double)x[i]);
+        }
+        assert_true(y[n] == 77);
+        assert_int_equal(h[n], 0);
+        assert_close((double)f->kernels->dot_f32(x, z, n), dot, 1e-6 * magnitude, "dot_f32", n);
+        assert_close((double)f->kernels->dot_f16(z, h, n), dot_half, 1e-6 * magnitude, "dot_f16",
+                     n);
+        f->kernels->rms_norm(x, z, n, 1e-5f, y);
+        double factor = 1 / sqrt(squares / (double)n + 1e-5);
+        for (size_t i = 0; i < n; i++) {
+            assert_close((double)y[i], (double)x[i] * factor * (double)z[i], 1e-5, "rms_norm", i);
+        }
+        f->kernels->swiglu(x, z, n, y);
+        for (size_t i = 0; i < n; i++) {
+            assert_close((double)y[i], (double)x[i] / (1 + exp(-(double)x[i])) * (double)z[i], 1e-5,
+                         "swiglu", i);
+        }
+        memcpy(y, x, n * sizeof *y);
+        f->kernels->scale(y, n, -0.5f);
+        float largest = -INFINITY;
+        for (size_t i = 0; i < n; i++) {
+            assert_true(y[i] == x[i] * -0.5f);
+            largest = x[i] > largest ? x[i] : largest;
+        }
+        assert_true(f->kernels->maximum(x, n) == largest);
+        memcpy(y, x, n * sizeof *y);
+        double sum = 0, got = (double)f->kernels->exp_sum(y, n, largest);
+        for (size_t i = 0; i < n; i++) {
+            double expected = exp((double)x[i] - (double)largest);
+            sum += expected;
+            assert_close((double)y[i], expected, 3e-7 * expected + 1e-9, "exp", i);
+        }
+        assert_close(got, sum, 1e-5 * sum, "exp_sum", n);
+        assert_true(y[n] == 77);
+        free(x);
+        free(z);
+        free(y);
+        free(h);
+    }
+}
+
+static void extreme_values_of_exp_and_silu(void **state)
+{
+    fixture *f = *state;
+    float x[4] = {-INFINITY, -200, -90, 0}, gate[4] = {-1000, -100, 0, 1000};
+    float up[4] = {1, 1, 1, 1}, y[4];
+    assert_close((double)f->kernels->exp_sum(x, 4, 0), 1, 1e-6, "exp_sum", 0);
+    assert_close((double)x[0], 0, 1e-30, "exp(-inf)", 0);
+    assert_close((double)x[1], 0, 1e-30, "exp(-200)", 1);
+    f->kernels->swiglu(gate, up, 4, y);
+    assert_close((double)y[0], 0, 1e-30, "silu(-1000)", 0);
+    assert_close((double)y[1], 0, 1e-30, "silu(-100)", 1);
+    assert_close((double)y[2], 0, 1e-30, "silu(0)", 2);
+    assert_close((double)y[3], 1000, 1e-3, "silu(1000)", 3);
+}
+
+static void attention_kernels_match_double(void **state)
+{
+    fixture *f = *state;
+    static const uint32_t dims[] = {2, 16, 32, 48, 64, 80, 96, 100, 128, 256};
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        uint32_t d = dims[i], heads = 1 + (uint32_t)i % 9, n = 1 + next_random(f) % 64;
+        size_t stride = 3 * (size_t)d;
+        uint16_t *k = random_halves(f, n * stride, 1);
+        float *q = random_floats(f, (size_t)heads * d, 1), *out = random_floats(f, heads * d, 1);
+        float *before = aligned((size_t)heads * d * 4);
+        float *scores = aligned((size_t)heads * OFR_CPU_KEY_BLOCK * 4);
+        float *keys = random_floats(f, (size_t)d * OFR_CPU_KEY_BLOCK, 1);
+        memcpy(before, out, (size_t)heads * d * 4);
+        f->kernels->attention_scores(q, d, heads, k, stride, n, d, scores);
+        f->kernels->attention_values(scores, heads, k, stride, n, d, out);
+        f->kernels->transpose_keys(k, stride, n, d, keys);
+        for (uint32_t h = 0; h < heads; h++) {
+            for (uint32_t j = 0; j < n; j++) {
+                double sum = 0;
+                for (uint32_t e = 0; e < d; e++) {
+                    sum += (double)q[h * d + e] * (double)ofr_half_to_float(k[j * stride + e]);
+                }
+                assert_close((double)scores[h * OFR_CPU_KEY_BLOCK + j], sum, 1e-4, "score", j);
+            }
+            for (uint32_t e = 0; e < d; e++) {
+                double sum = (double)before[h * d + e];
+                for (uint32_t j = 0; j < n; j++) {
+                    sum += (double)scores[h * OFR_CPU_KEY_BLOCK + j] *
+                           (double)ofr_half_to_float(k[j * stride + e]);
+                }
+                assert_close((double)out[h * d + e], sum, 1e-3, "value", e);
+            }
+        }
+        for (uint32_t e = 0; e < d; e++) {
+            for (uint32_t j = 0; j < OFR_CPU_KEY_BLOCK; j++) {
+                float expected = j < n ? ofr_half_to_float(k[j * stride + e]) : 0;
+                assert_true(keys[e * OFR_CPU_KEY_BLOCK + j] == expected);
+            }
+        }
+        free(k);
+        free(q);
+        free(out);
+        free(before);
+        free(scores);
+        free(keys);
+    }
+}
+
+static void matmul_matches_double(void **state)
+{
+    fixture *f = *state;
+    for (uint32_t rows = 1; rows <= 14; rows++) {
+        uint32_t columns = 16 * (1 + rows % 7), depth = 1 + next_random(f) % 90;
+        float *a = random_floats(f, (size_t)rows * depth, 1);
+        float *b = random_floats(f, (size_t)depth * columns, 1);
+        float *c = random_floats(f, (size_t)rows * columns, 1);
+        float *before = aligned((size_t)rows * columns * 4);
+        memcpy(before, c, (size_t)rows * columns * 4);
+        f->kernels->matmul(a, depth, b, columns, c, columns, rows, columns, depth);
+        for (uint32_t r = 0; r < rows; r++) {
+            for (uint32_t i = 0; i < columns; i++) {
+                double sum = (double)before[r * columns + i];
+                for (uint32_t k = 0; k < depth; k++) {
+                    sum += (double)a[r * depth + k] * (double)b[k * columns + i];
+                }
+                assert_close((double)c[r * columns + i], sum, 1e-4, "matmul", i);
+            }
+        }
+        free(a);
+        free(b);
+        free(c);
+        free(before);
+    }
+}
+
+int main(void)
+{
+    static const kernels_getter getters[] = {ofr_cpu_kernels_generic, ofr_cpu_kernels_avx2,
+                                             ofr_cpu_kernels_avxvnni, ofr_cpu_kernels_avx512vnni};
+    ofr_cpu_features features;
+    ofr_cpu_features_detect(&features);
+    int failed = 0;
+    for (size_t i = 0; i < sizeof getters / sizeof getters[0]; i++) {
+        fixture f = {.kernels = getters[i](), .random = 20260101 + i};
+        if (!f.kernels->supported(&features)) {
+            print_message("SKIPPED: this CPU lacks %s\n", f.kernels->name);
+            continue;
+        }
+        const struct CMUnitTest tests[] = {
+            cmocka_unit_test_prestate(quantization_is_within_half_a_step, &f),
+            cmocka_unit_test_prestate(products_match_sums_in_double, &f),
+            cmocka_unit_test_prestate(elementwise_kernels_match_double, &f),
+            cmocka_unit_test_prestate(extreme_values_of_exp_and_silu, &f),
+            cmocka_unit_test_prestate(attention_kernels_match_double, &f),
+            cmocka_unit_test_prestate(matmul_matches_double, &f),
+        };
+        failed += cmocka_run_group_tests_name(f.kernels->name, tests, NULL, NULL);
+    }
+    return failed;
+}

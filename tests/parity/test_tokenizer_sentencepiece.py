@@ -1,6 +1,7 @@
 """SentencePiece BPE and unigram against the sentencepiece library, on models trained here: scores,
 byte fallback, the nmt_nfkc character map, dummy prefix, merging of spaces."""
 import io
+import math
 import os
 import tempfile
 
@@ -79,7 +80,7 @@ def write(path, kind, oracle, model, user_defined, prefix, merge_spaces):
 
 
 def score(oracle, ids):
-    return sum(oracle.get_score(i) for i in ids)
+    return math.fsum(oracle.get_score(i) for i in ids)
 
 
 def compare(report, name, oracle, tool, texts, lossless, unigram):
@@ -87,10 +88,11 @@ def compare(report, name, oracle, tool, texts, lossless, unigram):
     got = tool.encode(texts)
     for text, ids, back, pieces in zip(texts, got, tool.decode(got), tool.stream(got)):
         expected = oracle.encode(text)
-        # The library sums scores in single precision: where two paths are equal but for its
-        # rounding, either is right.
+        # The library sums scores in single precision, and how depends on its version. Where its
+        # path differs from ours, ours must be at least as good when summed exactly, and they
+        # must differ by no more than that rounding.
         if unigram and ids != expected and oracle.decode(ids) == oracle.decode(expected) and \
-                abs(score(oracle, ids) - score(oracle, expected)) < 1e-4:
+                -1e-9 <= score(oracle, ids) - score(oracle, expected) < 1e-4:
             ties += 1
             expected = ids
         report.check(name, text, expected, ids)
@@ -101,7 +103,7 @@ def compare(report, name, oracle, tool, texts, lossless, unigram):
             report.check(name + " decoded", text, text.encode("utf-8"), back)
         elif oracle.unk_id() not in ids:
             report.check(name + " decoded", text, oracle.decode(expected).encode("utf-8"), back)
-    report.check(name + " ties are rare", "", True, ties * 20 <= len(texts))
+    report.check(name + " ties are rare", "", True, ties * 10 <= len(texts))
     print("%-22s %d texts, %d ties, %d failures"
           % (name, len(texts), ties, report.failures - before))
 

@@ -1,0 +1,185 @@
+/* The opened package and the connection to its executive. */
+#include "supervisor/engine_session.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static char *token_text(const ofr_tokenizer *tokenizer, int32_t id)
+{
+    size_t size = 0;
+    const char *text = id >= 0 ? ofr_tokenizer_token_text(tokenizer, id, &size) : NULL;
+    return text ? strndup(text, size) : strdup("");
+}
+
+static int open_template(ofr_engine_session *session, ofr_error *err)
+{
+    size_t size = 0;
+    const char *source = ofr_package_chat_template(session->package, &size);
+    if (!source)
+        return 0;
+    return ofr_chat_template_compile("chat_template.jinja", source, size, &session->chat_template,
+                                     err);
+}
+
+static int check_plan(const ofr_engine_session *session, const char *plan, ofr_error *err)
+{
+    /* The CPU is the one device that workers serve. */
+    static const ofr_plan_device present[] = {{"cpu", OFR_PLAN_DEVICE_CPU}};
+    ofr_plan parsed;
+    int r = ofr_plan_parse(plan ? plan : "auto", &parsed, err);
+    if (r == 0)
+        r = ofr_plan_resolve(&parsed, present, 1, ofr_package_params(session->package)->n_layers,
+                             err);
+    return r;
+}
+
+int ofr_engine_session_open(ofr_engine_session *session, const ofr_common_options *common,
+                            bool text_only, bool with_template, ofr_error *err)
+{
+    *session = (ofr_engine_session){0};
+    const char *directory = common->model ? common->model : OFR_DEFAULT_MODEL;
+    int r = ofr_package_open(directory, text_only ? OFR_PACKAGE_TOKENIZER_ONLY : 0,
+                             &session->package, err);
+    if (r == OFR_ENOENT && !common->model)
+        ofr_error_prefix(err, r,
+                         "no package in " OFR_DEFAULT_MODEL
+                         "; make one with bake_model, or name it with --model DIR");
+    if (r == 0) {
+        size_t size = 0;
+        const void *data = ofr_package_tokenizer(session->package, &size);
+        r = ofr_tokenizer_open(data, size, &session->tokenizer, err);
+        if (r < 0)
+            ofr_error_prefix(err, r, "%s/tokenizer.bin", directory);
+    }
+    if (r == 0) {
+        ofr_tokenizer_get_info(session->tokenizer, &session->tokenizer_info);
+        session->bos_token = token_text(session->tokenizer, session->tokenizer_info.bos_id);
+        session->eos_token = token_text(session->tokenizer, session->tokenizer_info.eos_id);
+        if (!session->bos_token || !session->eos_token)
+            r = ofr_fail(err, OFR_ENOMEM, "no memory for the names of BOS and EOS");
+    }
+    if (r == 0 && !text_only)
+        r = check_plan(session, common->plan, err);
+    if (r == 0 && with_template)
+        r = open_template(session, err);
+    if (r < 0)
+        ofr_engine_session_done(session);
+    return r;
+}
+
+static void disconnect(ofr_engine_session *session)
+{
+    ofr_sequence_done(&session->sequence);
+    session->client = ofr_client_close(session->client);
+}
+
+void ofr_engine_session_done(ofr_engine_session *session)
+{
+    disconnect(session);
+    ofr_chat_template_free(session->chat_template);
+    free(session->bos_token);
+    free(session->eos_token);
+    ofr_tokenizer_close(session->tokenizer);
+    ofr_package_close(session->package);
+    *session = (ofr_engine_session){0};
+}
+
+static int engine_run(void *user, const ofr_client_job *job, ofr_client_result *ret_result,
+                      ofr_error *err)
+{
+    return ofr_client_run(user, job, ret_result, err);
+}
+
+static const float *engine_logits(void *user, uint32_t row)
+{
+    return ofr_client_logits(user, row);
+}
+
+static int engine_wait_ready(void *user, uint32_t timeout_ms, ofr_error *err)
+{
+    return ofr_client_wait_ready(user, timeout_ms, err);
+}
+
+int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_options *common,
+                               ofr_error *err)
+{
+    disconnect(session);
+    ofr_client_options options = {
+        .package_directory = ofr_package_directory(session->package),
+        .instance = common->instance,
+        .start = true,
+        .threads = (uint32_t)common->threads,
+        .context = (uint32_t)common->context,
+        .notify = ofr_command_notify,
+    };
+    int r = ofr_client_connect(&options, &session->client, err);
+    if (r < 0)
+        return r;
+    session->info = *ofr_client_get_info(session->client);
+    const ofr_client_info *info = &session->info;
+    const ofr_model_params *params = ofr_package_params(session->package);
+    if (info->vocab_size != params->vocab_size)
+        return ofr_fail(err, OFR_EPROTOCOL,
+                        "the executive (pid %ld) serves a vocabulary of %u tokens, the package has "
+                        "%u; stop it with 'executive_shard stop'",
+                        (long)info->executive_pid, info->vocab_size, params->vocab_size);
+    ofr_engine engine = {
+        .run = engine_run,
+        .logits = engine_logits,
+        .wait_ready = engine_wait_ready,
+        .user = session->client,
+        .context = info->context,
+        .chunk_max = info->chunk_max,
+        .chunk_preferred = info->chunk_preferred,
+        .vocab_size = info->vocab_size,
+    };
+    r = ofr_sequence_init(&session->sequence, &engine, 0, err);
+    session->sequence.notify = ofr_command_notify;
+    if (r < 0)
+        disconnect(session);
+    return r;
+}
+
+int ofr_engine_session_render(const ofr_engine_session *session, const json_t *messages,
+                              int32_t **ret_ids, size_t *ret_count, ofr_error *err)
+{
+    if (!session->chat_template)
+        return ofr_fail(err, OFR_ENOENT,
+                        "%s has no chat_template.jinja: the model is no chat model; 'supervisor "
+                        "run --raw' continues plain text",
+                        ofr_package_directory(session->package));
+    ofr_chat_input input = {
+        .messages = messages,
+        .bos_token = session->bos_token,
+        .eos_token = session->eos_token,
+        .add_generation_prompt = true,
+    };
+    char *text = NULL;
+    size_t size = 0;
+    int r = ofr_chat_template_render_chat(session->chat_template, &input, time(NULL), &text, &size,
+                                          err);
+    if (r < 0)
+        return r;
+    /* The template writes BOS itself, as with transformers' apply_chat_template. */
+    r = ofr_tokenizer_encode(session->tokenizer, text, size, OFR_TOKENIZE_PARSE_SPECIAL, ret_ids,
+                             ret_count, err);
+    free(text);
+    return r;
+}
+
+int ofr_engine_session_status(ofr_engine_session *session, json_t **ret_status, ofr_error *err)
+{
+    char *text = NULL;
+    int r = ofr_client_status(session->client, &text, err);
+    if (r < 0)
+        return r;
+    json_error_t parse_error;
+    json_t *status = json_loads(text, JSON_REJECT_DUPLICATES, &parse_error);
+    free(text);
+    if (!status)
+        return ofr_fail(err, OFR_EPROTOCOL, "the executive's status is not JSON: %s",
+                        parse_error.text);
+    *ret_status = status;
+    return 0;
+}

@@ -1,0 +1,125 @@
+/* One sequence on one slot: prefix reuse, chunks, and filling the strips again after a fault. */
+#include "supervisor/sequence.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int ofr_sequence_init(ofr_sequence *sequence, const ofr_engine *engine, uint32_t slot,
+                      ofr_error *err)
+{
+    *sequence = (ofr_sequence){.engine = *engine, .slot = slot};
+    if (engine->context == 0 || engine->chunk_max == 0)
+        return ofr_fail(err, OFR_EPROTOCOL,
+                        "the executive offers a context of %u tokens and chunks of %u",
+                        engine->context, engine->chunk_max);
+    sequence->tokens = calloc(engine->context, sizeof *sequence->tokens);
+    if (!sequence->tokens)
+        return ofr_fail(err, OFR_ENOMEM, "no memory for a sequence of %u tokens", engine->context);
+    return 0;
+}
+
+void ofr_sequence_done(ofr_sequence *sequence)
+{
+    free(sequence->tokens);
+    *sequence = (ofr_sequence){0};
+}
+
+int ofr_sequence_set(ofr_sequence *sequence, const int32_t *tokens, uint32_t n,
+                     uint32_t *ret_reused, ofr_error *err)
+{
+    if (n == 0)
+        return ofr_fail(err, OFR_EINVAL, "there is nothing to forward: the prompt has no tokens");
+    if (n > sequence->engine.context)
+        return ofr_fail(err, OFR_ELIMIT, "%u tokens do not fit into a context of %u", n,
+                        sequence->engine.context);
+    uint32_t kept = 0;
+    while (kept < sequence->n_in_kv && kept + 1 < n && sequence->tokens[kept] == tokens[kept])
+        kept++;
+    memcpy(sequence->tokens, tokens, n * sizeof *tokens);
+    sequence->n_tokens = n;
+    sequence->n_in_kv = kept;
+    if (ret_reused)
+        *ret_reused = kept;
+    return 0;
+}
+
+int ofr_sequence_append(ofr_sequence *sequence, int32_t token, ofr_error *err)
+{
+    if (sequence->n_tokens == sequence->engine.context)
+        return ofr_fail(err, OFR_ELIMIT, "the context of %u tokens is full",
+                        sequence->engine.context);
+    sequence->tokens[sequence->n_tokens++] = token;
+    return 0;
+}
+
+void ofr_sequence_invalidate(ofr_sequence *sequence)
+{
+    sequence->n_in_kv = 0;
+}
+
+static int forward_chunk(ofr_sequence *sequence, ofr_error *err)
+{
+    const ofr_engine *engine = &sequence->engine;
+    uint32_t chunk = engine->chunk_preferred ? engine->chunk_preferred : engine->chunk_max;
+    if (chunk > engine->chunk_max)
+        chunk = engine->chunk_max;
+    uint32_t rest = sequence->n_tokens - sequence->n_in_kv;
+    ofr_segment segment = {
+        .slot = sequence->slot,
+        .position = sequence->n_in_kv,
+        .n_tokens = rest < chunk ? rest : chunk,
+    };
+    ofr_client_job job = {
+        .segments = &segment,
+        .n_segments = 1,
+        .tokens = sequence->tokens + sequence->n_in_kv,
+        .output = segment.n_tokens == rest ? OFR_FORWARD_OUTPUT_LAST : OFR_FORWARD_OUTPUT_NONE,
+    };
+    ofr_client_result result = {0};
+    int r = engine->run(engine->user, &job, &result, err);
+    if (r < 0)
+        return r;
+    sequence->n_in_kv += segment.n_tokens;
+    sequence->forwarded += segment.n_tokens;
+    sequence->worker_ns += result.worker_ns;
+    return 0;
+}
+
+static int recover(ofr_sequence *sequence, ofr_error *err)
+{
+    char line[OFR_ERROR_TEXT_MAX + 80];
+    sequence->recoveries++;
+    sequence->n_in_kv = 0;
+    if (sequence->notify) {
+        snprintf(line, sizeof line, "%s; waiting for the worker, then going on",
+                 err->text[0] ? err->text : "the worker was lost");
+        sequence->notify(sequence->notify_user, line);
+    }
+    return sequence->engine.wait_ready(sequence->engine.user, OFR_SEQUENCE_READY_TIMEOUT_MS, err);
+}
+
+int ofr_sequence_forward(ofr_sequence *sequence, const volatile sig_atomic_t *cancel,
+                         const float **ret_logits, ofr_error *err)
+{
+    if (sequence->n_in_kv >= sequence->n_tokens)
+        return ofr_fail(err, OFR_EINVAL, "no token is left to forward");
+    uint32_t recoveries = 0;
+    while (sequence->n_in_kv < sequence->n_tokens) {
+        if (cancel && *cancel)
+            return ofr_fail(err, OFR_ECANCELED, "interrupted");
+        ofr_error reason = {0};
+        int r = forward_chunk(sequence, &reason);
+        if (r == OFR_EDEVICE && recoveries++ < OFR_SEQUENCE_MAX_RECOVERIES)
+            r = recover(sequence, &reason);
+        if (r < 0) {
+            /* What a failed job wrote is not known. */
+            ofr_sequence_invalidate(sequence);
+            return ofr_fail(err, r, "%s", reason.text[0] ? reason.text : ofr_status_message(r));
+        }
+    }
+    *ret_logits = sequence->engine.logits(sequence->engine.user, 0);
+    if (!*ret_logits)
+        return ofr_fail(err, OFR_EPROTOCOL, "the worker's answer has no logits");
+    return 0;
+}

@@ -124,7 +124,8 @@ static int generate(ofr_chat *chat, ofr_generation *generation, int32_t **ids, s
             ofr_generation_run(generation, &chat->session.sequence, *ids, (uint32_t)*count, err);
         if (r < 0 || generation->finish != OFR_FINISH_CONTEXT)
             return r;
-        fputc('\n', stdout);
+        if (chat->terminal)
+            fputc('\n', stdout);
         ofr_chat_tell("[the context of %u tokens is full]", chat->session.info.context);
         if (may_drop(chat)) {
             r = drop_until_fits(chat, generation->n_ids, ids, count, err);

@@ -41,10 +41,6 @@ int ofr_engine_session_open(ofr_engine_session *session, const ofr_common_option
     const char *directory = common->model ? common->model : OFR_DEFAULT_MODEL;
     int r = ofr_package_open(directory, text_only ? OFR_PACKAGE_TOKENIZER_ONLY : 0,
                              &session->package, err);
-    if (r == OFR_ENOENT && !common->model)
-        ofr_error_prefix(err, r,
-                         "no package in " OFR_DEFAULT_MODEL
-                         "; make one with bake_model, or name it with --model DIR");
     if (r == 0) {
         size_t size = 0;
         const void *data = ofr_package_tokenizer(session->package, &size);

@@ -1,0 +1,243 @@
+/* Sequences: what is forwarded again and what is not, chunks, lost workers, cancellation. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "supervisor/sequence.h"
+
+enum { CONTEXT = 32, CHUNK = 4, VOCAB = 8 };
+
+/* A model that keeps the tokens it was given as its "KV", and whose logits say how many there are
+ * and what they sum up to. */
+struct model {
+    int32_t kv[CONTEXT];
+    uint32_t calls, tokens, waits;
+    uint32_t fail_at; /* call that fails, from 1; 0: none */
+    uint32_t fail_count;
+    int fail_code;
+    float logits[VOCAB];
+    volatile sig_atomic_t *cancel_at_end; /* set after the first call */
+};
+
+static int model_run(void *user, const ofr_client_job *job, ofr_client_result *ret_result,
+                     ofr_error *err)
+{
+    struct model *m = user;
+    m->calls++;
+    if (m->fail_at && m->calls >= m->fail_at && m->calls < m->fail_at + m->fail_count) {
+        memset(m->kv, 0xff, sizeof m->kv);
+        return ofr_fail(err, m->fail_code, "worker lost in call %u", m->calls);
+    }
+    assert_int_equal(job->n_segments, 1);
+    const ofr_segment *s = job->segments;
+    assert_int_equal(s->slot, 3);
+    assert_in_range(s->n_tokens, 1, CHUNK);
+    assert_in_range(s->position + s->n_tokens, 1, CONTEXT);
+    memcpy(m->kv + s->position, job->tokens, s->n_tokens * sizeof *m->kv);
+    m->tokens += s->n_tokens;
+    memset(m->logits, 0, sizeof m->logits);
+    if (job->output == OFR_FORWARD_OUTPUT_LAST) {
+        m->logits[0] = (float)(s->position + s->n_tokens);
+        for (uint32_t i = 0; i < s->position + s->n_tokens; i++)
+            m->logits[1] += (float)m->kv[i];
+    } else {
+        assert_int_equal(job->output, OFR_FORWARD_OUTPUT_NONE);
+    }
+    ret_result->worker_ns = 10;
+    if (m->cancel_at_end)
+        *m->cancel_at_end = 1;
+    return 0;
+}
+
+static const float *model_logits(void *user, uint32_t row)
+{
+    assert_int_equal(row, 0);
+    return ((struct model *)user)->logits;
+}
+
+static int model_wait_ready(void *user, uint32_t timeout_ms, ofr_error *err)
+{
+    (void)timeout_ms;
+    (void)err;
+    ((struct model *)user)->waits++;
+    return 0;
+}
+
+static void begin(struct model *m, ofr_sequence *sequence)
+{
+    *m = (struct model){0};
+    ofr_engine engine = {model_run, model_logits, model_wait_ready, m, CONTEXT, CHUNK, 0, VOCAB};
+    assert_int_equal(ofr_sequence_init(sequence, &engine, 3, NULL), 0);
+}
+
+/* Sets the tokens, forwards, and checks that the model saw exactly them. */
+static void forward(struct model *m, ofr_sequence *sequence, const int32_t *tokens, uint32_t n,
+                    uint32_t reused_expected)
+{
+    uint32_t reused = 99;
+    const float *logits = NULL;
+    float sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += (float)tokens[i];
+    assert_int_equal(ofr_sequence_set(sequence, tokens, n, &reused, NULL), 0);
+    assert_int_equal(reused, reused_expected);
+    m->tokens = 0;
+    assert_int_equal(ofr_sequence_forward(sequence, NULL, &logits, NULL), 0);
+    assert_int_equal(m->tokens, n - reused);
+    assert_true(logits[0] == (float)n);
+    assert_true(logits[1] == sum);
+    assert_memory_equal(m->kv, tokens, n * sizeof *tokens);
+}
+
+static void only_the_new_suffix_is_forwarded(void **state)
+{
+    (void)state;
+    struct model m;
+    ofr_sequence s;
+    begin(&m, &s);
+    forward(&m, &s, (int32_t[]){1, 2, 3, 4, 5, 6}, 6, 0);
+    assert_int_equal(m.calls, 2); /* chunks of 4 */
+    forward(&m, &s, (int32_t[]){1, 2, 3, 4, 5, 6, 7, 8}, 8, 6);
+    forward(&m, &s, (int32_t[]){1, 2, 9, 4, 5, 6, 7, 8}, 8, 2); /* differs in the middle */
+    forward(&m, &s, (int32_t[]){1, 2, 9, 4, 5, 6, 7, 8}, 8, 7); /* the same: its last again */
+    forward(&m, &s, (int32_t[]){1, 2, 9}, 3, 2);                /* shorter */
+    forward(&m, &s, (int32_t[]){1, 2, 9, 4, 5, 6, 7, 8}, 8, 3); /* what was cut is not kept */
+    forward(&m, &s, (int32_t[]){5, 5}, 2, 0);
+    ofr_sequence_invalidate(&s);
+    forward(&m, &s, (int32_t[]){5, 5, 6}, 3, 0);
+    ofr_sequence_done(&s);
+}
+
+static void appended_tokens_count_as_prefix(void **state)
+{
+    (void)state;
+    struct model m;
+    ofr_sequence s;
+    const float *logits;
+    begin(&m, &s);
+    forward(&m, &s, (int32_t[]){1, 2}, 2, 0);
+    assert_int_equal(ofr_sequence_append(&s, 7, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, NULL), 0);
+    assert_true(logits[0] == 3 && logits[1] == 10);
+    assert_int_equal(ofr_sequence_append(&s, 6, NULL), 0); /* not forwarded */
+    forward(&m, &s, (int32_t[]){1, 2, 7, 6, 5}, 5, 3);
+    assert_int_equal(s.worker_ns, 10 * m.calls);
+    ofr_sequence_done(&s);
+}
+
+static void a_lost_worker_costs_a_repetition(void **state)
+{
+    (void)state;
+    struct model m;
+    ofr_sequence s;
+    const float *logits;
+    begin(&m, &s);
+    forward(&m, &s, (int32_t[]){1, 2, 3, 4, 5, 6}, 6, 0);
+    m.fail_at = m.calls + 1;
+    m.fail_count = 1;
+    m.fail_code = OFR_EDEVICE;
+    m.tokens = 0;
+    assert_int_equal(ofr_sequence_append(&s, 7, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, NULL), 0);
+    assert_int_equal(m.tokens, 7);
+    assert_int_equal(m.waits, 1);
+    assert_int_equal(s.recoveries, 1);
+    assert_true(logits[0] == 7 && logits[1] == 28);
+    ofr_sequence_done(&s);
+}
+
+static void a_worker_lost_again_and_again_is_an_error(void **state)
+{
+    (void)state;
+    struct model m;
+    ofr_sequence s;
+    const float *logits;
+    ofr_error err = {0};
+    begin(&m, &s);
+    m.fail_at = 2;
+    m.fail_count = 1000;
+    m.fail_code = OFR_EDEVICE;
+    assert_int_equal(ofr_sequence_set(&s, (int32_t[]){1, 2, 3, 4, 5, 6}, 6, NULL, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, &err), OFR_EDEVICE);
+    assert_non_null(strstr(err.text, "worker lost"));
+    assert_int_equal(m.waits, OFR_SEQUENCE_MAX_RECOVERIES);
+    m.fail_at = 0;
+    forward(&m, &s, (int32_t[]){1, 2, 3, 4, 5, 6}, 6, 0);
+    ofr_sequence_done(&s);
+}
+
+static void other_errors_are_passed_on(void **state)
+{
+    (void)state;
+    struct model m;
+    ofr_sequence s;
+    const float *logits;
+    ofr_error err = {0};
+    begin(&m, &s);
+    forward(&m, &s, (int32_t[]){1, 2}, 2, 0);
+    m.fail_at = m.calls + 1;
+    m.fail_count = 1;
+    m.fail_code = OFR_EGONE;
+    assert_int_equal(ofr_sequence_append(&s, 7, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, &err), OFR_EGONE);
+    assert_int_equal(m.waits, 0);
+    forward(&m, &s, (int32_t[]){1, 2, 3}, 3, 0); /* nothing is believed to be kept */
+    ofr_sequence_done(&s);
+}
+
+static void cancellation_keeps_what_was_forwarded(void **state)
+{
+    (void)state;
+    struct model m;
+    ofr_sequence s;
+    const float *logits;
+    volatile sig_atomic_t cancel = 0;
+    begin(&m, &s);
+    m.cancel_at_end = &cancel;
+    const int32_t tokens[] = {1, 2, 3, 4, 5, 6};
+    assert_int_equal(ofr_sequence_set(&s, tokens, 6, NULL, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, &cancel, &logits, NULL), OFR_ECANCELED);
+    assert_int_equal(m.calls, 1);
+    forward(&m, &s, tokens, 6, CHUNK);
+    ofr_sequence_done(&s);
+}
+
+static void limits(void **state)
+{
+    (void)state;
+    struct model m;
+    ofr_sequence s;
+    const float *logits;
+    int32_t tokens[CONTEXT + 1] = {0};
+    ofr_error err = {0};
+    begin(&m, &s);
+    assert_int_equal(ofr_sequence_set(&s, tokens, 0, NULL, &err), OFR_EINVAL);
+    assert_int_equal(ofr_sequence_set(&s, tokens, CONTEXT + 1, NULL, &err), OFR_ELIMIT);
+    assert_non_null(strstr(err.text, "33 tokens do not fit into a context of 32"));
+    forward(&m, &s, tokens, CONTEXT, 0);
+    assert_int_equal(ofr_sequence_append(&s, 1, &err), OFR_ELIMIT);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, &err), OFR_EINVAL);
+    ofr_sequence_done(&s);
+    ofr_engine nothing = {0};
+    assert_int_equal(ofr_sequence_init(&s, &nothing, 0, &err), OFR_EPROTOCOL);
+    ofr_sequence_done(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(only_the_new_suffix_is_forwarded),
+        cmocka_unit_test(appended_tokens_count_as_prefix),
+        cmocka_unit_test(a_lost_worker_costs_a_repetition),
+        cmocka_unit_test(a_worker_lost_again_and_again_is_an_error),
+        cmocka_unit_test(other_errors_are_passed_on),
+        cmocka_unit_test(cancellation_keeps_what_was_forwarded),
+        cmocka_unit_test(limits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

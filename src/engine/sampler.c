@@ -10,7 +10,7 @@
 typedef struct candidate {
     int32_t token;
     float logit;
-    double probability;
+    double weight;
 } candidate;
 
 struct ofr_sampler {
@@ -151,44 +151,39 @@ static float penalized(const ofr_sampler *sampler, const float *logits, int32_t 
     return logit;
 }
 
-/* Higher logit first; the lower id wins a tie. A total order, so that every sort gives the same. */
+/* Higher logit first; the lower id wins a tie. A total order, so that the same are kept everywhere.
+ */
 static bool precedes(const candidate *a, const candidate *b)
 {
     return a->logit > b->logit || (a->logit == b->logit && a->token < b->token);
 }
 
-/* Restores the heap below `root`, where a parent comes after its children in the order: the root is
- * the last of those kept. */
-static void sift_down(candidate *heap, size_t size, size_t root)
+/* Restores a binary heap below `root`. `best_first`: the root precedes all others; otherwise it is
+ * the last of them. */
+static void sift_down(candidate *heap, size_t size, size_t root, bool best_first)
 {
     for (;;) {
-        size_t last = root;
+        size_t top = root;
         for (size_t child = 2 * root + 1; child <= 2 * root + 2 && child < size; child++) {
-            if (precedes(&heap[last], &heap[child])) {
-                last = child;
+            bool earlier = precedes(&heap[child], &heap[top]);
+            if (earlier == best_first) {
+                top = child;
             }
         }
-        if (last == root) {
+        if (top == root) {
             return;
         }
         candidate swap = heap[root];
-        heap[root] = heap[last];
-        heap[last] = swap;
-        root = last;
+        heap[root] = heap[top];
+        heap[top] = swap;
+        root = top;
     }
 }
 
-/* Heap sort in place: qsort of the C library may allocate. */
-static void sort_candidates(candidate *candidates, size_t n)
+static void make_heap(candidate *heap, size_t size, bool best_first)
 {
-    for (size_t i = n / 2; i-- > 0;) {
-        sift_down(candidates, n, i);
-    }
-    for (size_t end = n; end > 1; end--) {
-        candidate swap = candidates[0];
-        candidates[0] = candidates[end - 1];
-        candidates[end - 1] = swap;
-        sift_down(candidates, end - 1, 0);
+    for (size_t i = size / 2; i-- > 0;) {
+        sift_down(heap, size, i, best_first);
     }
 }
 
@@ -206,54 +201,53 @@ static size_t collect(ofr_sampler *sampler, const float *logits)
         if (n < limit) {
             kept[n++] = next;
             if (n == limit) {
-                for (size_t i = n / 2; i-- > 0;) {
-                    sift_down(kept, n, i);
-                }
+                make_heap(kept, n, false);
             }
         } else if (precedes(&next, &kept[0])) {
             kept[0] = next;
-            sift_down(kept, n, 0);
+            sift_down(kept, n, 0, false);
         }
     }
     return n;
 }
 
-/* Softmax at the temperature over [0, n), which is sorted; then top-p, then min-p. Returns how many
- * stay and the sum of their weights. */
-static size_t cut(ofr_sampler *sampler, size_t n, double *ret_sum)
+/* Softmax weights at the temperature, relative to the best token, which has 1. Returns their sum.
+ */
+static double weigh(ofr_sampler *sampler, size_t n)
 {
     candidate *kept = sampler->candidates;
-    double temperature = (double)sampler->sampling.temperature;
-    double sum = 0;
+    double temperature = (double)sampler->sampling.temperature, sum = 0;
+    float best = kept[0].logit;
+    for (size_t i = 1; i < n; i++) {
+        best = kept[i].logit > best ? kept[i].logit : best;
+    }
     for (size_t i = 0; i < n; i++) {
-        /* An infinite top logit would give inf - inf: all infinite ones weigh the same. */
-        double distance = kept[i].logit == kept[0].logit
-                              ? 0
-                              : ((double)kept[i].logit - (double)kept[0].logit) / temperature;
-        kept[i].probability = exp(distance);
-        sum += kept[i].probability;
+        /* An infinite best logit would give inf - inf: all infinite ones weigh the same. */
+        double distance =
+            kept[i].logit == best ? 0 : ((double)kept[i].logit - (double)best) / temperature;
+        kept[i].weight = exp(distance);
+        sum += kept[i].weight;
     }
-    if (sampler->sampling.top_p < 1) {
-        double target = (double)sampler->sampling.top_p * sum, cumulated = 0;
-        for (size_t i = 0; i < n; i++) {
-            cumulated += kept[i].probability;
-            if (cumulated >= target) {
-                n = i + 1; /* the token that crosses the threshold stays */
-            }
-        }
+    return sum;
+}
+
+/* Moves the fewest tokens whose weights reach top_p of the sum, best first, to the end of
+ * [0, n). Returns how many. A heap finds them without sorting the whole vocabulary. */
+static size_t cut_top_p(ofr_sampler *sampler, size_t n, double sum)
+{
+    candidate *heap = sampler->candidates;
+    double target = (double)sampler->sampling.top_p * sum, cumulated = 0;
+    size_t left = n;
+    make_heap(heap, n, true);
+    while (left > 0 && (left == n || cumulated < target)) {
+        candidate best = heap[0];
+        cumulated += best.weight;
+        left--;
+        heap[0] = heap[left];
+        heap[left] = best;
+        sift_down(heap, left, 0, true);
     }
-    if (sampler->sampling.min_p > 0) {
-        double least = (double)sampler->sampling.min_p * kept[0].probability;
-        while (n > 1 && kept[n - 1].probability < least) {
-            n--;
-        }
-    }
-    sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        sum += kept[i].probability;
-    }
-    *ret_sum = sum;
-    return n;
+    return n - left;
 }
 
 static int32_t greedy(const ofr_sampler *sampler, const float *logits)
@@ -285,18 +279,30 @@ int ofr_sampler_sample(ofr_sampler *sampler, const float *logits, int32_t *ret_t
     if (n == 0) {
         return ofr_fail(err, OFR_EDEVICE, "the device returned no usable logits");
     }
-    sort_candidates(sampler->candidates, n);
-    double sum = 0;
-    n = cut(sampler, n, &sum);
-    double target = draw_uniform(sampler) * sum, cumulated = 0;
-    size_t chosen = n - 1; /* where rounding leaves the sum short of the target */
+    double sum = weigh(sampler, n);
+    candidate *kept = sampler->candidates;
+    if (sampler->sampling.top_p < 1) {
+        size_t count = cut_top_p(sampler, n, sum);
+        kept += n - count;
+        n = count;
+    }
+    size_t used = 0; /* min-p: the best weight is 1 */
+    sum = 0;
     for (size_t i = 0; i < n; i++) {
-        cumulated += sampler->candidates[i].probability;
+        if (kept[i].weight >= (double)sampler->sampling.min_p) {
+            sum += kept[i].weight;
+            kept[used++] = kept[i];
+        }
+    }
+    double target = draw_uniform(sampler) * sum, cumulated = 0;
+    size_t chosen = used - 1; /* where rounding leaves the sum short of the target */
+    for (size_t i = 0; i < used; i++) {
+        cumulated += kept[i].weight;
         if (target < cumulated) {
             chosen = i;
             break;
         }
     }
-    *ret_token = sampler->candidates[chosen].token;
+    *ret_token = kept[chosen].token;
     return 0;
 }

@@ -316,47 +316,86 @@ static void rotate(const ofr_reference *r, float *head, uint32_t position)
     }
 }
 
-static void attend(const ofr_reference *r, const reference_layer *layer, float *q, uint32_t n,
-                   float *out)
+/* Attention of every n_parts-th token, from `part` on. */
+typedef struct attention {
+    const ofr_reference *r;
+    const reference_layer *layer;
+    float *q, *out;
+    uint32_t n, part, n_parts;
+} attention;
+
+static double dot(const float *x, const float *y, uint32_t n)
 {
-    const ofr_model_params *p = &r->params;
+    double sum[8] = {0};
+    for (uint32_t i = 0; i < n; i++) {
+        sum[i % 8] += (double)x[i] * (double)y[i];
+    }
+    return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+}
+
+static void attend_head(const attention *a, uint32_t t, uint32_t h, double *weights, double *sum)
+{
+    const ofr_model_params *p = &a->r->params;
     uint32_t d = p->head_dim, kv = p->n_kv_heads * d, shared = p->n_heads / p->n_kv_heads;
-    double *weights = malloc((r->position + (size_t)n) * sizeof *weights);
-    double *sum = malloc(d * sizeof *sum);
+    float *query = a->q + ((size_t)t * p->n_heads + h) * d;
+    const float *keys = a->layer->keys + (size_t)(h / shared) * d;
+    const float *values = a->layer->values + (size_t)(h / shared) * d;
+    uint32_t n_keys = a->r->position + t + 1;
+    double top = -INFINITY, total = 0;
+    rotate(a->r, query, a->r->position + t);
+    for (uint32_t j = 0; j < n_keys; j++) {
+        weights[j] = dot(query, keys + (size_t)j * kv, d) / sqrt(d);
+        top = fmax(top, weights[j]);
+    }
+    memset(sum, 0, d * sizeof *sum);
+    for (uint32_t j = 0; j < n_keys; j++) {
+        double weight = exp(weights[j] - top);
+        total += weight;
+        for (uint32_t i = 0; i < d; i++) {
+            sum[i] += weight * (double)values[(size_t)j * kv + i];
+        }
+    }
+    for (uint32_t i = 0; i < d; i++) {
+        a->out[((size_t)t * p->n_heads + h) * d + i] = (float)(sum[i] / total);
+    }
+}
+
+static void *attention_main(void *argument)
+{
+    const attention *a = argument;
+    double *weights = malloc((a->r->position + (size_t)a->n) * sizeof *weights);
+    double *sum = malloc(a->r->params.head_dim * sizeof *sum);
     if (weights == NULL || sum == NULL) {
         abort();
     }
-    for (uint32_t t = 0; t < n; t++) {
-        for (uint32_t h = 0; h < p->n_heads; h++) {
-            float *query = q + ((size_t)t * p->n_heads + h) * d;
-            rotate(r, query, r->position + t);
-            uint32_t keys = r->position + t + 1;
-            double top = -INFINITY, total = 0;
-            for (uint32_t j = 0; j < keys; j++) {
-                const float *key = layer->keys + (size_t)j * kv + (size_t)(h / shared) * d;
-                double dot = 0;
-                for (uint32_t i = 0; i < d; i++) {
-                    dot += (double)query[i] * (double)key[i];
-                }
-                weights[j] = dot / sqrt(d);
-                top = fmax(top, weights[j]);
-            }
-            memset(sum, 0, d * sizeof *sum);
-            for (uint32_t j = 0; j < keys; j++) {
-                const float *value = layer->values + (size_t)j * kv + (size_t)(h / shared) * d;
-                double weight = exp(weights[j] - top);
-                total += weight;
-                for (uint32_t i = 0; i < d; i++) {
-                    sum[i] += weight * (double)value[i];
-                }
-            }
-            for (uint32_t i = 0; i < d; i++) {
-                out[((size_t)t * p->n_heads + h) * d + i] = (float)(sum[i] / total);
-            }
+    for (uint32_t t = a->part; t < a->n; t += a->n_parts) {
+        for (uint32_t h = 0; h < a->r->params.n_heads; h++) {
+            attend_head(a, t, h, weights, sum);
         }
     }
     free(weights);
     free(sum);
+    return NULL;
+}
+
+static void attend(const ofr_reference *r, const reference_layer *layer, float *q, uint32_t n,
+                   float *out)
+{
+    attention parts[MAX_THREADS];
+    pthread_t threads[MAX_THREADS];
+    bool started[MAX_THREADS] = {false};
+    uint32_t n_parts = n < r->n_threads ? 1 : r->n_threads;
+    for (uint32_t i = 0; i < n_parts; i++) {
+        parts[i] = (attention){r, layer, q, out, n, i, n_parts};
+        started[i] = i > 0 && pthread_create(&threads[i], NULL, attention_main, &parts[i]) == 0;
+    }
+    for (uint32_t i = 0; i < n_parts; i++) {
+        if (started[i]) {
+            pthread_join(threads[i], NULL);
+        } else {
+            attention_main(&parts[i]);
+        }
+    }
 }
 
 static void add(float *x, const float *y, size_t n)

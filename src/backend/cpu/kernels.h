@@ -107,7 +107,9 @@ const ofr_cpu_kernels *ofr_cpu_kernels_avx2(void);
 const ofr_cpu_kernels *ofr_cpu_kernels_avxvnni(void);
 const ofr_cpu_kernels *ofr_cpu_kernels_avx512vnni(void);
 
-/* A for a weight group: the largest of 128, 64, 32 that divides it. */
+/* A for a weight group. Kernels take 32, 64 and 128; 32 is what accuracy needs: on SmolLM2-135M
+ * (G = 64), perplexity over 4,096 tokens of licence texts is 0.06 % above the fp32 reference of the
+ * same weights with A = 32, and 0.66 % with A = 64. */
 uint32_t ofr_cpu_activation_group(uint32_t weight_group);
 
 #endif

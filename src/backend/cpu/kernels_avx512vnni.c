@@ -101,6 +101,16 @@ INLINE __m512 combine_scales(const ofr_cpu_matrix *w, uint32_t row, uint32_t g0,
         __m512 s;
         if (ratio == 1) {
             s = load_half16(own + g0 + g, mask);
+        } else if (w->group == w->columns) {
+            s = _mm512_set1_ps(_cvtsh_ss(own[0]));
+        } else if (ratio == 2 || ratio == 4) { /* g0 + g is a multiple of 16 */
+            uint32_t shift = ratio / 2;
+            s = load_half16(own + (g0 + g) / ratio,
+                            tail16(((n - g < 16 ? n - g : 16) + ratio - 1) / ratio));
+            s = _mm512_permutexvar_ps(_mm512_srl_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8,
+                                                                         9, 10, 11, 12, 13, 14, 15),
+                                                       _mm_cvtsi32_si128((int)shift)),
+                                      s);
         } else {
             _Alignas(64) float each[16] = {0};
             for (uint32_t i = 0; i < 16 && g + i < n; i++) {

@@ -135,6 +135,14 @@ INLINE float combine_scales(const ofr_cpu_matrix *w, uint32_t row, uint32_t g0, 
         __m256 s;
         if (ratio == 1) {
             s = load_halves(own + g0 + g, n - g);
+        } else if (w->group == w->columns) {
+            s = _mm256_set1_ps(_cvtsh_ss(own[0]));
+        } else if (ratio == 2 || ratio == 4) { /* g0 + g is a multiple of 8 */
+            uint32_t left = n - g < 8 ? n - g : 8;
+            s = load_halves(own + (g0 + g) / ratio, (left + ratio - 1) / ratio);
+            s = _mm256_permutevar8x32_ps(s,
+                                         _mm256_srl_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                                          _mm_cvtsi32_si128((int)ratio / 2)));
         } else {
             float each[8] = {0};
             for (uint32_t i = 0; i < 8 && g + i < n; i++) {

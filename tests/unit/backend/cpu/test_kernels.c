@@ -61,7 +61,7 @@ static uint16_t *random_halves(fixture *f, size_t n, float limit)
 
 /* Exactly as many bytes as the matrix has, so that the sanitizer sees an over-read. */
 static ofr_cpu_matrix random_matrix(fixture *f, enum ofr_dtype dtype, uint32_t rows,
-                                    uint32_t columns, uint32_t group)
+                                    uint32_t columns, uint32_t group, uint32_t activation_group)
 {
     size_t bytes = (size_t)rows * columns / (dtype == OFR_DTYPE_I4 ? 2 : 1);
     uint8_t *data = malloc(bytes);
@@ -78,7 +78,7 @@ static ofr_cpu_matrix random_matrix(fixture *f, enum ofr_dtype dtype, uint32_t r
                             .rows = rows,
                             .columns = columns,
                             .group = group,
-                            .activation_group = ofr_cpu_activation_group(group),
+                            .activation_group = activation_group,
                             .data = data,
                             .scales = scales};
 }
@@ -156,6 +156,7 @@ static void assert_close(double got, double expected, double tolerance, const ch
     }
 }
 
+/* Ratios of weight groups to activation groups: 1, 2, 3, 4, 5 and whole rows. */
 static const struct shape {
     uint32_t columns, group;
 } shapes[] = {{32, 32},     {64, 64},   {96, 32},   {96, 96},    {128, 128},
@@ -167,14 +168,20 @@ static void quantization_is_within_half_a_step(void **state)
 {
     fixture *f = *state;
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-        for (size_t d = 0; d < 2; d++) {
-            ofr_cpu_matrix w = random_matrix(f, dtypes[d], 1, shapes[s].columns, shapes[s].group);
+        for (size_t v = 0; v < 6; v++) {
+            size_t d = v % 2;
+            uint32_t step = 32U << v / 2; /* the activations' group */
+            if (shapes[s].group % step != 0) {
+                continue;
+            }
+            ofr_cpu_matrix w =
+                random_matrix(f, dtypes[d], 1, shapes[s].columns, shapes[s].group, step);
             float *x = random_floats(f, w.columns, 3);
             memset(x, 0, 32 * sizeof *x); /* a group of zeros has scale 0 where A = 32 */
             ofr_cpu_activations a = quantized(f->kernels, &w, x, 1);
             for (uint32_t k = 0; k < w.columns; k++) {
-                double step = (double)a.scales[k / a.group];
-                assert_close(activation_value(&a, 0, k), (double)x[k], 0.5001 * step + 1e-30,
+                double scale = (double)a.scales[k / a.group];
+                assert_close(activation_value(&a, 0, k), (double)x[k], 0.5001 * scale + 1e-30,
                              "quantized activation", k);
             }
             for (uint32_t g = 0; g < a.n_groups; g++) {
@@ -196,10 +203,15 @@ static void products_match_sums_in_double(void **state)
     fixture *f = *state;
     static const uint32_t row_counts[] = {1, 3, 4, 33, 70};
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-        for (size_t d = 0; d < 2; d++) {
+        for (size_t v = 0; v < 6; v++) {
+            size_t d = v % 2;
+            uint32_t step = 32U << v / 2; /* the activations' group */
+            if (shapes[s].group % step != 0) {
+                continue;
+            }
             uint32_t rows = row_counts[(s + d) % 5];
             ofr_cpu_matrix w =
-                random_matrix(f, dtypes[d], rows, shapes[s].columns, shapes[s].group);
+                random_matrix(f, dtypes[d], rows, shapes[s].columns, shapes[s].group, step);
             float *x = random_floats(f, (size_t)MAX_TOKENS * w.columns, 2);
             ofr_cpu_activations a = quantized(f->kernels, &w, x, MAX_TOKENS);
             ofr_cpu_tile tile = {.values = aligned((size_t)w.columns * OFR_CPU_TILE_ROWS),

@@ -1,0 +1,253 @@
+/* The sampler: greedy and ties, every cut at its edges, penalties, unusable logits, and the drawn
+ * distribution by a chi-square test. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/sampler.h"
+
+static ofr_sampler *make(ofr_sampling sampling, int32_t vocab)
+{
+    ofr_sampler *sampler = NULL;
+    ofr_error err = {0};
+    assert_int_equal(ofr_sampler_new(&sampling, vocab, &sampler, &err), 0);
+    return sampler;
+}
+
+static int32_t draw(ofr_sampler *sampler, const float *logits)
+{
+    int32_t token = -1;
+    ofr_error err = {0};
+    assert_int_equal(ofr_sampler_sample(sampler, logits, &token, &err), 0);
+    return token;
+}
+
+static void greedy_takes_the_first_of_the_best(void **state)
+{
+    (void)state;
+    ofr_sampler *sampler = make((ofr_sampling)OFR_SAMPLING_DEFAULT, 5);
+    assert_int_equal(draw(sampler, (float[]){1, 3, 2, 3, -1}), 1);
+    assert_int_equal(draw(sampler, (float[]){NAN, -5, NAN, -4, NAN}), 3);
+    assert_int_equal(draw(sampler, (float[]){-INFINITY, -INFINITY, INFINITY, 0, INFINITY}), 2);
+    ofr_sampler_free(sampler);
+}
+
+static void unusable_logits_are_a_device_error(void **state)
+{
+    (void)state;
+    const float bad[3] = {NAN, NAN, NAN}, low[3] = {-INFINITY, NAN, -INFINITY};
+    ofr_error err = {0};
+    int32_t token = 77;
+    ofr_sampling sampling = OFR_SAMPLING_DEFAULT;
+    ofr_sampler *sampler = make(sampling, 3);
+    assert_int_equal(ofr_sampler_sample(sampler, bad, &token, &err), OFR_EDEVICE);
+    ofr_sampler_free(sampler);
+    sampling.temperature = 1;
+    sampler = make(sampling, 3);
+    assert_int_equal(ofr_sampler_sample(sampler, bad, &token, &err), OFR_EDEVICE);
+    assert_int_equal(ofr_sampler_sample(sampler, low, &token, &err), OFR_EDEVICE);
+    assert_int_equal(token, 77);
+    for (int i = 0; i < 50; i++) { /* a few NaN are passed over */
+        assert_int_equal(draw(sampler, (float[]){NAN, 2, -INFINITY}), 1);
+    }
+    ofr_sampler_free(sampler);
+}
+
+/* Counts `n` draws and compares with the expected probabilities; tokens of probability 0 must never
+ * come. The limit is the 99.99 % quantile for 7 degrees of freedom or fewer. */
+static void assert_distribution(ofr_sampling sampling, const float *logits, int32_t vocab,
+                                const double *expected)
+{
+    enum { N = 40000 };
+    int counts[8] = {0};
+    ofr_sampler *sampler = make(sampling, vocab);
+    for (int i = 0; i < N; i++) {
+        counts[draw(sampler, logits)]++;
+    }
+    ofr_sampler_free(sampler);
+    double statistic = 0;
+    for (int32_t i = 0; i < vocab; i++) {
+        if (expected[i] == 0) {
+            assert_int_equal(counts[i], 0);
+        } else {
+            double difference = counts[i] - N * expected[i];
+            statistic += difference * difference / (N * expected[i]);
+        }
+    }
+    if (statistic > 29.9) {
+        fail_msg("chi-square statistic %g", statistic);
+    }
+}
+
+/* logits = ln of these times any constant */
+static const double odds[8] = {0.05, 0.3, 0.1, 0.2, 0.15, 0.08, 0.07, 0.05};
+
+static void fill(float logits[8], double temperature)
+{
+    for (int i = 0; i < 8; i++) {
+        logits[i] = (float)(log(odds[i]) * temperature + 3);
+    }
+}
+
+static void draws_follow_the_softmax(void **state)
+{
+    (void)state;
+    float logits[8];
+    for (int i = 0; i < 3; i++) {
+        float temperature = (float[]){0.5f, 1, 2}[i];
+        fill(logits, (double)temperature);
+        ofr_sampling sampling = {.temperature = temperature,
+                                 .top_p = 1,
+                                 .repetition_penalty = 1,
+                                 .seed = 11 + (uint64_t)i};
+        assert_distribution(sampling, logits, 8, odds);
+    }
+}
+
+static void cuts_keep_what_they_should(void **state)
+{
+    (void)state;
+    float logits[8];
+    fill(logits, 1);
+    ofr_sampling base = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 5};
+    ofr_sampling s = base;
+    s.top_k = 3;
+    const double top3[8] = {0, 0.3 / 0.65, 0, 0.2 / 0.65, 0.15 / 0.65, 0, 0, 0};
+    assert_distribution(s, logits, 8, top3);
+    s = base;
+    s.top_p = 0.6f; /* 0.3 + 0.2 + 0.15 is the first sum that reaches it */
+    assert_distribution(s, logits, 8, top3);
+    s = base;
+    s.min_p = 0.45f; /* of 0.3: 0.135 */
+    assert_distribution(s, logits, 8, top3);
+    s = base;
+    s.top_k = 4; /* 0.3 0.2 0.15 0.1: top-p counts within the 0.75 that top-k left */
+    s.top_p = 0.66f;
+    const double top2[8] = {0, 0.6, 0, 0.4, 0, 0, 0, 0};
+    assert_distribution(s, logits, 8, top2);
+    s.top_p = 0.8f;
+    s.min_p = 0.6f; /* of 0.3: 0.18 */
+    assert_distribution(s, logits, 8, top2);
+}
+
+static void edges_of_the_cuts(void **state)
+{
+    (void)state;
+    float logits[8];
+    fill(logits, 1);
+    const double all_on_best[8] = {0, 1, 0, 0, 0, 0, 0, 0};
+    ofr_sampling base = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 9};
+    ofr_sampling s = base;
+    s.top_k = 1;
+    assert_distribution(s, logits, 8, all_on_best);
+    s = base;
+    s.top_p = 1e-6f;
+    assert_distribution(s, logits, 8, all_on_best);
+    s = base;
+    s.min_p = 0.999f;
+    assert_distribution(s, logits, 8, all_on_best);
+    s = base;
+    s.top_k = 1000; /* more than there are */
+    assert_distribution(s, logits, 8, odds);
+    s = base;
+    s.temperature = 1e-4f;
+    assert_distribution(s, logits, 8, all_on_best);
+    const float ties[4] = {1, 2, 2, 2};
+    const double two[4] = {0, 0.5, 0.5, 0};
+    s = base;
+    s.top_k = 2; /* lower ids win ties */
+    assert_distribution(s, ties, 4, two);
+    const float infinite[3] = {INFINITY, 1, INFINITY};
+    const double halves[3] = {0.5, 0, 0.5};
+    assert_distribution(base, infinite, 3, halves);
+}
+
+static void penalties_count_the_window(void **state)
+{
+    (void)state;
+    ofr_sampling s = OFR_SAMPLING_DEFAULT;
+    s.repetition_penalty = 2;
+    s.repetition_window = 2;
+    ofr_sampler *sampler = make(s, 4);
+    const float logits[4] = {4, 3, -1, -1.5f}, negative[4] = {-1, -1.5f, -9, -9};
+    assert_int_equal(draw(sampler, logits), 0);
+    ofr_sampler_accept(sampler, 0);
+    assert_int_equal(draw(sampler, logits), 1);   /* 4 / 2 < 3 */
+    assert_int_equal(draw(sampler, negative), 1); /* -1 * 2 < -1.5 */
+    ofr_sampler_accept(sampler, 0);
+    ofr_sampler_accept(sampler, 3); /* one 0 leaves the window, one stays */
+    assert_int_equal(draw(sampler, logits), 1);
+    ofr_sampler_accept(sampler, 3);
+    assert_int_equal(draw(sampler, logits), 0);
+    ofr_sampler_accept(sampler, -1); /* no token of this vocabulary: ignored */
+    ofr_sampler_accept(sampler, 4);
+    assert_int_equal(draw(sampler, logits), 0);
+    ofr_sampler_free(sampler);
+    s.repetition_window = 0; /* all count */
+    sampler = make(s, 4);
+    ofr_sampler_accept(sampler, 0);
+    for (int i = 0; i < 1000; i++) {
+        ofr_sampler_accept(sampler, 3);
+    }
+    assert_int_equal(draw(sampler, logits), 1);
+    ofr_sampler_free(sampler);
+}
+
+static void a_seed_gives_one_sequence(void **state)
+{
+    (void)state;
+    float logits[8];
+    fill(logits, 1);
+    ofr_sampling s = {.temperature = 1, .top_p = 0.9f, .repetition_penalty = 1, .seed = 42};
+    ofr_sampler *first = make(s, 8), *second = make(s, 8);
+    s.seed = 43;
+    ofr_sampler *other = make(s, 8);
+    int same = 0;
+    for (int i = 0; i < 200; i++) {
+        int32_t token = draw(first, logits);
+        assert_int_equal(token, draw(second, logits));
+        same += token == draw(other, logits);
+    }
+    assert_true(same < 120);
+    ofr_sampler_free(first);
+    ofr_sampler_free(second);
+    ofr_sampler_free(other);
+}
+
+static void bad_settings_are_refused(void **state)
+{
+    (void)state;
+    const ofr_sampling good = OFR_SAMPLING_DEFAULT;
+    ofr_sampler *sampler = NULL;
+    ofr_error err;
+    for (int i = 0; i < 9; i++) {
+        ofr_sampling s = good;
+        s.temperature = i == 0 ? -1 : i == 1 ? NAN : i == 2 ? INFINITY : 0;
+        s.top_p = i == 3 ? 0 : i == 4 ? 1.01f : 1;
+        s.min_p = i == 5 ? 1 : i == 6 ? -0.1f : 0;
+        s.repetition_penalty = i == 7 ? 0 : 1;
+        assert_int_equal(ofr_sampler_new(&s, i == 8 ? 0 : 10, &sampler, &err), OFR_EINVAL);
+    }
+    assert_null(sampler);
+    assert_null(ofr_sampler_free(NULL));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(greedy_takes_the_first_of_the_best),
+        cmocka_unit_test(unusable_logits_are_a_device_error),
+        cmocka_unit_test(draws_follow_the_softmax),
+        cmocka_unit_test(cuts_keep_what_they_should),
+        cmocka_unit_test(edges_of_the_cuts),
+        cmocka_unit_test(penalties_count_the_window),
+        cmocka_unit_test(a_seed_gives_one_sequence),
+        cmocka_unit_test(bad_settings_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

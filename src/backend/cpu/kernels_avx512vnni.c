@@ -8,6 +8,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+enum { PREFETCH_BYTES = 2048 };
+
 static bool supported(const ofr_cpu_features *features)
 {
     return features->avx512_vnni;
@@ -154,6 +156,13 @@ INLINE __m512i load64(enum ofr_dtype dtype, const uint8_t *row, size_t k, bool h
     return _mm512_xor_si512(x, _mm512_set1_epi8(-128));
 }
 
+/* Four short rows side by side are a pattern that hardware prefetchers do not follow: whole blocks
+ * of four rows ahead, at least PREFETCH_BYTES. Beyond the matrix it does nothing. */
+INLINE size_t prefetch_distance(size_t row_bytes)
+{
+    return (PREFETCH_BYTES / (4 * row_bytes) + 1) * (4 * row_bytes);
+}
+
 /* `rows` rows from n on; dtype and group are constants where this is inlined. */
 INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t group,
                       const ofr_cpu_activations *a, size_t row, uint32_t n, uint32_t rows, float *y)
@@ -164,6 +173,7 @@ INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gr
     size_t row_bytes = dtype == OFR_DTYPE_I4 ? w->columns / 2 : w->columns;
     const uint8_t *data = w->data + n * row_bytes;
     const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    size_t ahead = prefetch_distance(row_bytes);
     _Alignas(64) float combined[4][OFR_CPU_GROUPS_AT_ONCE];
     __m512 total[4];
     for (uint32_t r = 0; r < rows; r++) {
@@ -185,6 +195,8 @@ INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gr
             __m512i second = group == 128 ? _mm512_loadu_si512(values + k + 64) : first;
             for (uint32_t r = 0; r < rows; r++) {
                 const uint8_t *p = data + r * row_bytes;
+                _mm_prefetch((const char *)(p + ahead + (dtype == OFR_DTYPE_I4 ? k / 2 : k)),
+                             _MM_HINT_T0);
                 __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(),
                                                   load64(dtype, p, k, group == 32, tail), first);
                 if (group == 128) {

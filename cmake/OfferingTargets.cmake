@@ -51,7 +51,7 @@ function(offering_python_tests folder label)
         get_filename_component(stem ${script} NAME_WE)
         add_test(NAME ${label}.${stem} COMMAND ${OFFERING_PYTHON} ${script})
         set_tests_properties(${label}.${stem} PROPERTIES
-            SKIP_RETURN_CODE 77 TIMEOUT 900 LABELS ${label}
+            SKIP_RETURN_CODE 77 TIMEOUT 3600 LABELS ${label}
             ENVIRONMENT "OFFERING_BIN_DIR=${CMAKE_BINARY_DIR}/bin;OFFERING_BUILD_DIR=${CMAKE_BINARY_DIR};OFFERING_SOURCE_DIR=${CMAKE_SOURCE_DIR};PYTHONPATH=${CMAKE_SOURCE_DIR}/tests;PYTHONDONTWRITEBYTECODE=1")
     endforeach()
 endfunction()

@@ -1,0 +1,437 @@
+/* The executive's client: connecting, submitting jobs, waiting for completions. */
+#include "executive_shard/client.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/process.h"
+#include "base/shm.h"
+#include "executive_shard/control.h"
+#include "executive_shard/instance.h"
+#include "executive_shard/session_abi.h"
+
+enum { SPIN_NS = 100000, CONNECT_TRIES = 200 };
+
+enum watch_state { STATE_UP, STATE_DOWN, STATE_FAILED, STATE_GONE };
+
+struct ofr_client {
+    ofr_client_info info;
+    ofr_session_header layout;
+    int fd;
+    void *base;
+    ofr_ring jobs, completions;
+    uint64_t sequence;
+    uint32_t in_flight_tokens; /* 0: no job in flight */
+    uint32_t in_flight_output;
+    bool watching;
+    pthread_t watcher;
+    pthread_mutex_t lock; /* guards next_fd, failure and the bell's target */
+    pthread_cond_t changed;
+    int next_fd; /* session segment of a restarted worker; -1: none */
+    char failure[512];
+    _Atomic int state; /* enum watch_state */
+};
+
+static void wake(struct ofr_client *client, enum watch_state state)
+{
+    atomic_store(&client->state, (int)state);
+    if (client->base)
+        ofr_ring_notify(client->completions.header);
+    pthread_cond_signal(&client->changed);
+}
+
+static void take_event(struct ofr_client *client, const json_t *event, int *fd)
+{
+    char name[32] = "";
+    ofr_control_get_text(event, "event", name, sizeof name, NULL);
+    pthread_mutex_lock(&client->lock);
+    ofr_control_get_text(event, "text", client->failure, sizeof client->failure, NULL);
+    if (strcmp(name, "worker_down") == 0) {
+        wake(client, STATE_DOWN);
+    } else if (strcmp(name, "worker_failed") == 0) {
+        wake(client, STATE_FAILED);
+    } else if (strcmp(name, "worker_up") == 0 && *fd >= 0) {
+        if (client->next_fd >= 0)
+            close(client->next_fd);
+        client->next_fd = *fd;
+        *fd = -1;
+        wake(client, STATE_DOWN); /* up once this thread's owner has mapped the new segment */
+    }
+    pthread_mutex_unlock(&client->lock);
+}
+
+static void *watch(void *argument)
+{
+    struct ofr_client *client = argument;
+    char *data = malloc(OFR_CONTROL_MESSAGE_MAX);
+    for (;;) {
+        size_t size = 0;
+        size_t count = 0;
+        int descriptors[OFR_CONTROL_DESCRIPTORS_MAX];
+        json_t *event = NULL;
+        if (!data ||
+            ofr_control_receive(client->fd, data, true, &size, descriptors, &count, NULL) < 0)
+            break;
+        int fd = count ? descriptors[0] : -1;
+        while (count > 1)
+            close(descriptors[--count]);
+        if (ofr_control_parse(data, size, &event, NULL) == 0)
+            take_event(client, event, &fd);
+        json_decref(event);
+        if (fd >= 0)
+            close(fd);
+    }
+    free(data);
+    pthread_mutex_lock(&client->lock);
+    wake(client, STATE_GONE);
+    pthread_mutex_unlock(&client->lock);
+    return NULL;
+}
+
+static int map_session(struct ofr_client *client, int fd, ofr_error *err)
+{
+    void *base = NULL;
+    int r = ofr_shm_map(fd, client->layout.total_bytes, &base, err);
+    if (r < 0)
+        return r;
+    ofr_session_header found;
+    memcpy(&found, base, sizeof found);
+    r = ofr_session_header_check(&client->layout, &found, err);
+    if (r < 0) {
+        ofr_shm_unmap(base, client->layout.total_bytes);
+        return r;
+    }
+    ofr_shm_unmap(client->base, client->layout.total_bytes);
+    client->base = base;
+    ofr_session_rings_init(base, &client->layout, &client->jobs, &client->completions);
+    return 0;
+}
+
+static int start_executive(const ofr_client_options *options, const char *instance, ofr_error *err)
+{
+    char path[4096];
+    int r = 0;
+    if (options->executive_path) {
+        snprintf(path, sizeof path, "%s", options->executive_path);
+    } else {
+        r = ofr_process_self_path(path, sizeof path, err);
+        char *slash = r == 0 ? strrchr(path, '/') : NULL;
+        if (slash)
+            snprintf(slash, sizeof path - (size_t)(slash - path), "/executive_shard");
+    }
+    if (r < 0)
+        return r;
+    char threads[16];
+    char context[16];
+    snprintf(threads, sizeof threads, "%u", options->threads);
+    snprintf(context, sizeof context, "%u", options->context);
+    const char *argv[16] = {path,         "run",    "--model", options->package_directory,
+                            "--instance", instance, NULL};
+    size_t n = 6;
+    if (options->threads) {
+        argv[n++] = "--threads";
+        argv[n++] = threads;
+    }
+    if (options->context) {
+        argv[n++] = "--context";
+        argv[n++] = context;
+    }
+    argv[n] = NULL;
+    if (options->notify)
+        options->notify(options->user, "starting an executive for this package");
+    ofr_spawn_options spawn = {
+        .path = path, .argv = argv, .inherit_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
+    pid_t pid = 0;
+    int status = 0;
+    r = ofr_process_spawn(&spawn, &pid, err);
+    if (r < 0)
+        return r;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        return ofr_fail(err, OFR_EDEVICE, "the executive did not start; its message is above");
+    return 0;
+}
+
+static int connect_instance(const char *instance, int *ret_fd, pid_t *ret_pid, ofr_error *err)
+{
+    int directory_fd = -1;
+    char path[OFR_RUNTIME_PATH_SIZE];
+    int r = ofr_runtime_dir_open(instance, false, &directory_fd, path, err);
+    if (r < 0)
+        return r;
+    r = ofr_control_connect(directory_fd, ret_fd, ret_pid, err);
+    close(directory_fd);
+    if (r == 0) {
+        json_t *hello = json_pack("{s:s, s:i, s:s}", "op", "hello", "version", OFR_CONTROL_VERSION,
+                                  "program", "supervisor");
+        r = ofr_control_call(*ret_fd, hello, NULL, err);
+        json_decref(hello);
+        if (r < 0)
+            close(*ret_fd);
+    }
+    return r;
+}
+
+static int read_attach(struct ofr_client *client, const json_t *answer, ofr_error *err)
+{
+    ofr_client_info *info = &client->info;
+    int r = ofr_control_get_u32(answer, "n_slots", &info->n_slots, err);
+    if (r == 0)
+        r = ofr_control_get_u32(answer, "context", &info->context, err);
+    if (r == 0)
+        r = ofr_control_get_u32(answer, "chunk_max", &info->chunk_max, err);
+    if (r == 0)
+        r = ofr_control_get_u32(answer, "vocab_size", &info->vocab_size, err);
+    if (r == 0)
+        r = ofr_control_get_text(answer, "device", info->device, sizeof info->device, err);
+    if (r == 0)
+        r = ofr_control_get_text(answer, "plan", info->plan, sizeof info->plan, err);
+    if (r == 0)
+        r = ofr_control_get_text(answer, "fingerprint", info->package_fingerprint,
+                                 sizeof info->package_fingerprint, err);
+    info->chunk_preferred = info->chunk_max;
+    if (r == 0)
+        r = ofr_session_layout_init(&client->layout, info->n_slots, info->vocab_size,
+                                    info->chunk_max, info->context, err);
+    return r;
+}
+
+static int attach_once(struct ofr_client *client, ofr_error *err)
+{
+    json_t *request = json_pack("{s:s}", "op", "attach");
+    json_t *answer = NULL;
+    char *data = malloc(OFR_CONTROL_MESSAGE_MAX);
+    size_t size = 0;
+    size_t count = 0;
+    int descriptors[OFR_CONTROL_DESCRIPTORS_MAX];
+    int r = data ? ofr_control_send(client->fd, request, NULL, 0, true, err)
+                 : ofr_fail(err, OFR_ENOMEM, "no memory for a control message");
+    if (r == 0)
+        r = ofr_control_receive(client->fd, data, true, &size, descriptors, &count, err);
+    if (r == 0)
+        r = ofr_control_parse(data, size, &answer, err);
+    if (r == 0)
+        r = ofr_control_answer_check(answer, err);
+    if (r == 0)
+        r = read_attach(client, answer, err);
+    if (r == 0)
+        r = count == 1 ? map_session(client, descriptors[0], err)
+                       : ofr_fail(err, OFR_EPROTOCOL, "the executive sent no session segment");
+    while (count)
+        close(descriptors[--count]);
+    json_decref(answer);
+    json_decref(request);
+    free(data);
+    return r;
+}
+
+static int attach(struct ofr_client *client, ofr_error *err)
+{
+    int r = OFR_EAGAIN;
+    /* A client that has just left may not have been noticed yet, nor a worker be back. */
+    for (int tries = 0; r == OFR_EAGAIN && tries < CONNECT_TRIES; tries++) {
+        if (tries)
+            usleep(10000);
+        r = attach_once(client, err);
+    }
+    return r;
+}
+
+int ofr_client_connect(const ofr_client_options *options, ofr_client **ret_client, ofr_error *err)
+{
+    struct ofr_client *client = calloc(1, sizeof *client);
+    if (!client)
+        return ofr_fail(err, OFR_ENOMEM, "no memory for the connection");
+    client->fd = client->next_fd = -1;
+    pthread_mutex_init(&client->lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&client->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    ofr_client_info *info = &client->info;
+    int r =
+        ofr_instance_resolve(options->package_directory, options->instance, info->instance, err);
+    if (r == 0)
+        r = connect_instance(info->instance, &client->fd, &info->executive_pid, err);
+    if (r == OFR_ENOENT && options->start) {
+        r = start_executive(options, info->instance, err);
+        info->started = r == 0;
+        if (r == 0)
+            r = connect_instance(info->instance, &client->fd, &info->executive_pid, err);
+    }
+    if (r == 0)
+        r = attach(client, err);
+    if (r == 0 && pthread_create(&client->watcher, NULL, watch, client) != 0)
+        r = ofr_fail(err, OFR_ENOMEM, "cannot start a thread");
+    else if (r == 0)
+        client->watching = true;
+    if (r < 0)
+        ofr_client_close(client);
+    else
+        *ret_client = client;
+    return r;
+}
+
+ofr_client *ofr_client_close(ofr_client *client)
+{
+    if (!client)
+        return NULL;
+    if (client->fd >= 0)
+        shutdown(client->fd, SHUT_RDWR);
+    if (client->watching)
+        pthread_join(client->watcher, NULL);
+    if (client->fd >= 0)
+        close(client->fd);
+    if (client->next_fd >= 0)
+        close(client->next_fd);
+    ofr_shm_unmap(client->base, client->layout.total_bytes);
+    pthread_cond_destroy(&client->changed);
+    pthread_mutex_destroy(&client->lock);
+    free(client);
+    return NULL;
+}
+
+const ofr_client_info *ofr_client_get_info(const ofr_client *client)
+{
+    return &client->info;
+}
+
+const float *ofr_client_logits(const ofr_client *client, uint32_t row)
+{
+    return ofr_session_logits(client->base, &client->layout) +
+           (size_t)row * client->layout.vocab_size;
+}
+
+static int fail_state(struct ofr_client *client, ofr_error *err)
+{
+    int state = atomic_load(&client->state);
+    if (state == STATE_UP)
+        return 0;
+    client->in_flight_tokens = 0;
+    if (state == STATE_GONE)
+        return ofr_fail(err, OFR_EGONE, "the executive (pid %d) is gone; run the command again",
+                        (int)client->info.executive_pid);
+    pthread_mutex_lock(&client->lock);
+    int r = ofr_fail(err, state == STATE_FAILED ? OFR_EINTERNAL : OFR_EDEVICE,
+                     "the device failed: %s", client->failure);
+    pthread_mutex_unlock(&client->lock);
+    return r;
+}
+
+int ofr_client_submit(ofr_client *client, const ofr_client_job *job, ofr_error *err)
+{
+    int r = fail_state(client, err);
+    if (r < 0)
+        return r;
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < job->n_segments; i++)
+        total += job->segments[i].n_tokens;
+    if (client->in_flight_tokens || job->n_segments == 0 ||
+        job->n_segments > OFR_SESSION_SEGMENTS_MAX || total == 0 ||
+        total > client->layout.chunk_max || job->output == OFR_FORWARD_OUTPUT_ALL)
+        return ofr_fail(err, OFR_EINVAL, "a job of %u segments and %llu tokens", job->n_segments,
+                        (unsigned long long)total);
+    ofr_session_job entry = {.sequence = ++client->sequence,
+                             .output = (uint32_t)job->output,
+                             .n_segments = job->n_segments,
+                             .n_tokens = (uint32_t)total};
+    for (uint32_t i = 0; i < job->n_segments; i++) {
+        entry.segments[i].slot = job->segments[i].slot;
+        entry.segments[i].position = job->segments[i].position;
+        entry.segments[i].n_tokens = job->segments[i].n_tokens;
+    }
+    memcpy(ofr_session_tokens(client->base, &client->layout), job->tokens,
+           (size_t)total * sizeof(int32_t));
+    if (job->output == OFR_FORWARD_OUTPUT_LOGPROBS)
+        memcpy(ofr_session_targets(client->base, &client->layout), job->targets,
+               (size_t)total * sizeof(int32_t));
+    client->in_flight_tokens = (uint32_t)total;
+    client->in_flight_output = entry.output;
+    r = ofr_ring_push(&client->jobs, &entry);
+    return r < 0 ? ofr_fail(err, r, "the worker does not take jobs") : 0;
+}
+
+int ofr_client_wait(ofr_client *client, ofr_client_result *ret_result, ofr_error *err)
+{
+    ofr_session_completion completion;
+    for (;;) {
+        uint32_t bell = ofr_ring_bell(&client->completions);
+        int r = ofr_ring_pop(&client->completions, &completion);
+        if (r == 0 && completion.sequence == client->sequence)
+            break;
+        if (r == 0)
+            continue;
+        if (r != OFR_EAGAIN)
+            return ofr_fail(err, r, "the worker broke the completion ring");
+        r = fail_state(client, err);
+        if (r < 0)
+            return r;
+        ofr_ring_wait(&client->completions, bell, SPIN_NS, UINT64_MAX);
+    }
+    client->in_flight_tokens = 0;
+    completion.text[sizeof completion.text - 1] = 0;
+    if (completion.status < 0)
+        return ofr_fail(err, completion.status, "the worker: %s", completion.text);
+    ret_result->worker_ns = completion.worker_ns;
+    ret_result->logprobs = client->in_flight_output == OFR_FORWARD_OUTPUT_LOGPROBS
+                               ? ofr_session_logprobs(client->base, &client->layout)
+                               : NULL;
+    return 0;
+}
+
+int ofr_client_run(ofr_client *client, const ofr_client_job *job, ofr_client_result *ret_result,
+                   ofr_error *err)
+{
+    int r = ofr_client_submit(client, job, err);
+    return r < 0 ? r : ofr_client_wait(client, ret_result, err);
+}
+
+int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *err)
+{
+    uint64_t until_ns = ofr_clock_ns() + (uint64_t)timeout_ms * 1000000;
+    struct timespec until = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
+    int r = 0;
+    pthread_mutex_lock(&client->lock);
+    while (atomic_load(&client->state) == STATE_DOWN && client->next_fd < 0 && r == 0)
+        r = pthread_cond_timedwait(&client->changed, &client->lock, &until);
+    int fd = client->next_fd;
+    client->next_fd = -1;
+    if (fd >= 0) {
+        r = map_session(client, fd, err);
+        close(fd);
+        if (r == 0)
+            atomic_store(&client->state, STATE_UP);
+    } else if (atomic_load(&client->state) == STATE_DOWN) {
+        r = ofr_fail(err, OFR_ETIMEDOUT, "the worker did not come back within %u ms", timeout_ms);
+    }
+    pthread_mutex_unlock(&client->lock);
+    return r != 0 ? r : fail_state(client, err);
+}
+
+int ofr_client_status(ofr_client *client, char **ret_json, ofr_error *err)
+{
+    int fd = -1;
+    pid_t pid = 0;
+    int r = connect_instance(client->info.instance, &fd, &pid, err);
+    if (r < 0)
+        return r;
+    json_t *request = json_pack("{s:s}", "op", "status");
+    json_t *answer = NULL;
+    r = ofr_control_call(fd, request, &answer, err);
+    json_decref(request);
+    close(fd);
+    if (r < 0)
+        return r;
+    *ret_json = json_dumps(answer, JSON_COMPACT);
+    json_decref(answer);
+    return *ret_json ? 0 : ofr_fail(err, OFR_ENOMEM, "no memory for the status");
+}

@@ -1,0 +1,536 @@
+/* The daemon's event loop: clients on the control socket, the worker process, signals. */
+#include "executive_shard/executive.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "base/shm.h"
+#include "executive_shard/control.h"
+#include "executive_shard/instance.h"
+#include "executive_shard/worker.h"
+
+enum { CLIENTS_MAX = 16, CHUNK_MAX = 512, FAILURES_MAX = 3 };
+/* Three deaths within this time are a defect that a restart does not cure. */
+static const uint64_t FAILURE_WINDOW_NS = 30 * UINT64_C(1000000000);
+
+struct client {
+    int fd; /* -1: free */
+    pid_t pid;
+    bool greeted;
+    char program[OFR_CONTROL_PROGRAM_SIZE];
+};
+
+struct executive {
+    const ofr_executive_options *options;
+    int directory_fd, listen_fd, signal_fd;
+    ofr_instance_lock lock;
+    char *package_directory; /* absolute */
+    char fingerprint[65];
+    char model_name[128];
+    uint32_t vocab_size, n_layers;
+    uint64_t weight_bytes;
+    ofr_kv_layout kv_layout;
+    ofr_session_header layout;
+    struct client clients[CLIENTS_MAX];
+    struct client *attached; /* NULL: none */
+    pid_t worker_pid;        /* 0: none */
+    int worker_fd, kv_fd, board_fd;
+    uint32_t generation;
+    bool worker_ready, quarantined, stopping;
+    char device[256], failure[512];
+    uint64_t failures_ns[FAILURES_MAX];
+    uint32_t n_failures, restarts;
+    uint64_t started_ns;
+};
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* The model's context, unless its KV would take more than a quarter of the memory that is free. */
+static int choose_context(struct executive *x, const ofr_model_params *params, ofr_error *err)
+{
+    uint32_t context = x->options->context ? x->options->context : params->context_length;
+    uint64_t budget = ofr_memory_available() / 4;
+    uint64_t shm_free = 0;
+    uint64_t shm_total = 0;
+    int r = ofr_shm_space(&shm_free, &shm_total, err);
+    if (r < 0)
+        return r;
+    if (shm_free * 3 / 4 < budget)
+        budget = shm_free * 3 / 4;
+    for (;;) {
+        r = ofr_kv_layout_init(&x->kv_layout, params, x->options->n_slots, context, CHUNK_MAX, err);
+        if (r < 0 || x->options->context || x->kv_layout.total_bytes <= budget || context <= 512)
+            break;
+        context /= 2;
+    }
+    if (r == 0 && !x->options->context && context < params->context_length)
+        ofr_log(OFR_LOG_LEVEL_WARNING,
+                "context %u instead of the model's %u: memory for KV is limited to %" PRIu64
+                " MiB; --context N asks for more",
+                context, params->context_length, budget >> 20);
+    return r;
+}
+
+static int inspect_package(struct executive *x, ofr_error *err)
+{
+    ofr_package *package = NULL;
+    int r = ofr_package_open(x->options->package_directory, 0, &package, err);
+    if (r < 0)
+        return r;
+    const ofr_model_params *params = ofr_package_params(package);
+    size_t bytes = 0;
+    ofr_package_weights(package, &bytes);
+    x->weight_bytes = bytes;
+    x->vocab_size = params->vocab_size;
+    x->n_layers = params->n_layers;
+    snprintf(x->fingerprint, sizeof x->fingerprint, "%s", ofr_package_fingerprint(package));
+    snprintf(x->model_name, sizeof x->model_name, "%s", params->name);
+    x->package_directory = strdup(ofr_package_directory(package));
+    r = x->package_directory ? choose_context(x, params, err)
+                             : ofr_fail(err, OFR_ENOMEM, "no memory");
+    if (r == 0)
+        r = ofr_session_layout_init(&x->layout, x->options->n_slots, x->vocab_size, CHUNK_MAX,
+                                    x->kv_layout.context, err);
+    ofr_package_close(package);
+    return r;
+}
+
+static int listen_on_socket(struct executive *x, ofr_error *err)
+{
+    x->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (x->listen_fd < 0)
+        return ofr_fail_errno(err, errno, "cannot make the control socket");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/" OFR_CONTROL_SOCKET,
+             x->directory_fd);
+    /* This process holds the serve lock, so a socket that is there is a killed executive's. */
+    unlinkat(x->directory_fd, OFR_CONTROL_SOCKET, 0);
+    mode_t mask = umask(0177);
+    int failed = bind(x->listen_fd, (struct sockaddr *)&address, sizeof address);
+    umask(mask);
+    if (failed < 0 || listen(x->listen_fd, CLIENTS_MAX) < 0)
+        return ofr_fail_errno(err, errno, "cannot serve the control socket");
+    return 0;
+}
+
+static int start_worker(struct executive *x, ofr_error *err)
+{
+    int pair[2] = {-1, -1};
+    close_fd(&x->kv_fd);
+    close_fd(&x->board_fd);
+    /* New arenas: rows that a dead worker left half-written are never read. */
+    int r = ofr_shm_create(x->kv_layout.total_bytes, &x->kv_fd, err);
+    if (r == 0)
+        r = ofr_shm_create(OFR_BOARD_BYTES, &x->board_fd, err);
+    if (r == 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        r = ofr_fail_errno(err, errno, "cannot make a socket pair");
+    if (r < 0)
+        return r;
+    pid_t executive = getpid();
+    pid_t pid = fork();
+    if (pid < 0) {
+        r = ofr_fail_errno(err, errno, "cannot start the worker");
+        close(pair[0]);
+        close(pair[1]);
+        return r;
+    }
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != executive)
+            _exit(0);
+        sigset_t none;
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        /* The lock must end with the executive, not with this process. */
+        ofr_instance_lock_release(&x->lock);
+        close_fd(&x->listen_fd);
+        close_fd(&x->signal_fd);
+        close(pair[0]);
+        for (size_t i = 0; i < CLIENTS_MAX; i++)
+            close_fd(&x->clients[i].fd);
+        ofr_worker_options options = {
+            .package_directory = x->package_directory,
+            .kv_layout = x->kv_layout,
+            .kv_fd = x->kv_fd,
+            .board_fd = x->board_fd,
+            .control_fd = pair[1],
+            .layout = x->layout,
+            .threads = x->options->threads,
+        };
+        ofr_worker_main(&options);
+    }
+    close(pair[1]);
+    x->worker_fd = pair[0];
+    x->worker_pid = pid;
+    x->worker_ready = false;
+    x->generation++;
+    return 0;
+}
+
+/* A fresh session segment, given to the worker and (by the caller) to the client. */
+static int make_session(struct executive *x, int *ret_fd, ofr_error *err)
+{
+    int fd = -1;
+    int r = ofr_shm_create(x->layout.total_bytes, &fd, err);
+    if (r < 0)
+        return r;
+    ofr_session_header header = x->layout;
+    header.owner_pid = (uint32_t)getpid();
+    header.generation = x->generation;
+    if (pwrite(fd, &header, sizeof header, 0) != (ssize_t)sizeof header)
+        r = ofr_fail_errno(err, errno, "cannot write a session segment");
+    if (r == 0) {
+        json_t *message = json_pack("{s:s}", "op", "session");
+        r = ofr_control_send(x->worker_fd, message, &fd, 1, false, err);
+        json_decref(message);
+    }
+    if (r < 0)
+        close(fd);
+    else
+        *ret_fd = fd;
+    return r;
+}
+
+static void drop_client(struct executive *x, struct client *client)
+{
+    if (x->attached == client) {
+        x->attached = NULL;
+        json_t *message = json_pack("{s:s}", "op", "session_end");
+        if (x->worker_fd >= 0)
+            ofr_control_send(x->worker_fd, message, NULL, 0, false, NULL);
+        json_decref(message);
+    }
+    close_fd(&client->fd);
+}
+
+static void tell_client(struct executive *x, json_t *message, const int *fds, size_t n)
+{
+    if (x->attached && ofr_control_send(x->attached->fd, message, fds, n, false, NULL) < 0)
+        drop_client(x, x->attached);
+    json_decref(message);
+}
+
+static json_t *status_object(const struct executive *x)
+{
+    ofr_board board = {0};
+    if (x->board_fd < 0 || pread(x->board_fd, &board, sizeof board, 0) != (ssize_t)sizeof board)
+        board = (ofr_board){0};
+    const char *state = x->quarantined                                      ? "quarantined"
+                        : !x->worker_ready                                  ? "starting"
+                        : atomic_load(&board.state) == OFR_BOARD_STATE_BUSY ? "busy"
+                                                                            : "idle";
+    uint64_t worker_resident = x->worker_pid ? ofr_process_resident_bytes(x->worker_pid) : 0;
+    uint64_t own_resident = ofr_process_resident_bytes(getpid());
+    json_t *worker = json_pack(
+        "{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I}", "name", "cpu",
+        "device", x->device, "state", state, "failure", x->failure, "pid", (int)x->worker_pid,
+        "generation", (int)x->generation, "restarts", (int)x->restarts, "resident_bytes",
+        (json_int_t)worker_resident, "jobs", (json_int_t)atomic_load(&board.jobs), "tokens",
+        (json_int_t)atomic_load(&board.tokens), "busy_ns", (json_int_t)atomic_load(&board.busy_ns),
+        "heartbeat_ns", (json_int_t)atomic_load(&board.heartbeat_ns), "handoff_bytes_copied",
+        (json_int_t)atomic_load(&board.handoff_bytes_copied));
+    json_t *holder = x->attached ? json_pack("{s:s, s:i}", "program", x->attached->program, "pid",
+                                             (int)x->attached->pid)
+                                 : json_null();
+    return json_pack(
+        "{s:s, s:b, s:s, s:i, s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:o, s:[o]}",
+        "op", "status", "ok", 1, "instance", x->options->instance, "pid", (int)getpid(), "package",
+        x->package_directory, "fingerprint", x->fingerprint, "model", x->model_name, "uptime_ms",
+        (json_int_t)((ofr_clock_ns() - x->started_ns) / 1000000), "n_slots",
+        (int)x->kv_layout.n_slots, "context", (int)x->kv_layout.context, "kv_bytes",
+        (json_int_t)x->kv_layout.total_bytes, "kv_committed_bytes",
+        (json_int_t)(x->kv_fd >= 0 ? ofr_shm_committed(x->kv_fd) : 0), "weight_bytes",
+        (json_int_t)x->weight_bytes, "resident_bytes", (json_int_t)(worker_resident + own_resident),
+        "handoff_bytes_copied", (json_int_t)atomic_load(&board.handoff_bytes_copied), "client",
+        holder, "workers", worker);
+}
+
+static int attach(struct executive *x, struct client *client, json_t **ret_answer, int *ret_fd,
+                  ofr_error *err)
+{
+    if (!client->greeted)
+        return ofr_fail(err, OFR_EPROTOCOL, "attach before hello");
+    if (x->attached)
+        return ofr_fail(err, OFR_EBUSY,
+                        "the executive is in use by %s (pid %d); end it, or use another --instance",
+                        x->attached->program, (int)x->attached->pid);
+    if (x->quarantined)
+        return ofr_fail(err, OFR_EDEVICE, "the cpu worker failed %d times: %s", FAILURES_MAX,
+                        x->failure);
+    if (!x->worker_ready)
+        return ofr_fail(err, OFR_EAGAIN, "the worker is starting; try again");
+    int r = make_session(x, ret_fd, err);
+    if (r < 0)
+        return r;
+    x->attached = client;
+    *ret_answer =
+        json_pack("{s:s, s:b, s:i, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:s}", "op", "attach", "ok",
+                  1, "generation", (int)x->generation, "n_slots", (int)x->layout.n_slots, "context",
+                  (int)x->layout.context, "chunk_max", (int)x->layout.chunk_max, "vocab_size",
+                  (int)x->layout.vocab_size, "device", x->device, "fingerprint", x->fingerprint,
+                  "instance", x->options->instance, "plan", "prefill=cpu,decode=cpu");
+    return 0;
+}
+
+static void answer_request(struct executive *x, struct client *client, const char *data,
+                           size_t size)
+{
+    ofr_control_request request = {0};
+    ofr_error err = {0};
+    json_t *answer = NULL;
+    int fd = -1;
+    int r = ofr_control_request_parse(data, size, &request, &err);
+    bool drop = r < 0;
+    const char *name = r < 0 ? "unknown" : ofr_control_operation_name(request.operation);
+    if (r == 0) {
+        switch (request.operation) {
+        case OFR_CONTROL_OPERATION_HELLO:
+            memcpy(client->program, request.program, sizeof client->program);
+            client->greeted = true;
+            break;
+        case OFR_CONTROL_OPERATION_STATUS:
+            answer = status_object(x);
+            break;
+        case OFR_CONTROL_OPERATION_ATTACH:
+            r = attach(x, client, &answer, &fd, &err);
+            break;
+        case OFR_CONTROL_OPERATION_DETACH:
+            drop = true;
+            break;
+        case OFR_CONTROL_OPERATION_STOP:
+            x->stopping = true;
+            break;
+        }
+    }
+    if (!answer)
+        answer = r < 0 ? ofr_control_error_new(name, r, err.text)
+                       : json_pack("{s:s, s:b}", "op", name, "ok", 1);
+    if (ofr_control_send(client->fd, answer, &fd, fd >= 0, false, NULL) < 0 || drop)
+        drop_client(x, client);
+    json_decref(answer);
+    close_fd(&fd);
+}
+
+static void read_client(struct executive *x, struct client *client, char *data)
+{
+    size_t size = 0;
+    size_t count = 0;
+    int descriptors[OFR_CONTROL_DESCRIPTORS_MAX];
+    int r = ofr_control_receive(client->fd, data, false, &size, descriptors, &count, NULL);
+    while (r == 0 && count)
+        close(descriptors[--count]);
+    if (r == 0)
+        answer_request(x, client, data, size);
+    else if (r != OFR_EAGAIN)
+        drop_client(x, client);
+}
+
+static void accept_client(struct executive *x)
+{
+    int fd = accept4(x->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    if (fd < 0)
+        return;
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    bool ours = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
+    for (size_t i = 0; ours && i < CLIENTS_MAX; i++) {
+        if (x->clients[i].fd < 0) {
+            x->clients[i] = (struct client){.fd = fd, .pid = peer.pid};
+            return;
+        }
+    }
+    close(fd);
+}
+
+static int read_worker(struct executive *x, char *data, ofr_error *err)
+{
+    size_t size = 0;
+    size_t count = 0;
+    int descriptors[OFR_CONTROL_DESCRIPTORS_MAX];
+    json_t *event = NULL;
+    int r = ofr_control_receive(x->worker_fd, data, false, &size, descriptors, &count, NULL);
+    while (r == 0 && count)
+        close(descriptors[--count]);
+    if (r < 0 || ofr_control_parse(data, size, &event, NULL) < 0) {
+        if (r != OFR_EAGAIN)
+            close_fd(&x->worker_fd); /* its end is told by SIGCHLD */
+        return 0;
+    }
+    r = 0;
+    if (ofr_control_get_text(event, "device", x->device, sizeof x->device, NULL) == 0) {
+        x->worker_ready = true;
+        int fd = -1;
+        if (x->attached && make_session(x, &fd, NULL) == 0)
+            tell_client(
+                x, json_pack("{s:s, s:i}", "event", "worker_up", "generation", (int)x->generation),
+                &fd, 1);
+        close_fd(&fd);
+    } else if (ofr_control_get_text(event, "text", x->failure, sizeof x->failure, NULL) == 0) {
+        r = ofr_fail(err, OFR_EDEVICE, "the cpu worker cannot start: %s", x->failure);
+    }
+    json_decref(event);
+    return r;
+}
+
+static void worker_died(struct executive *x, int wait_status)
+{
+    char how[128];
+    ofr_process_describe_status(wait_status, how, sizeof how);
+    snprintf(x->failure, sizeof x->failure, "worker %d %s", (int)x->worker_pid, how);
+    ofr_log(OFR_LOG_LEVEL_ERROR, "%s", x->failure);
+    x->worker_pid = 0;
+    x->worker_ready = false;
+    close_fd(&x->worker_fd);
+    x->restarts++;
+    uint64_t now = ofr_clock_ns();
+    uint64_t oldest = x->failures_ns[x->n_failures % FAILURES_MAX];
+    x->failures_ns[x->n_failures++ % FAILURES_MAX] = now;
+    x->quarantined = x->n_failures > FAILURES_MAX && now - oldest < FAILURE_WINDOW_NS;
+    tell_client(x,
+                json_pack("{s:s, s:i, s:s}", "event", "worker_down", "generation",
+                          (int)x->generation, "text", x->failure),
+                NULL, 0);
+    ofr_error err = {0};
+    if (!x->quarantined && start_worker(x, &err) < 0) {
+        snprintf(x->failure, sizeof x->failure, "%.500s", err.text);
+        x->quarantined = true;
+    }
+    if (x->quarantined) {
+        ofr_log(OFR_LOG_LEVEL_ERROR, "the cpu worker is not started again: %s", x->failure);
+        tell_client(x, json_pack("{s:s, s:s}", "event", "worker_failed", "text", x->failure), NULL,
+                    0);
+    }
+}
+
+static void read_signals(struct executive *x)
+{
+    struct signalfd_siginfo info;
+    while (read(x->signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
+        if (info.ssi_signo != SIGCHLD)
+            x->stopping = true;
+    int status = 0;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+        if (pid == x->worker_pid && !x->stopping)
+            worker_died(x, status);
+}
+
+static int serve(struct executive *x, void (*ready)(void *, const char *), void *user,
+                 ofr_error *err)
+{
+    char *data = malloc(OFR_CONTROL_MESSAGE_MAX);
+    bool told = false;
+    int r = data ? 0 : ofr_fail(err, OFR_ENOMEM, "no memory for control messages");
+    while (r == 0 && !x->stopping) {
+        struct pollfd polled[3 + CLIENTS_MAX] = {{.fd = x->signal_fd, .events = POLLIN},
+                                                 {.fd = x->listen_fd, .events = POLLIN},
+                                                 {.fd = x->worker_fd, .events = POLLIN}};
+        for (size_t i = 0; i < CLIENTS_MAX; i++)
+            polled[3 + i] = (struct pollfd){.fd = x->clients[i].fd, .events = POLLIN};
+        if (poll(polled, 3 + CLIENTS_MAX, -1) < 0) {
+            if (errno != EINTR)
+                r = ofr_fail_errno(err, errno, "cannot wait for events");
+            continue;
+        }
+        for (size_t i = 0; i < CLIENTS_MAX; i++)
+            if (polled[3 + i].revents && x->clients[i].fd == polled[3 + i].fd)
+                read_client(x, &x->clients[i], data);
+        if (polled[2].revents && x->worker_fd == polled[2].fd)
+            r = read_worker(x, data, err);
+        if (polled[1].revents)
+            accept_client(x);
+        if (r == 0 && polled[0].revents)
+            read_signals(x);
+        if (r == 0 && x->worker_ready && !told) {
+            told = true;
+            ready(user, x->device);
+        }
+        if (r == 0 && x->quarantined && !told)
+            r = ofr_fail(err, OFR_EDEVICE, "the cpu worker cannot start: %s", x->failure);
+    }
+    free(data);
+    return r;
+}
+
+static int open_signals(struct executive *x, ofr_error *err)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    x->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return x->signal_fd < 0 ? ofr_fail_errno(err, errno, "cannot receive signals") : 0;
+}
+
+int ofr_executive_run(const ofr_executive_options *options,
+                      void (*ready)(void *user, const char *device), void *user, ofr_error *err)
+{
+    struct executive x = {.options = options,
+                          .directory_fd = -1,
+                          .listen_fd = -1,
+                          .signal_fd = -1,
+                          .lock = {-1},
+                          .worker_fd = -1,
+                          .kv_fd = -1,
+                          .board_fd = -1,
+                          .started_ns = ofr_clock_ns()};
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        x.clients[i].fd = -1;
+    char path[OFR_RUNTIME_PATH_SIZE];
+    pid_t holder = 0;
+    int r = ofr_runtime_dir_open(options->instance, true, &x.directory_fd, path, err);
+    if (r == 0)
+        r = ofr_instance_lock_acquire(x.directory_fd, &x.lock, &holder, err);
+    bool served = r == 0;
+    if (r == 0)
+        r = inspect_package(&x, err);
+    if (r == 0)
+        r = open_signals(&x, err);
+    if (r == 0)
+        r = listen_on_socket(&x, err);
+    if (r == 0) {
+        ofr_instance_lock_started(&x.lock);
+        r = start_worker(&x, err);
+    }
+    if (r == 0)
+        r = serve(&x, ready, user, err);
+    if (x.worker_pid > 0) {
+        kill(x.worker_pid, SIGKILL);
+        waitpid(x.worker_pid, NULL, 0);
+    }
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        close_fd(&x.clients[i].fd);
+    if (served && x.listen_fd >= 0)
+        unlinkat(x.directory_fd, OFR_CONTROL_SOCKET, 0);
+    close_fd(&x.listen_fd);
+    close_fd(&x.worker_fd);
+    close_fd(&x.kv_fd);
+    close_fd(&x.board_fd);
+    close_fd(&x.signal_fd);
+    ofr_instance_lock_release(&x.lock);
+    close_fd(&x.directory_fd);
+    free(x.package_directory);
+    return r;
+}

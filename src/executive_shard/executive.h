@@ -1,0 +1,25 @@
+/* The daemon: one event loop over the control socket, its clients and its worker process.
+ *
+ * The executive never reads or writes memory that a client or worker can write through a mapping:
+ * it makes segments, passes their descriptors, and reads the worker's board with pread(). */
+#ifndef OFR_EXECUTIVE_SHARD_EXECUTIVE_H
+#define OFR_EXECUTIVE_SHARD_EXECUTIVE_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct ofr_executive_options {
+    const char *package_directory;
+    const char *instance; /* resolved name */
+    uint32_t threads;     /* 0: the backend's default */
+    uint32_t context;     /* 0: the model's, or what memory allows */
+    uint32_t n_slots;
+} ofr_executive_options;
+
+/* Serves until told to stop (control message, SIGTERM, SIGINT). `ready` is called once, when the
+ * socket serves and the worker has opened the package. Needs a process with one thread. */
+int ofr_executive_run(const ofr_executive_options *options,
+                      void (*ready)(void *user, const char *device), void *user, ofr_error *err);
+
+#endif

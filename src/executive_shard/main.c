@@ -1,0 +1,250 @@
+/* executive_shard: argv to run, status, devices and stop. */
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/options.h"
+#include "executive_shard/control.h"
+#include "executive_shard/executive.h"
+#include "executive_shard/instance.h"
+
+struct options {
+    const char *model, *instance, *log_level;
+    int64_t context, slots, threads;
+    bool foreground, json, help, version;
+};
+
+static int fail(const ofr_error *err)
+{
+    fprintf(stderr, "executive_shard: %s\n", err->text);
+    return err->code == OFR_EINVAL ? OFR_EXIT_USAGE : OFR_EXIT_FAILURE;
+}
+
+/* In the foreground -1; else the pipe that the starting process waits on. */
+static void say_ready(void *user, const char *device)
+{
+    int *pipe_fd = user;
+    ofr_log(OFR_LOG_LEVEL_INFO, "serving on %s", device);
+    if (*pipe_fd >= 0) {
+        ssize_t written = write(*pipe_fd, "+", 1);
+        (void)written;
+        close(*pipe_fd);
+        *pipe_fd = -1;
+    }
+}
+
+static int serve(const ofr_executive_options *options, int pipe_fd)
+{
+    ofr_error err = {0};
+    int r = ofr_executive_run(options, say_ready, &pipe_fd, &err);
+    if (r == 0)
+        return OFR_EXIT_OK;
+    if (pipe_fd >= 0) {
+        ssize_t written = write(pipe_fd, err.text, strlen(err.text));
+        (void)written;
+    } else {
+        fail(&err);
+    }
+    return OFR_EXIT_FAILURE;
+}
+
+static void redirect_to_log(const char *instance)
+{
+    int directory_fd = -1;
+    char path[OFR_RUNTIME_PATH_SIZE];
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int log = -1;
+    if (ofr_runtime_dir_open(instance, true, &directory_fd, path, NULL) == 0) {
+        log = openat(directory_fd, "executive.log",
+                     O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+        close(directory_fd);
+    }
+    dup2(null, STDIN_FILENO);
+    dup2(null, STDOUT_FILENO);
+    dup2(log >= 0 ? log : null, STDERR_FILENO);
+    close(null);
+    if (log >= 0)
+        close(log);
+}
+
+/* Returns in the starting process once the daemon serves or has failed. */
+static int daemonize(const ofr_executive_options *options)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        perror("executive_shard: pipe");
+        return OFR_EXIT_FAILURE;
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(ends[0]);
+        setsid();
+        redirect_to_log(options->instance);
+        exit(serve(options, ends[1]));
+    }
+    close(ends[1]);
+    char text[OFR_ERROR_TEXT_MAX] = "";
+    size_t used = 0;
+    ssize_t n;
+    while (used < sizeof text - 1 && (n = read(ends[0], text + used, sizeof text - 1 - used)) > 0)
+        used += (size_t)n;
+    close(ends[0]);
+    if (text[0] == '+') {
+        fprintf(stderr,
+                "executive_shard: serving as '%s' (pid %d); 'executive_shard stop' ends it\n",
+                options->instance, (int)pid);
+        return OFR_EXIT_OK;
+    }
+    fprintf(stderr, "executive_shard: %s\n", used ? text : "the daemon ended before it served");
+    return OFR_EXIT_FAILURE;
+}
+
+static int command_run(const struct options *o)
+{
+    char instance[OFR_INSTANCE_NAME_SIZE];
+    ofr_error err = {0};
+    const char *model = o->model ? o->model : OFR_DEFAULT_PACKAGE;
+    int r = ofr_instance_resolve(model, o->instance, instance, &err);
+    pid_t holder = 0;
+    if (r == 0)
+        r = ofr_instance_holder(instance, &holder, &err);
+    if (r < 0)
+        return fail(&err);
+    if (holder > 0) {
+        fprintf(stderr, "executive_shard: '%s' is served already (pid %d)\n", instance,
+                (int)holder);
+        return OFR_EXIT_OK;
+    }
+    ofr_executive_options options = {.package_directory = model,
+                                     .instance = instance,
+                                     .threads = (uint32_t)o->threads,
+                                     .context = (uint32_t)o->context,
+                                     .n_slots = (uint32_t)o->slots};
+    return o->foreground ? serve(&options, -1) : daemonize(&options);
+}
+
+static int ask(const struct options *o, const char *operation, json_t **ret_answer, ofr_error *err)
+{
+    char instance[OFR_INSTANCE_NAME_SIZE];
+    char path[OFR_RUNTIME_PATH_SIZE];
+    int directory_fd = -1;
+    int fd = -1;
+    pid_t pid = 0;
+    int r = ofr_instance_resolve(o->model, o->instance, instance, err);
+    if (r == 0)
+        r = ofr_runtime_dir_open(instance, false, &directory_fd, path, err);
+    if (r == 0) {
+        r = ofr_control_connect(directory_fd, &fd, &pid, err);
+        close(directory_fd);
+    }
+    if (r < 0)
+        return ofr_error_prefix(err, r, "%s", "no executive answers");
+    json_t *request = json_pack("{s:s}", "op", operation);
+    r = ofr_control_call(fd, request, ret_answer, err);
+    json_decref(request);
+    close(fd);
+    return r;
+}
+
+static void print_status(const json_t *status)
+{
+    const json_t *worker = json_array_get(json_object_get(status, "workers"), 0);
+    const json_t *client = json_object_get(status, "client");
+#define TEXT(object, key)   json_string_value(json_object_get(object, key))
+#define NUMBER(object, key) (long long)json_integer_value(json_object_get(object, key))
+    printf("instance   %s (pid %lld, up %lld s)\n", TEXT(status, "instance"), NUMBER(status, "pid"),
+           NUMBER(status, "uptime_ms") / 1000);
+    printf("package    %s (%s)\n", TEXT(status, "package"), TEXT(status, "model"));
+    printf("context    %lld tokens, %lld slots, KV %lld of %lld MiB in use\n",
+           NUMBER(status, "context"), NUMBER(status, "n_slots"),
+           NUMBER(status, "kv_committed_bytes") >> 20, NUMBER(status, "kv_bytes") >> 20);
+    printf("worker     %s: %s, pid %lld, %lld jobs, %lld tokens, %lld restarts\n",
+           TEXT(worker, "name"), TEXT(worker, "state"), NUMBER(worker, "pid"),
+           NUMBER(worker, "jobs"), NUMBER(worker, "tokens"), NUMBER(worker, "restarts"));
+    printf("device     %s\n", TEXT(worker, "device"));
+    printf("resident   %lld MiB\n", NUMBER(status, "resident_bytes") >> 20);
+    if (json_is_object(client))
+        printf("client     %s (pid %lld)\n", TEXT(client, "program"), NUMBER(client, "pid"));
+    else
+        printf("client     none\n");
+#undef TEXT
+#undef NUMBER
+}
+
+static int command_ask(const struct options *o, const char *command)
+{
+    ofr_error err = {0};
+    json_t *answer = NULL;
+    bool stop = strcmp(command, "stop") == 0;
+    int r = ask(o, stop ? "stop" : "status", &answer, &err);
+    if (r < 0)
+        return fail(&err);
+    if (o->json) {
+        json_dumpf(answer, stdout, JSON_INDENT(2));
+        putchar('\n');
+    } else if (stop) {
+        printf("stopped\n");
+    } else if (strcmp(command, "devices") == 0) {
+        const json_t *worker = json_array_get(json_object_get(answer, "workers"), 0);
+        printf("%s\n", json_string_value(json_object_get(worker, "device")));
+    } else {
+        print_status(answer);
+    }
+    json_decref(answer);
+    return OFR_EXIT_OK;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {.log_level = "info", .slots = 1};
+    const ofr_option table[] = {
+        {"model", OFR_OPTION_STRING, &o.model, 0, 0, "DIR",
+         "package (default " OFR_DEFAULT_PACKAGE ")"},
+        {"instance", OFR_OPTION_STRING, &o.instance, 0, 0, "NAME",
+         "name (default: one per package)"},
+        {"foreground", OFR_OPTION_FLAG, &o.foreground, 0, 0, NULL,
+         "run: stay attached, log to stderr"},
+        {"context", OFR_OPTION_INT, &o.context, 16, 1 << 24, "N",
+         "run: tokens a sequence may have"},
+        {"slots", OFR_OPTION_INT, &o.slots, 1, 16, "N", "run: sequences kept at once (default 1)"},
+        {"threads", OFR_OPTION_INT, &o.threads, 1, 256, "N",
+         "run: CPU threads (default: one per core)"},
+        {"log_level", OFR_OPTION_STRING, &o.log_level, 0, 0, "L", "error, warning, info or debug"},
+        {"json", OFR_OPTION_FLAG, &o.json, 0, 0, NULL,
+         "status, devices: one JSON object on stdout"},
+        {"help", OFR_OPTION_FLAG, &o.help, 0, 0, NULL, "print this text"},
+        {"version", OFR_OPTION_FLAG, &o.version, 0, 0, NULL, "print the version"},
+    };
+    size_t count = sizeof table / sizeof table[0];
+    int positional = 0;
+    ofr_error err = {0};
+    enum ofr_log_level level = OFR_LOG_LEVEL_INFO;
+    int r = ofr_options_parse(table, count, argc, argv, &positional, &err);
+    if (r == 0)
+        r = ofr_log_level_parse(o.log_level, &level, &err);
+    if (r < 0)
+        return fail(&err);
+    ofr_log_setup("executive_shard", level);
+    if (o.help) {
+        printf("usage: executive_shard [run | status | devices | stop] [options]\n\n");
+        ofr_options_print(table, count, stdout);
+        return OFR_EXIT_OK;
+    }
+    if (o.version) {
+        printf("executive_shard " OFR_VERSION "\n");
+        return OFR_EXIT_OK;
+    }
+    const char *command = positional ? argv[1] : "run";
+    if (positional <= 1 && strcmp(command, "run") == 0)
+        return command_run(&o);
+    if (positional == 1 && (strcmp(command, "status") == 0 || strcmp(command, "devices") == 0 ||
+                            strcmp(command, "stop") == 0))
+        return command_ask(&o, command);
+    fprintf(stderr, "executive_shard: unknown command '%s'; --help lists them\n",
+            positional > 1 ? argv[2] : command);
+    return OFR_EXIT_USAGE;
+}

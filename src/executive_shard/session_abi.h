@@ -1,0 +1,145 @@
+/* The session segment: what a client and a worker share while a client is attached. Layout version
+ * 1, little-endian, offsets from the segment's base; documentation/shared_memory.md explains it.
+ *
+ *      0  header            OFR_SESSION_HEADER_BYTES, written by the executive before anyone maps
+ * it 4096  job ring          client -> worker, OFR_SESSION_RING_CAPACITY entries of ofr_session_job
+ *      …  completion ring   worker -> client, as many entries of ofr_session_completion
+ *      …  tokens            [chunk_max] i32, written by the client
+ *      …  targets           [chunk_max] i32, written by the client
+ *      …  logprobs          [chunk_max] f32, written by the worker
+ *      …  logits            [n_slots, vocab_size] f32, written by the worker
+ * Every part starts on a 64-byte boundary, the logits on a page.
+ *
+ * A segment serves one client and one generation of a worker; after either ends, a new one is made.
+ * Both sides compute the layout from the figures they were told over their sockets, compare the
+ * header with it once, and never read the header again. */
+#ifndef OFR_EXECUTIVE_SHARD_SESSION_ABI_H
+#define OFR_EXECUTIVE_SHARD_SESSION_ABI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/ring.h"
+#include "base/status.h"
+
+#define OFR_SESSION_MAGIC UINT64_C(0x4e4f49535345534f) /* "OSESSION" */
+#define OFR_BOARD_MAGIC   UINT64_C(0x4452414f4252464f) /* "OFRBOARD" */
+
+enum {
+    OFR_SESSION_ABI_VERSION = 1,
+    OFR_SESSION_HEADER_BYTES = 4096,
+    OFR_SESSION_RING_CAPACITY = 8,
+    OFR_SESSION_SEGMENTS_MAX = 16, /* slots, and segments of one job */
+    OFR_SESSION_TEXT_BYTES = 232,
+};
+
+typedef struct ofr_session_header {
+    uint64_t magic;
+    uint32_t abi_version;
+    uint32_t header_bytes;
+    uint64_t total_bytes;
+    uint32_t owner_pid;  /* of the executive */
+    uint32_t generation; /* of the worker, from 1 */
+    uint32_t n_slots;
+    uint32_t vocab_size;
+    uint32_t chunk_max;
+    uint32_t context;
+    uint64_t jobs_offset;
+    uint64_t completions_offset;
+    uint64_t tokens_offset;
+    uint64_t targets_offset;
+    uint64_t logprobs_offset;
+    uint64_t logits_offset;
+    uint64_t features; /* 0; a bit that is not known is refused */
+} ofr_session_header;
+
+typedef struct ofr_session_job {
+    uint64_t sequence; /* chosen by the client, returned in the completion */
+    uint32_t output;   /* enum ofr_forward_output */
+    uint32_t n_segments;
+    uint32_t n_tokens; /* of all segments together */
+    uint32_t reserved; /* 0 */
+    struct {
+        uint32_t slot, position, n_tokens;
+    } segments[OFR_SESSION_SEGMENTS_MAX];
+    uint32_t padding[10];
+} ofr_session_job;
+
+typedef struct ofr_session_completion {
+    uint64_t sequence;
+    int32_t status; /* 0 or OFR_E* */
+    uint32_t reserved;
+    uint64_t worker_ns;                /* time inside the backend */
+    char text[OFR_SESSION_TEXT_BYTES]; /* why it failed; NUL-terminated */
+} ofr_session_completion;
+
+_Static_assert(sizeof(ofr_session_header) == 104, "session layout");
+_Static_assert(offsetof(ofr_session_header, total_bytes) == 16, "session layout");
+_Static_assert(offsetof(ofr_session_header, n_slots) == 32, "session layout");
+_Static_assert(offsetof(ofr_session_header, jobs_offset) == 48, "session layout");
+_Static_assert(offsetof(ofr_session_header, features) == 96, "session layout");
+_Static_assert(sizeof(ofr_session_job) == 256, "session layout");
+_Static_assert(offsetof(ofr_session_job, segments) == 24, "session layout");
+_Static_assert(sizeof(ofr_session_completion) == 256, "session layout");
+_Static_assert(offsetof(ofr_session_completion, text) == 24, "session layout");
+
+/* Fills a header from the four figures; overflow-checked. The layout's offsets are then those of
+ * the header. */
+int ofr_session_layout_init(ofr_session_header *header, uint32_t n_slots, uint32_t vocab_size,
+                            uint32_t chunk_max, uint32_t context, ofr_error *err);
+
+/* Compares what a segment says of itself with the layout that is expected; owner_pid and
+ * generation are not compared. */
+int ofr_session_header_check(const ofr_session_header *expected, const ofr_session_header *found,
+                             ofr_error *err);
+
+/* Pointers into a mapped segment. */
+static inline int32_t *ofr_session_tokens(void *base, const ofr_session_header *layout)
+{
+    return (int32_t *)(void *)((char *)base + layout->tokens_offset);
+}
+static inline int32_t *ofr_session_targets(void *base, const ofr_session_header *layout)
+{
+    return (int32_t *)(void *)((char *)base + layout->targets_offset);
+}
+static inline float *ofr_session_logprobs(void *base, const ofr_session_header *layout)
+{
+    return (float *)(void *)((char *)base + layout->logprobs_offset);
+}
+static inline float *ofr_session_logits(void *base, const ofr_session_header *layout)
+{
+    return (float *)(void *)((char *)base + layout->logits_offset);
+}
+void ofr_session_rings_init(void *base, const ofr_session_header *layout, ofr_ring *ret_jobs,
+                            ofr_ring *ret_completions);
+
+/* The board: one page per worker, written by the worker and read by the executive with pread(), so
+ * that neither a truncated segment nor anything written there can harm the executive. Clients never
+ * see it. */
+enum ofr_board_state {
+    OFR_BOARD_STATE_STARTING,
+    OFR_BOARD_STATE_IDLE,
+    OFR_BOARD_STATE_BUSY,
+};
+
+typedef struct ofr_board {
+    uint64_t magic;
+    uint32_t abi_version;
+    uint32_t worker_pid;
+    _Atomic uint64_t heartbeat_ns; /* CLOCK_MONOTONIC of the last change of state */
+    _Atomic uint64_t progress;     /* adds 1 at the begin and at the end of each job */
+    _Atomic uint64_t jobs;         /* completed without an error */
+    _Atomic uint64_t tokens;
+    _Atomic uint64_t busy_ns; /* inside the backend */
+    _Atomic uint64_t handoff_bytes_copied;
+    _Atomic uint32_t state; /* enum ofr_board_state */
+    uint32_t reserved;
+} ofr_board;
+
+enum { OFR_BOARD_BYTES = 4096 };
+_Static_assert(sizeof(_Atomic uint64_t) == 8, "board layout");
+_Static_assert(sizeof(ofr_board) == 72, "board layout");
+_Static_assert(offsetof(ofr_board, heartbeat_ns) == 16, "board layout");
+_Static_assert(offsetof(ofr_board, state) == 64, "board layout");
+
+#endif

@@ -2,6 +2,7 @@
 #include "supervisor/line_reader.h"
 
 #include <histedit.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,16 @@ static unsigned char on_interrupt(EditLine *edit, int character)
     el_get(edit, EL_CLIENTDATA, &reader);
     reader->interrupted = true;
     return CC_NEWLINE;
+}
+
+/* Ctrl-Z likewise: stops the program as the shell expects, and draws the line again. */
+static unsigned char on_suspend(EditLine *edit, int character)
+{
+    (void)character;
+    el_set(edit, EL_PREP_TERM, 0);
+    raise(SIGTSTP);
+    el_set(edit, EL_PREP_TERM, 1);
+    return CC_REDISPLAY;
 }
 
 /* After "ESC [ 200 ~": everything up to "ESC [ 201 ~" is text, newlines included. */
@@ -89,10 +100,13 @@ static int open_editor(ofr_line_reader *reader, ofr_error *err)
     el_set(reader->edit, EL_PROMPT, get_prompt);
     el_set(reader->edit, EL_EDITOR, "emacs");
     el_set(reader->edit, EL_HIST, history, reader->history);
-    el_set(reader->edit, EL_ADDFN, "interrupt", "Drop the line", on_interrupt);
-    el_set(reader->edit, EL_ADDFN, "paste", "Insert a paste", on_paste);
-    el_set(reader->edit, EL_SETTY, "-d", "intr=", NULL);
+    /* The wide form: el_set would copy the names and never free them. */
+    el_wset(reader->edit, EL_ADDFN, L"interrupt", L"Drop the line", on_interrupt);
+    el_wset(reader->edit, EL_ADDFN, L"paste", L"Insert a paste", on_paste);
+    el_wset(reader->edit, EL_ADDFN, L"suspend", L"Stop the program", on_suspend);
+    el_set(reader->edit, EL_SETTY, "-d", "-isig", NULL);
     el_set(reader->edit, EL_BIND, "^C", "interrupt", NULL);
+    el_set(reader->edit, EL_BIND, "^Z", "suspend", NULL);
     el_set(reader->edit, EL_BIND, "\\e[200~", "paste", NULL);
     el_set(reader->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
     return 0;
@@ -164,6 +178,8 @@ static enum ofr_line next_edited(ofr_line_reader *reader, const char *prompt, bo
     int count = 0;
     reader->prompt = prompt;
     reader->interrupted = false;
+    /* Before the prompt shows, so that a key pressed at once finds the editor's terminal mode. */
+    el_set(reader->edit, EL_PREP_TERM, 1);
     fputs(paste_on, stdout);
     fflush(stdout);
     const char *line = el_gets(reader->edit, &count);

@@ -9,20 +9,20 @@ QUESTION = "What is the capital of France?"
 
 def the_answer_names_paris():
     with Session() as s:
-        done = s.run("run", "--prompt", QUESTION)
+        done = s.run("run", "--prompt", QUESTION, "--max_tokens", "40")
         contains(done.stdout, "Paris")
         assert done.stdout.endswith(b"\n") and not done.stdout.endswith(b"\n\n"), done.stdout
         contains(done.stderr, "executive", "a started executive is announced")
-        again = s.run("run", "--prompt_file", "-", stdin=QUESTION)
+        again = s.run("run", "--prompt_file", "-", "--max_tokens", "40", stdin=QUESTION)
         equal(again.stdout, done.stdout, "greedy, on a warm executive")
         assert "starting" not in again.stderr.decode(), again.stderr
 
 
 def json_has_its_shape():
     with Session() as s:
-        r = s.json("run", "--prompt", QUESTION)
+        r = s.json("run", "--prompt", QUESTION, "--max_tokens", "40")
         contains(r["text"], "Paris")
-        equal(r["finish_reason"], "stop")
+        assert r["finish_reason"] in ("stop", "length"), r
         equal(r["generated_tokens"], len(r["ids"]))
         assert r["prompt_tokens"] > 10 and r["prefill_ms"] > 0 and r["decode_ms"] > 0, r
         rate = (r["generated_tokens"]) / r["decode_ms"] * 1e3
@@ -30,18 +30,32 @@ def json_has_its_shape():
         assert r["prefill_tok_s"] > 0 and r["plan"] == "prefill=cpu,decode=cpu", r
         text = s.json("tokenize", "--decode", ",".join(map(str, r["ids"])))["text"]
         equal(text, r["text"], "ids and text")
-        equal(s.json("run", "--prompt", QUESTION)["ids"], r["ids"], "greedy")
+        equal(s.json("run", "--prompt", QUESTION, "--max_tokens", "40")["ids"], r["ids"], "greedy")
+
+
+def the_model_ends_its_turn():
+    with Session() as s:
+        for prompt in ("Say hi.", "Reply with the word yes.", "Name a color.", QUESTION):
+            r = s.json("run", "--prompt", prompt, "--max_tokens", "200")
+            if r["finish_reason"] != "stop":
+                continue
+            assert "<|im_end|>" not in r["text"] and 2 not in r["ids"], r
+            n = r["generated_tokens"]
+            on = s.json("run", "--prompt", prompt, "--ignore_eos", "--max_tokens", str(n + 4))
+            equal((on["generated_tokens"], on["finish_reason"]), (n + 4, "length"))
+            equal(on["ids"][:n], r["ids"])
+            contains(on["text"], "<|im_end|>", "the stop token is a token like others")
+            return
+        raise AssertionError("no answer ended by itself")
 
 
 def limits_of_an_answer():
     with Session() as s:
         r = s.json("run", "--prompt", QUESTION, "--max_tokens", "3")
         equal((r["generated_tokens"], r["finish_reason"]), (3, "length"))
-        r = s.json("run", "--prompt", QUESTION, "--max_tokens", "40", "--ignore_eos")
-        equal((r["generated_tokens"], r["finish_reason"]), (40, "length"))
-        contains(r["text"], "<|im_end|>", "the stop token is a token like others")
         raw = s.json("run", "--prompt", "The capital of France is", "--raw", "--max_tokens", "5")
-        contains(raw["text"], "Paris")
+        equal(raw["generated_tokens"], 5)
+        assert raw["text"].startswith(" "), raw
         equal(raw["prompt_tokens"], len(s.json("tokenize", "--text",
                                                "The capital of France is")["ids"]))
         system = s.json("run", "--prompt", QUESTION, "--system", "x " * 50, "--max_tokens", "1")
@@ -57,8 +71,8 @@ def seeds_decide():
         assert len({tuple(sample(seed)) for seed in range(4)}) > 1
         r = s.json("run", "--prompt", "Write a story.", "--temperature", "1.2", "--max_tokens", "24")
         equal(sample(r["seed"]), r["ids"], "the reported seed repeats the answer")
-        equal(s.json("run", "--prompt", QUESTION, "--temperature", "2", "--top_k", "1")["ids"],
-              s.json("run", "--prompt", QUESTION)["ids"], "top_k 1 is greedy")
+        greedy = ("run", "--prompt", QUESTION, "--max_tokens", "24")
+        equal(s.json(*greedy, "--temperature", "2", "--top_k", "1")["ids"], s.json(*greedy)["ids"], "top_k 1 is greedy")
 
 
 def the_context_is_a_limit():
@@ -115,7 +129,7 @@ def bench_reports_its_figures():
 
 def a_warm_run_adds_little():
     with Session() as s:
-        s.run("run", "--prompt", QUESTION)
+        s.run("run", "--prompt", QUESTION, "--max_tokens", "4")
         over = min(r["total_ms"] - r["model_ms"]
                    for r in (s.json("run", "--prompt", QUESTION, "--max_tokens", "4")
                              for _ in range(5)))
@@ -124,6 +138,6 @@ def a_warm_run_adds_little():
         assert over < 250, over
 
 
-run_tests([the_answer_names_paris, json_has_its_shape, limits_of_an_answer, seeds_decide,
-           the_context_is_a_limit, score_is_what_it_says, bench_reports_its_figures,
+run_tests([the_answer_names_paris, json_has_its_shape, the_model_ends_its_turn, limits_of_an_answer,
+           seeds_decide, the_context_is_a_limit, score_is_what_it_says, bench_reports_its_figures,
            a_warm_run_adds_little])

@@ -176,6 +176,13 @@ class Terminal:
     def prompt(self):
         return self.until("\x1b[?2004h> ")
 
+    def answering(self, size=40, timeout=60):
+        """Waits until so many bytes of an answer are there."""
+        end = time.time() + timeout
+        self.until("\x1b[?2004l")
+        while len(self.unread) < size:
+            self._more(end)
+
     def finish(self, timeout=60):
         """Exit code of the program."""
         end = time.time() + timeout
@@ -214,7 +221,7 @@ def run_tests(tests):
         try:
             test()
             print(f"ok   {test.__name__} ({time.time() - begin:.1f} s)", flush=True)
-        except AssertionError as error:
+        except Exception as error:  # a timeout of one test must not hide the others
             failed += 1
-            print(f"FAIL {test.__name__}: {error}", flush=True)
+            print(f"FAIL {test.__name__}: {type(error).__name__}: {error}", flush=True)
     sys.exit(1 if failed else 0)

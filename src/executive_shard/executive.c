@@ -23,7 +23,8 @@
 #include "executive_shard/instance.h"
 #include "executive_shard/worker.h"
 
-enum { CLIENTS_MAX = 16, CHUNK_MAX = 512, FAILURES_MAX = 3 };
+enum { CLIENTS_MAX = 16, FAILURES_MAX = 3 };
+static const uint32_t CHUNK_MAX = 512;
 /* Three deaths within this time are a defect that a restart does not cure. */
 static const uint64_t FAILURE_WINDOW_NS = 30 * UINT64_C(1000000000);
 

@@ -90,7 +90,9 @@ static int daemonize(const ofr_executive_options *options)
     char text[OFR_ERROR_TEXT_MAX] = "";
     size_t used = 0;
     ssize_t n;
-    while (used < sizeof text - 1 && (n = read(ends[0], text + used, sizeof text - 1 - used)) > 0)
+    /* Not to the end of the pipe where all is well: the worker holds a copy of the other end. */
+    while (text[0] != '+' && used < sizeof text - 1 &&
+           (n = read(ends[0], text + used, sizeof text - 1 - used)) > 0)
         used += (size_t)n;
     close(ends[0]);
     if (text[0] == '+') {

@@ -387,7 +387,7 @@ static int new_gguf(const char *path, ofr_gguf **ret_gguf, ofr_error *err)
 
 int ofr_gguf_open(const char *path, ofr_gguf **ret_gguf, ofr_error *err)
 {
-    ofr_gguf *gguf;
+    ofr_gguf *gguf = NULL;
     int r = new_gguf(path, &gguf, err);
     if (r < 0)
         return r;
@@ -404,7 +404,7 @@ int ofr_gguf_open(const char *path, ofr_gguf **ret_gguf, ofr_error *err)
 int ofr_gguf_open_memory(const char *name, const void *data, size_t size, ofr_gguf **ret_gguf,
                          ofr_error *err)
 {
-    ofr_gguf *gguf;
+    ofr_gguf *gguf = NULL;
     int r = new_gguf(name, &gguf, err);
     if (r < 0)
         return r;

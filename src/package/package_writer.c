@@ -222,7 +222,7 @@ static int resume(ofr_package_writer *writer, char *text, size_t header_size, of
         if (!parse_state_line(line, &tensor, name))
             break;
         tensor.spec.name = name;
-        uint64_t end;
+        uint64_t end = 0;
         if (place_tensor(writer, &tensor.spec, &end, NULL) < 0 || !verify_tensor(writer, &tensor))
             break;
         tensor.spec.name = strdup(name);

@@ -40,7 +40,7 @@ def executive_killed_mid_answer():
 
 def executive_killed_in_a_chat():
     with Session() as s:
-        t = s.terminal("chat", "--temperature", "0")
+        t = s.terminal("chat", "--temperature", "0", "--max_tokens", "200")
         t.prompt()
         t.send("Write a long story about a dragon.\r")
         t.answering()

@@ -14,14 +14,18 @@ int ofr_sequence_init(ofr_sequence *sequence, const ofr_engine *engine, uint32_t
                         "the executive offers a context of %u tokens and chunks of %u",
                         engine->context, engine->chunk_max);
     sequence->tokens = calloc(engine->context, sizeof *sequence->tokens);
-    if (!sequence->tokens)
+    sequence->job_begins = calloc(engine->context, sizeof *sequence->job_begins);
+    if (!sequence->tokens || !sequence->job_begins) {
+        ofr_sequence_done(sequence);
         return ofr_fail(err, OFR_ENOMEM, "no memory for a sequence of %u tokens", engine->context);
+    }
     return 0;
 }
 
 void ofr_sequence_done(ofr_sequence *sequence)
 {
     free(sequence->tokens);
+    free(sequence->job_begins);
     *sequence = (ofr_sequence){0};
 }
 
@@ -39,6 +43,7 @@ int ofr_sequence_set(ofr_sequence *sequence, const int32_t *tokens, uint32_t n,
     memcpy(sequence->tokens, tokens, n * sizeof *tokens);
     sequence->n_tokens = n;
     sequence->n_in_kv = kept;
+    sequence->n_replayed = 0;
     if (ret_reused)
         *ret_reused = kept;
     return 0;
@@ -56,6 +61,20 @@ int ofr_sequence_append(ofr_sequence *sequence, int32_t token, ofr_error *err)
 void ofr_sequence_invalidate(ofr_sequence *sequence)
 {
     sequence->n_in_kv = 0;
+    sequence->n_replayed = 0;
+}
+
+/* Tokens of the next job: as the lost worker was given them, then by the engine's chunks. */
+static uint32_t next_job_tokens(const ofr_sequence *sequence, uint32_t chunk)
+{
+    uint32_t begin = sequence->n_in_kv;
+    uint32_t end = begin < sequence->n_replayed ? sequence->n_replayed : sequence->n_tokens;
+    if (end - begin > chunk)
+        end = begin + chunk;
+    for (uint32_t i = begin + 1; begin < sequence->n_replayed && i < end; i++)
+        if (sequence->job_begins[i])
+            return i - begin;
+    return end - begin;
 }
 
 static int forward_chunk(ofr_sequence *sequence, ofr_error *err)
@@ -68,7 +87,7 @@ static int forward_chunk(ofr_sequence *sequence, ofr_error *err)
     ofr_segment segment = {
         .slot = sequence->slot,
         .position = sequence->n_in_kv,
-        .n_tokens = rest < chunk ? rest : chunk,
+        .n_tokens = next_job_tokens(sequence, chunk),
     };
     ofr_client_job job = {
         .segments = &segment,
@@ -80,6 +99,8 @@ static int forward_chunk(ofr_sequence *sequence, ofr_error *err)
     int r = engine->run(engine->user, &job, &result, err);
     if (r < 0)
         return r;
+    memset(sequence->job_begins + sequence->n_in_kv, 0, segment.n_tokens);
+    sequence->job_begins[sequence->n_in_kv] = 1;
     sequence->n_in_kv += segment.n_tokens;
     sequence->forwarded += segment.n_tokens;
     sequence->worker_ns += result.worker_ns;
@@ -90,6 +111,8 @@ static int recover(ofr_sequence *sequence, ofr_error *err)
 {
     char line[OFR_ERROR_TEXT_MAX + 80];
     sequence->recoveries++;
+    if (sequence->n_replayed < sequence->n_in_kv)
+        sequence->n_replayed = sequence->n_in_kv;
     sequence->n_in_kv = 0;
     if (sequence->notify) {
         snprintf(line, sizeof line, "%s; waiting for the worker, then going on",

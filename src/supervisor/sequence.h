@@ -39,6 +39,11 @@ typedef struct ofr_sequence {
     int32_t *tokens; /* [engine.context], owned */
     uint32_t n_tokens;
     uint32_t n_in_kv;    /* the first n_in_kv tokens are in the strips; <= n_tokens */
+    uint8_t *job_begins; /* [engine.context], owned: 1 where a job began; valid below n_in_kv and
+                            n_replayed */
+    uint32_t n_replayed; /* tokens that a lost worker held: they are forwarded in the same jobs
+                            again, since another split rounds differently and a near-tie would end
+                            in another text */
     uint64_t worker_ns;  /* time inside the backend, all calls together */
     uint64_t forwarded;  /* tokens forwarded, all calls together, repeated ones included */
     uint32_t recoveries; /* workers lost and waited for */

@@ -8,7 +8,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { PREFETCH_BYTES = 2048 };
+enum { PREFETCH_BYTES = 6144 };
 
 static bool supported(const ofr_cpu_features *features)
 {
@@ -232,9 +232,129 @@ INLINE void gemv_all(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gro
     }
 }
 
+/* The largest matrix whose activation scales a gemv spreads on the stack. */
+enum { LANE_COLUMNS_MAX = 32768 };
+
+/* What gemv_lanes needs of the activations, once for all rows of a call. */
+typedef struct lane_scales {
+    /* for each 64 columns the scales of their two groups of 32, over the lanes of a vpdpbusd */
+    _Alignas(64) float lanes[LANE_COLUMNS_MAX / 64][16];
+    /* for each weight group minus the zero point times the sum of its activations */
+    _Alignas(64) float corrections[LANE_COLUMNS_MAX / 64];
+} lane_scales;
+
+static void spread_scales(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t row,
+                          float zero, lane_scales *ret)
+{
+    const float *scales = a->scales + row * a->group_stride;
+    const int32_t *sums = a->sums + row * a->group_stride;
+    for (uint32_t b = 0; b < w->columns / 64; b++) {
+        _mm256_store_ps(ret->lanes[b], _mm256_set1_ps(scales[2 * b]));
+        _mm256_store_ps(ret->lanes[b] + 8, _mm256_set1_ps(scales[2 * b + 1]));
+    }
+    uint32_t ratio = w->group / 32, n_groups = w->columns / w->group;
+    for (uint32_t g = 0; g < n_groups; g++) {
+        float sum = 0;
+        for (uint32_t i = g * ratio; i < (g + 1) * ratio; i++) {
+            sum += scales[i] * (float)sums[i];
+        }
+        ret->corrections[g] = -zero * sum;
+    }
+}
+
+/* Rows [n, n + rows) where activations have groups of 32 and weights groups of 64 * blocks (0: any
+ * multiple of 64). The activations' scales are in the lanes already and the weights' scale is
+ * applied once a group, so that 64 weights cost one conversion and one multiplication. */
+INLINE void gemv_lanes(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t blocks,
+                       const lane_scales *scales, const int8_t *values, size_t n, uint32_t rows,
+                       float *y)
+{
+    size_t row_bytes = dtype == OFR_DTYPE_I4 ? w->columns / 2 : w->columns;
+    size_t step = dtype == OFR_DTYPE_I4 ? 32 : 64;
+    uint32_t per_group = blocks ? blocks : w->group / 64, n_groups = w->columns / w->group;
+    const uint8_t *data = w->data + n * row_bytes;
+    const uint16_t *own = w->scales + n * n_groups;
+    size_t ahead = prefetch_distance(row_bytes);
+    __m512 total[4];
+    for (uint32_t r = 0; r < rows; r++) {
+        total[r] = _mm512_setzero_ps();
+    }
+    for (uint32_t g0 = 0; g0 < n_groups; g0 += 16) {
+        _Alignas(64) float own_scales[4][16];
+        uint32_t count = n_groups - g0 < 16 ? n_groups - g0 : 16;
+        for (uint32_t r = 0; r < rows; r++) {
+            __m512 s = load_half16(own + (size_t)r * n_groups + g0, tail16(count));
+            _mm512_store_ps(own_scales[r], s);
+            total[r] = _mm512_fmadd_ps(
+                s, _mm512_maskz_loadu_ps(tail16(count), scales->corrections + g0), total[r]);
+        }
+        for (uint32_t g = 0; g < count; g++) {
+            __m512 sum[4] = {0};
+            for (uint32_t i = 0; i < per_group; i++) {
+                size_t b = (size_t)(g0 + g) * per_group + i;
+                __m512i x = _mm512_loadu_si512(values + 64 * b);
+                __m512 lanes = _mm512_load_ps(scales->lanes[b]);
+                for (uint32_t r = 0; r < rows; r++) {
+                    const uint8_t *p = data + r * row_bytes;
+                    _mm_prefetch((const char *)(p + ahead + b * step), _MM_HINT_T0);
+                    __m512i dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(),
+                                                      load64(dtype, p, 64 * b, true, false), x);
+                    __m512 value = _mm512_cvtepi32_ps(dot);
+                    sum[r] = i == 0 ? _mm512_mul_ps(value, lanes)
+                                    : _mm512_fmadd_ps(value, lanes, sum[r]);
+                }
+            }
+            for (uint32_t r = 0; r < rows; r++) {
+                total[r] = _mm512_fmadd_ps(sum[r], _mm512_set1_ps(own_scales[r][g]), total[r]);
+            }
+        }
+    }
+    for (uint32_t r = 0; r < rows; r++) {
+        y[r] = _mm512_reduce_add_ps(total[r]);
+    }
+}
+
+INLINE void gemv_lanes_all(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t blocks,
+                           const lane_scales *scales, const int8_t *values, uint32_t begin,
+                           uint32_t end, float *y)
+{
+    uint32_t n = begin;
+    /* INT8 rows are read as fast as memory gives them, and memory gives one stream faster than four;
+     * INT4 rows are bound by arithmetic, and four share their activations. */
+    for (; dtype == OFR_DTYPE_I4 && n + 4 <= end; n += 4) {
+        gemv_lanes(w, dtype, blocks, scales, values, n, 4, y + (n - begin));
+    }
+    for (; n < end; n++) {
+        gemv_lanes(w, dtype, blocks, scales, values, n, 1, y + (n - begin));
+    }
+}
+
+static void gemv_wide(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t row,
+                      uint32_t begin, uint32_t end, float *y)
+{
+    lane_scales scales;
+    spread_scales(w, a, row, w->dtype == OFR_DTYPE_I4 ? 8 : 128, &scales);
+    const int8_t *values = a->values + row * a->value_stride;
+    if (w->dtype == OFR_DTYPE_I4 && w->group == 64) {
+        gemv_lanes_all(w, OFR_DTYPE_I4, 1, &scales, values, begin, end, y);
+    } else if (w->dtype == OFR_DTYPE_I4 && w->group == 128) {
+        gemv_lanes_all(w, OFR_DTYPE_I4, 2, &scales, values, begin, end, y);
+    } else if (w->dtype == OFR_DTYPE_I4) {
+        gemv_lanes_all(w, OFR_DTYPE_I4, 0, &scales, values, begin, end, y);
+    } else if (w->group == 64) {
+        gemv_lanes_all(w, OFR_DTYPE_I8, 1, &scales, values, begin, end, y);
+    } else {
+        gemv_lanes_all(w, OFR_DTYPE_I8, 0, &scales, values, begin, end, y);
+    }
+}
+
 static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t row, uint32_t begin,
                  uint32_t end, float *y)
 {
+    if (a->group == 32 && w->group % 64 == 0 && w->columns <= LANE_COLUMNS_MAX) {
+        gemv_wide(w, a, row, begin, end, y);
+        return;
+    }
     if (w->dtype == OFR_DTYPE_I4) {
         switch (a->group) {
         case 128:

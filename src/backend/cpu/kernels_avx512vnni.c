@@ -319,8 +319,8 @@ INLINE void gemv_lanes_all(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32
                            uint32_t end, float *y)
 {
     uint32_t n = begin;
-    /* INT8 rows are read as fast as memory gives them, and memory gives one stream faster than four;
-     * INT4 rows are bound by arithmetic, and four share their activations. */
+    /* INT8 rows are read as fast as memory gives them, and memory gives one stream faster than
+     * four; INT4 rows are bound by arithmetic, and four share their activations. */
     for (; dtype == OFR_DTYPE_I4 && n + 4 <= end; n += 4) {
         gemv_lanes(w, dtype, blocks, scales, values, n, 4, y + (n - begin));
     }

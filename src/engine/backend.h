@@ -37,6 +37,7 @@ typedef struct ofr_backend_options {
     uint32_t threads; /* 0: as many as measure best */
     uint32_t max_batch_tokens; /* most tokens of one forward call, all segments together */
     const char *kernels; /* kernel set by name, as capabilities.kernels names it; NULL: the best */
+    const char *device;  /* as plans name it ("opencl:1"); NULL: the backend's first or only one */
 } ofr_backend_options;
 
 /* Consecutive new tokens of one sequence. Rows [position, position + n_tokens) of the slot's strips

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "backend/cpu/session.h"
+#include "engine/forward_check.h"
 
 typedef const ofr_cpu_kernels *(*kernels_getter)(void);
 
@@ -157,23 +158,11 @@ static bool any_dense(const ofr_model *model)
 
 static int check_options(const ofr_backend_options *options, ofr_error *err)
 {
+    int result = ofr_backend_options_check(options, "CPU backend", err);
+    if (result < 0) {
+        return result;
+    }
     const ofr_model_params *params = options->model->params;
-    const ofr_kv_layout *kv = &options->kv_layout;
-    if (options->layer_begin >= options->layer_end || options->layer_end > params->n_layers) {
-        return ofr_fail(err, OFR_EINVAL, "CPU backend: layers %u to %u of a model that has %u",
-                        options->layer_begin, options->layer_end, params->n_layers);
-    }
-    if (kv->version != OFR_KV_LAYOUT_VERSION || kv->n_layers != params->n_layers ||
-        kv->n_kv_heads != params->n_kv_heads || kv->head_dim != params->head_dim) {
-        return ofr_fail(err, OFR_EINVAL, "CPU backend: the KV layout is not of this model");
-    }
-    if (options->kv_arena == NULL || (uintptr_t)options->kv_arena % 64 != 0) {
-        return ofr_fail(err, OFR_EINVAL, "CPU backend: the KV arena is not 64-byte aligned");
-    }
-    if (options->max_batch_tokens == 0 || options->max_batch_tokens > 1U << 20) {
-        return ofr_fail(err, OFR_EINVAL, "CPU backend: batches of %u tokens; use 1 to %u",
-                        options->max_batch_tokens, 1U << 20);
-    }
     if (params->head_dim > OFR_CPU_MAX_HEAD_DIM ||
         params->n_heads / params->n_kv_heads > OFR_CPU_QUERY_ROWS) {
         return ofr_fail(err, OFR_EUNSUPPORTED,
@@ -260,81 +249,11 @@ static int backend_open(const ofr_backend_options *options, ofr_backend_session 
     return 0;
 }
 
-static int check_segments(ofr_backend_session *session, const ofr_forward *forward,
-                          uint32_t *ret_tokens, ofr_error *err)
-{
-    const ofr_kv_layout *kv = &session->options.kv_layout;
-    uint64_t total = 0;
-    memset(session->slot_used, 0, kv->n_slots);
-    for (uint32_t i = 0; i < forward->n_segments; i++) {
-        const ofr_segment *segment = &forward->segments[i];
-        if (segment->slot >= kv->n_slots || segment->n_tokens == 0 ||
-            segment->position >= kv->context ||
-            segment->n_tokens > kv->context - segment->position) {
-            return ofr_fail(err, OFR_EINVAL,
-                            "CPU backend: segment %u (slot %u, position %u, %u tokens) is outside "
-                            "%u slots of %u tokens",
-                            i, segment->slot, segment->position, segment->n_tokens, kv->n_slots,
-                            kv->context);
-        }
-        if (session->slot_used[segment->slot]) {
-            return ofr_fail(err, OFR_EINVAL, "CPU backend: slot %u is in two segments of one batch",
-                            segment->slot);
-        }
-        session->slot_used[segment->slot] = 1;
-        total += segment->n_tokens;
-    }
-    if (total == 0 || total > session->options.max_batch_tokens) {
-        return ofr_fail(err, OFR_EINVAL, "CPU backend: a batch of %llu tokens; 1 to %u are allowed",
-                        (unsigned long long)total, session->options.max_batch_tokens);
-    }
-    *ret_tokens = (uint32_t)total;
-    return 0;
-}
-
-static int check_buffers(const ofr_backend_session *session, const ofr_forward *forward, uint32_t n,
-                         ofr_error *err)
-{
-    const ofr_backend_options *options = &session->options;
-    int64_t vocab = session->params->vocab_size;
-    bool last_layer = options->layer_end == session->params->n_layers;
-    bool wants_logits =
-        forward->output == OFR_FORWARD_OUTPUT_LAST || forward->output == OFR_FORWARD_OUTPUT_ALL;
-    bool wants_logprobs = forward->output == OFR_FORWARD_OUTPUT_LOGPROBS;
-    if (options->layer_begin == 0 ? forward->tokens == NULL : forward->hidden_in == NULL) {
-        return ofr_fail(err, OFR_EINVAL, "CPU backend: the batch has no %s",
-                        options->layer_begin == 0 ? "tokens" : "hidden states");
-    }
-    if ((!last_layer && forward->hidden_out == NULL) ||
-        (last_layer && wants_logits && forward->logits == NULL) ||
-        (last_layer && wants_logprobs && (forward->targets == NULL || forward->logprobs == NULL))) {
-        return ofr_fail(err, OFR_EINVAL, "CPU backend: the batch has no buffer for its output");
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        if (options->layer_begin == 0 && (forward->tokens[i] < 0 || forward->tokens[i] >= vocab)) {
-            return ofr_fail(err, OFR_EINVAL,
-                            "CPU backend: token %d at %u of the batch is not in the "
-                            "vocabulary of %lld",
-                            forward->tokens[i], i, (long long)vocab);
-        }
-        if (last_layer && wants_logprobs &&
-            (forward->targets[i] < -1 || forward->targets[i] >= vocab)) {
-            return ofr_fail(err, OFR_EINVAL,
-                            "CPU backend: target %d at %u of the batch is not in "
-                            "the vocabulary of %lld",
-                            forward->targets[i], i, (long long)vocab);
-        }
-    }
-    return 0;
-}
-
 static int backend_forward(ofr_backend_session *session, const ofr_forward *forward, ofr_error *err)
 {
     uint32_t n = 0;
-    int result = check_segments(session, forward, &n, err);
-    if (result == 0) {
-        result = check_buffers(session, forward, n, err);
-    }
+    int result =
+        ofr_forward_check(&session->options, forward, "CPU backend", session->slot_used, &n, err);
     if (result < 0) {
         return result;
     }

@@ -16,6 +16,7 @@
 #include "executive_shard/control.h"
 #include "executive_shard/instance.h"
 #include "executive_shard/session_abi.h"
+#include "executive_shard/slot_ledger.h"
 
 enum { SPIN_NS = 100000, CONNECT_TRIES = 200 };
 
@@ -27,14 +28,17 @@ struct ofr_client {
     int fd;
     void *base;
     ofr_ring jobs, completions;
+    ofr_slot_ledger_header ledger_layout;
+    ofr_slot_ledger ledger;
+    ofr_session_job in_flight;
+    int32_t *in_flight_ids; /* [chunk_max], owned: what the job in flight adds to the ledger */
     uint64_t sequence;
     uint32_t in_flight_tokens; /* 0: no job in flight */
-    uint32_t in_flight_output;
     bool watching;
     pthread_t watcher;
     pthread_mutex_t lock; /* guards next_fd, failure and the bell's target */
     pthread_cond_t changed;
-    int next_fd; /* session segment of a restarted worker; -1: none */
+    int next_fd, next_ledger_fd; /* of a restarted worker; -1: none */
     char failure[512];
     _Atomic int state; /* enum watch_state */
 };
@@ -47,7 +51,15 @@ static void wake(struct ofr_client *client, enum watch_state state)
     pthread_cond_signal(&client->changed);
 }
 
-static void take_event(struct ofr_client *client, const json_t *event, int *fd)
+static void replace_fd(int *fd, int *by)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = *by;
+    *by = -1;
+}
+
+static void take_event(struct ofr_client *client, const json_t *event, int fds[2])
 {
     char name[32] = "";
     ofr_control_get_text(event, "event", name, sizeof name, NULL);
@@ -57,11 +69,9 @@ static void take_event(struct ofr_client *client, const json_t *event, int *fd)
         wake(client, STATE_DOWN);
     } else if (strcmp(name, "worker_failed") == 0) {
         wake(client, STATE_FAILED);
-    } else if (strcmp(name, "worker_up") == 0 && *fd >= 0) {
-        if (client->next_fd >= 0)
-            close(client->next_fd);
-        client->next_fd = *fd;
-        *fd = -1;
+    } else if (strcmp(name, "worker_up") == 0 && fds[0] >= 0 && fds[1] >= 0) {
+        replace_fd(&client->next_fd, &fds[0]);
+        replace_fd(&client->next_ledger_fd, &fds[1]);
         wake(client, STATE_DOWN); /* up once this thread's owner has mapped the new segment */
     }
     pthread_mutex_unlock(&client->lock);
@@ -79,14 +89,15 @@ static void *watch(void *argument)
         if (!data ||
             ofr_control_receive(client->fd, data, true, &size, descriptors, &count, NULL) < 0)
             break;
-        int fd = count ? descriptors[0] : -1;
-        while (count > 1)
+        int fds[2] = {count > 0 ? descriptors[0] : -1, count > 1 ? descriptors[1] : -1};
+        while (count > 2)
             close(descriptors[--count]);
         if (ofr_control_parse(data, size, &event, NULL) == 0)
-            take_event(client, event, &fd);
+            take_event(client, event, fds);
         json_decref(event);
-        if (fd >= 0)
-            close(fd);
+        for (int i = 0; i < 2; i++)
+            if (fds[i] >= 0)
+                close(fds[i]);
     }
     free(data);
     pthread_mutex_lock(&client->lock);
@@ -95,21 +106,26 @@ static void *watch(void *argument)
     return NULL;
 }
 
-static int map_session(struct ofr_client *client, int fd, ofr_error *err)
+static int map_session(struct ofr_client *client, int fd, int ledger_fd, ofr_error *err)
 {
     void *base = NULL;
+    ofr_slot_ledger ledger = {0};
     int r = ofr_shm_map(fd, client->layout.total_bytes, &base, err);
     if (r < 0)
         return r;
     ofr_session_header found;
     memcpy(&found, base, sizeof found);
     r = ofr_session_header_check(&client->layout, &found, err);
+    if (r == 0)
+        r = ofr_slot_ledger_open(&ledger, ledger_fd, &client->ledger_layout, err);
     if (r < 0) {
         ofr_shm_unmap(base, client->layout.total_bytes);
         return r;
     }
     ofr_shm_unmap(client->base, client->layout.total_bytes);
+    ofr_slot_ledger_close(&client->ledger);
     client->base = base;
+    client->ledger = ledger;
     ofr_session_rings_init(base, &client->layout, &client->jobs, &client->completions);
     return 0;
 }
@@ -130,6 +146,8 @@ static int start_executive(const ofr_client_options *options, const char *instan
         return r;
     char threads[16];
     char context[16];
+    char slots[16];
+    snprintf(slots, sizeof slots, "%u", options->slots);
     snprintf(threads, sizeof threads, "%u", options->threads);
     snprintf(context, sizeof context, "%u", options->context);
     const char *argv[16] = {path,         "run",    "--model", options->package_directory,
@@ -142,6 +160,10 @@ static int start_executive(const ofr_client_options *options, const char *instan
     if (options->context) {
         argv[n++] = "--context";
         argv[n++] = context;
+    }
+    if (options->slots) {
+        argv[n++] = "--slots";
+        argv[n++] = slots;
     }
     argv[n] = NULL;
     if (options->notify)
@@ -201,6 +223,14 @@ static int read_attach(struct ofr_client *client, const json_t *answer, ofr_erro
     if (r == 0)
         r = ofr_session_layout_init(&client->layout, info->n_slots, info->vocab_size,
                                     info->chunk_max, info->context, err);
+    if (r == 0)
+        r = ofr_slot_ledger_layout(info->n_slots, info->context, info->vocab_size,
+                                   &client->ledger_layout, err);
+    if (r == 0 && !client->in_flight_ids) {
+        client->in_flight_ids = calloc(info->chunk_max, sizeof *client->in_flight_ids);
+        if (!client->in_flight_ids)
+            r = ofr_fail(err, OFR_ENOMEM, "no memory for the connection");
+    }
     return r;
 }
 
@@ -223,7 +253,7 @@ static int attach_once(struct ofr_client *client, ofr_error *err)
     if (r == 0)
         r = read_attach(client, answer, err);
     if (r == 0)
-        r = count == 1 ? map_session(client, descriptors[0], err)
+        r = count == 2 ? map_session(client, descriptors[0], descriptors[1], err)
                        : ofr_fail(err, OFR_EPROTOCOL, "the executive sent no session segment");
     while (count)
         close(descriptors[--count]);
@@ -250,7 +280,7 @@ int ofr_client_connect(const ofr_client_options *options, ofr_client **ret_clien
     struct ofr_client *client = calloc(1, sizeof *client);
     if (!client)
         return ofr_fail(err, OFR_ENOMEM, "no memory for the connection");
-    client->fd = client->next_fd = -1;
+    client->fd = client->next_fd = client->next_ledger_fd = -1;
     pthread_mutex_init(&client->lock, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
@@ -293,7 +323,11 @@ ofr_client *ofr_client_close(ofr_client *client)
         close(client->fd);
     if (client->next_fd >= 0)
         close(client->next_fd);
+    if (client->next_ledger_fd >= 0)
+        close(client->next_ledger_fd);
     ofr_shm_unmap(client->base, client->layout.total_bytes);
+    ofr_slot_ledger_close(&client->ledger);
+    free(client->in_flight_ids);
     pthread_cond_destroy(&client->changed);
     pthread_mutex_destroy(&client->lock);
     free(client);
@@ -354,10 +388,29 @@ int ofr_client_submit(ofr_client *client, const ofr_client_job *job, ofr_error *
     if (job->output == OFR_FORWARD_OUTPUT_LOGPROBS)
         memcpy(ofr_session_targets(client->base, &client->layout), job->targets,
                (size_t)total * sizeof(int32_t));
+    memcpy(client->in_flight_ids, job->tokens, (size_t)total * sizeof(int32_t));
+    for (uint32_t i = 0; i < job->n_segments; i++)
+        ofr_slot_ledger_cut(&client->ledger, job->segments[i].slot, job->segments[i].position);
+    client->in_flight = entry;
     client->in_flight_tokens = (uint32_t)total;
-    client->in_flight_output = entry.output;
     r = ofr_ring_push(&client->jobs, &entry);
     return r < 0 ? ofr_fail(err, r, "the worker does not take jobs") : 0;
+}
+
+static void note_in_ledger(struct ofr_client *client)
+{
+    const int32_t *ids = client->in_flight_ids;
+    for (uint32_t i = 0; i < client->in_flight.n_segments; i++) {
+        uint32_t n = client->in_flight.segments[i].n_tokens;
+        ofr_slot_ledger_add(&client->ledger, client->in_flight.segments[i].slot,
+                            client->in_flight.segments[i].position, ids, n);
+        ids += n;
+    }
+}
+
+const int32_t *ofr_client_slot_tokens(const ofr_client *client, uint32_t slot, uint32_t *ret_n)
+{
+    return ofr_slot_ledger_tokens(&client->ledger, slot, ret_n);
 }
 
 int ofr_client_wait(ofr_client *client, ofr_client_result *ret_result, ofr_error *err)
@@ -378,11 +431,13 @@ int ofr_client_wait(ofr_client *client, ofr_client_result *ret_result, ofr_error
         ofr_ring_wait(&client->completions, bell, SPIN_NS, UINT64_MAX);
     }
     client->in_flight_tokens = 0;
+    if (completion.status == 0)
+        note_in_ledger(client);
     completion.text[sizeof completion.text - 1] = 0;
     if (completion.status < 0)
         return ofr_fail(err, completion.status, "the worker: %s", completion.text);
     ret_result->worker_ns = completion.worker_ns;
-    ret_result->logprobs = client->in_flight_output == OFR_FORWARD_OUTPUT_LOGPROBS
+    ret_result->logprobs = client->in_flight.output == OFR_FORWARD_OUTPUT_LOGPROBS
                                ? ofr_session_logprobs(client->base, &client->layout)
                                : NULL;
     return 0;
@@ -406,8 +461,10 @@ int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *er
     int fd = client->next_fd;
     client->next_fd = -1;
     if (fd >= 0) {
-        r = map_session(client, fd, err);
+        r = map_session(client, fd, client->next_ledger_fd, err);
         close(fd);
+        close(client->next_ledger_fd);
+        client->next_ledger_fd = -1;
         if (r == 0)
             atomic_store(&client->state, STATE_UP);
     } else if (atomic_load(&client->state) == STATE_DOWN) {
@@ -419,9 +476,14 @@ int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *er
 
 int ofr_client_status(ofr_client *client, char **ret_json, ofr_error *err)
 {
+    return ofr_client_instance_status(client->info.instance, ret_json, err);
+}
+
+int ofr_client_instance_status(const char *instance, char **ret_json, ofr_error *err)
+{
     int fd = -1;
     pid_t pid = 0;
-    int r = connect_instance(client->info.instance, &fd, &pid, err);
+    int r = connect_instance(instance, &fd, &pid, err);
     if (r < 0)
         return r;
     json_t *request = json_pack("{s:s}", "op", "status");

@@ -27,6 +27,7 @@ typedef struct ofr_client_options {
     const char *executive_path; /* program to start; NULL: executive_shard beside this program */
     uint32_t threads;           /* passed to an executive that is started; 0: its default */
     uint32_t context;           /* likewise; 0: default */
+    uint32_t slots;             /* likewise; 0: what memory allows */
     /* Told what is happening ("starting an executive ..."), for stderr; may be NULL. */
     void (*notify)(void *user, const char *line);
     void *user;
@@ -81,8 +82,14 @@ int ofr_client_run(ofr_client *client, const ofr_client_job *job, ofr_client_res
 int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *err);
 const float *ofr_client_logits(const ofr_client *client, uint32_t row); /* [vocab_size] */
 
+/* The tokens whose K and V the slot's strips hold: what this client forwarded, and at first what
+ * earlier clients left there. Valid until the slot is part of a job, or a worker is lost. */
+const int32_t *ofr_client_slot_tokens(const ofr_client *client, uint32_t slot, uint32_t *ret_n);
+
 /* Figures of the executive and its workers, as `executive_shard status --json` prints them:
  * resident bytes, handoff_bytes_copied, restarts, ... *ret_json is malloc'ed. */
 int ofr_client_status(ofr_client *client, char **ret_json, ofr_error *err);
+/* The same of any executive, by its instance's name; any thread. */
+int ofr_client_instance_status(const char *instance, char **ret_json, ofr_error *err);
 
 #endif

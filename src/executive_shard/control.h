@@ -5,10 +5,10 @@
  *     {"op":"hello","version":1,"program":"supervisor"}
  *     {"op":"status"} {"op":"attach"} {"op":"detach"} {"op":"stop"}
  * Each is answered by {"op":<same>,"ok":true,...} or {"op":<same>,"ok":false,"code":<OFR_E name>,
- * "text":...}. The answer to attach carries the session segment's descriptor. Events for the
- * attached client:
+ * "text":...}. The answer to attach carries the descriptors of the session segment and of the slot
+ * ledger. Events for the attached client:
  *     {"event":"worker_down","generation":N,"text":...}
- *     {"event":"worker_up","generation":N}          with a new session segment's descriptor
+ *     {"event":"worker_up","generation":N}          with the descriptors of new ones
  *     {"event":"worker_failed","text":...}          it is not started again
  * documentation/shared_memory.md has all fields. */
 #ifndef OFR_EXECUTIVE_SHARD_CONTROL_H

@@ -21,9 +21,16 @@
 #include "base/shm.h"
 #include "executive_shard/control.h"
 #include "executive_shard/instance.h"
+#include "executive_shard/slot_ledger.h"
 #include "executive_shard/worker.h"
 
-enum { CLIENTS_MAX = 16, FAILURES_MAX = 3 };
+enum {
+    CLIENTS_MAX = 16,
+    FAILURES_MAX = 3,
+    SLOTS_MAX = OFR_SESSION_SEGMENTS_MAX,
+    SLOTS_WANTED = 4,
+    CONTEXT_ENOUGH = 8192,
+};
 static const uint32_t CHUNK_MAX = 512;
 /* Three deaths within this time are a defect that a restart does not cure. */
 static const uint64_t FAILURE_WINDOW_NS = 30 * UINT64_C(1000000000);
@@ -46,10 +53,11 @@ struct executive {
     uint64_t weight_bytes;
     ofr_kv_layout kv_layout;
     ofr_session_header layout;
+    ofr_slot_ledger_header ledger;
     struct client clients[CLIENTS_MAX];
     struct client *attached; /* NULL: none */
     pid_t worker_pid;        /* 0: none */
-    int worker_fd, kv_fd, board_fd;
+    int worker_fd, kv_fd, board_fd, ledger_fd;
     uint32_t generation;
     bool worker_ready, quarantined, stopping;
     char device[256], failure[512];
@@ -65,30 +73,51 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* The model's context, unless its KV would take more than a quarter of the memory that is free. */
-static int choose_context(struct executive *x, const ofr_model_params *params, ofr_error *err)
+/* Bytes that KV may take: a quarter of the memory that is free. */
+static int kv_budget(uint64_t *ret_budget, ofr_error *err)
 {
-    uint32_t context = x->options->context ? x->options->context : params->context_length;
     uint64_t budget = ofr_memory_available() / 4;
     uint64_t shm_free = 0;
     uint64_t shm_total = 0;
     int r = ofr_shm_space(&shm_free, &shm_total, err);
     if (r < 0)
         return r;
-    if (shm_free * 3 / 4 < budget)
-        budget = shm_free * 3 / 4;
+    *ret_budget = shm_free * 3 / 4 < budget ? shm_free * 3 / 4 : budget;
+    return 0;
+}
+
+/* Where neither is given: the model's context if memory allows it, cut to CONTEXT_ENOUGH where that
+ * makes room for SLOTS_WANTED; then as many slots as fit. Pages of a slot that is never used are
+ * never committed. */
+static int choose_layout(struct executive *x, const ofr_model_params *params, ofr_error *err)
+{
+    const ofr_executive_options *options = x->options;
+    uint32_t context = options->context ? options->context : params->context_length;
+    uint32_t wanted = options->n_slots ? options->n_slots : 1;
+    uint64_t budget = 0;
+    int r = kv_budget(&budget, err);
+    if (r < 0)
+        return r;
     for (;;) {
-        r = ofr_kv_layout_init(&x->kv_layout, params, x->options->n_slots, context, CHUNK_MAX, err);
-        if (r < 0 || x->options->context || x->kv_layout.total_bytes <= budget || context <= 512)
+        r = ofr_kv_layout_init(&x->kv_layout, params, wanted, context, CHUNK_MAX, err);
+        if (r < 0)
+            return r;
+        uint64_t room = budget / x->kv_layout.slot_bytes;
+        bool enough = room >= wanted &&
+                      (options->n_slots || room >= SLOTS_WANTED || context <= CONTEXT_ENOUGH);
+        if (options->context || enough || context <= 512) {
+            if (!options->n_slots)
+                wanted = room < 1 ? 1 : room > SLOTS_MAX ? SLOTS_MAX : (uint32_t)room;
             break;
+        }
         context /= 2;
     }
-    if (r == 0 && !x->options->context && context < params->context_length)
+    if (!options->context && context < params->context_length)
         ofr_log(OFR_LOG_LEVEL_WARNING,
                 "context %u instead of the model's %u: memory for KV is limited to %" PRIu64
                 " MiB; --context N asks for more",
                 context, params->context_length, budget >> 20);
-    return r;
+    return ofr_kv_layout_init(&x->kv_layout, params, wanted, context, CHUNK_MAX, err);
 }
 
 static int inspect_package(struct executive *x, ofr_error *err)
@@ -106,11 +135,14 @@ static int inspect_package(struct executive *x, ofr_error *err)
     snprintf(x->fingerprint, sizeof x->fingerprint, "%s", ofr_package_fingerprint(package));
     snprintf(x->model_name, sizeof x->model_name, "%s", params->name);
     x->package_directory = strdup(ofr_package_directory(package));
-    r = x->package_directory ? choose_context(x, params, err)
+    r = x->package_directory ? choose_layout(x, params, err)
                              : ofr_fail(err, OFR_ENOMEM, "no memory");
     if (r == 0)
-        r = ofr_session_layout_init(&x->layout, x->options->n_slots, x->vocab_size, CHUNK_MAX,
+        r = ofr_session_layout_init(&x->layout, x->kv_layout.n_slots, x->vocab_size, CHUNK_MAX,
                                     x->kv_layout.context, err);
+    if (r == 0)
+        r = ofr_slot_ledger_layout(x->kv_layout.n_slots, x->kv_layout.context, x->vocab_size,
+                                   &x->ledger, err);
     ofr_package_close(package);
     return r;
 }
@@ -138,10 +170,13 @@ static int start_worker(struct executive *x, ofr_error *err)
     int pair[2] = {-1, -1};
     close_fd(&x->kv_fd);
     close_fd(&x->board_fd);
+    close_fd(&x->ledger_fd);
     /* New arenas: rows that a dead worker left half-written are never read. */
     int r = ofr_shm_create(x->kv_layout.total_bytes, &x->kv_fd, err);
     if (r == 0)
         r = ofr_shm_create(OFR_BOARD_BYTES, &x->board_fd, err);
+    if (r == 0)
+        r = ofr_slot_ledger_create(&x->ledger, &x->ledger_fd, err);
     if (r == 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         r = ofr_fail_errno(err, errno, "cannot make a socket pair");
     if (r < 0)
@@ -298,7 +333,7 @@ static void answer_request(struct executive *x, struct client *client, const cha
     ofr_control_request request = {0};
     ofr_error err = {0};
     json_t *answer = NULL;
-    int fd = -1;
+    int fds[2] = {-1, x->ledger_fd};
     int r = ofr_control_request_parse(data, size, &request, &err);
     bool drop = r < 0;
     const char *name = r < 0 ? "unknown" : ofr_control_operation_name(request.operation);
@@ -312,7 +347,7 @@ static void answer_request(struct executive *x, struct client *client, const cha
             answer = status_object(x);
             break;
         case OFR_CONTROL_OPERATION_ATTACH:
-            r = attach(x, client, &answer, &fd, &err);
+            r = attach(x, client, &answer, &fds[0], &err);
             break;
         case OFR_CONTROL_OPERATION_DETACH:
             drop = true;
@@ -325,10 +360,11 @@ static void answer_request(struct executive *x, struct client *client, const cha
     if (!answer)
         answer = r < 0 ? ofr_control_error_new(name, r, err.text)
                        : json_pack("{s:s, s:b}", "op", name, "ok", 1);
-    if (ofr_control_send(client->fd, answer, &fd, fd >= 0, false, NULL) < 0 || drop)
+    size_t n_fds = fds[0] >= 0 ? 2 : 0;
+    if (ofr_control_send(client->fd, answer, fds, n_fds, false, NULL) < 0 || drop)
         drop_client(x, client);
     json_decref(answer);
-    close_fd(&fd);
+    close_fd(&fds[0]);
 }
 
 static void read_client(struct executive *x, struct client *client, char *data)
@@ -379,12 +415,12 @@ static int read_worker(struct executive *x, char *data, ofr_error *err)
     r = 0;
     if (ofr_control_get_text(event, "device", x->device, sizeof x->device, NULL) == 0) {
         x->worker_ready = true;
-        int fd = -1;
-        if (x->attached && make_session(x, &fd, NULL) == 0)
+        int fds[2] = {-1, x->ledger_fd};
+        if (x->attached && make_session(x, &fds[0], NULL) == 0)
             tell_client(
                 x, json_pack("{s:s, s:i}", "event", "worker_up", "generation", (int)x->generation),
-                &fd, 1);
-        close_fd(&fd);
+                fds, 2);
+        close_fd(&fds[0]);
     } else if (ofr_control_get_text(event, "text", x->failure, sizeof x->failure, NULL) == 0) {
         r = ofr_fail(err, OFR_EDEVICE, "the cpu worker cannot start: %s", x->failure);
     }
@@ -496,6 +532,7 @@ int ofr_executive_run(const ofr_executive_options *options,
                           .worker_fd = -1,
                           .kv_fd = -1,
                           .board_fd = -1,
+                          .ledger_fd = -1,
                           .started_ns = ofr_clock_ns()};
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         x.clients[i].fd = -1;
@@ -529,6 +566,7 @@ int ofr_executive_run(const ofr_executive_options *options,
     close_fd(&x.worker_fd);
     close_fd(&x.kv_fd);
     close_fd(&x.board_fd);
+    close_fd(&x.ledger_fd);
     close_fd(&x.signal_fd);
     ofr_instance_lock_release(&x.lock);
     close_fd(&x.directory_fd);

@@ -14,7 +14,7 @@ typedef struct ofr_executive_options {
     const char *instance; /* resolved name */
     uint32_t threads;     /* 0: the backend's default */
     uint32_t context;     /* 0: the model's, or what memory allows */
-    uint32_t n_slots;
+    uint32_t n_slots;     /* 0: what memory allows */
 } ofr_executive_options;
 
 /* Serves until told to stop (control message, SIGTERM, SIGINT). `ready` is called once, when the

@@ -11,6 +11,7 @@
 #include "executive_shard/control.h"
 #include "executive_shard/executive.h"
 #include "executive_shard/instance.h"
+#include "executive_shard/session_abi.h"
 
 struct options {
     const char *model, *instance, *log_level;
@@ -202,7 +203,9 @@ static int command_ask(const struct options *o, const char *command)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.log_level = "info", .slots = 1};
+    struct options o = {
+        .log_level = "info",
+    };
     const ofr_option table[] = {
         {"model", OFR_OPTION_STRING, &o.model, 0, 0, "DIR",
          "package (default " OFR_DEFAULT_PACKAGE ")"},
@@ -212,7 +215,8 @@ int main(int argc, char **argv)
          "run: stay attached, log to stderr"},
         {"context", OFR_OPTION_INT, &o.context, 16, 1 << 24, "N",
          "run: tokens a sequence may have"},
-        {"slots", OFR_OPTION_INT, &o.slots, 1, 16, "N", "run: sequences kept at once (default 1)"},
+        {"slots", OFR_OPTION_INT, &o.slots, 1, OFR_SESSION_SEGMENTS_MAX, "N",
+         "run: sequences kept at once (default: what memory allows)"},
         {"threads", OFR_OPTION_INT, &o.threads, 1, 256, "N",
          "run: CPU threads (default: one per core)"},
         {"log_level", OFR_OPTION_STRING, &o.log_level, 0, 0, "L", "error, warning, info or debug"},

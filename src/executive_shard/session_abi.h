@@ -1,5 +1,5 @@
 /* The session segment: what a client and a worker share while a client is attached. Layout version
- * 1, little-endian, offsets from the segment's base; documentation/shared_memory.md explains it.
+ * 2, little-endian, offsets from the segment's base; documentation/shared_memory.md explains it.
  *
  *      0  header            OFR_SESSION_HEADER_BYTES, written by the executive before anyone maps
  * it 4096  job ring          client -> worker, OFR_SESSION_RING_CAPACITY entries of ofr_session_job
@@ -26,10 +26,10 @@
 #define OFR_BOARD_MAGIC   UINT64_C(0x4452414f4252464f) /* "OFRBOARD" */
 
 enum {
-    OFR_SESSION_ABI_VERSION = 1,
+    OFR_SESSION_ABI_VERSION = 2,
     OFR_SESSION_HEADER_BYTES = 4096,
     OFR_SESSION_RING_CAPACITY = 8,
-    OFR_SESSION_SEGMENTS_MAX = 16, /* slots, and segments of one job */
+    OFR_SESSION_SEGMENTS_MAX = 64, /* slots, and segments of one job */
     OFR_SESSION_TEXT_BYTES = 232,
 };
 
@@ -78,7 +78,7 @@ _Static_assert(offsetof(ofr_session_header, total_bytes) == 16, "session layout"
 _Static_assert(offsetof(ofr_session_header, n_slots) == 32, "session layout");
 _Static_assert(offsetof(ofr_session_header, jobs_offset) == 48, "session layout");
 _Static_assert(offsetof(ofr_session_header, features) == 96, "session layout");
-_Static_assert(sizeof(ofr_session_job) == 256, "session layout");
+_Static_assert(sizeof(ofr_session_job) == 832, "session layout");
 _Static_assert(offsetof(ofr_session_job, segments) == 24, "session layout");
 _Static_assert(sizeof(ofr_session_completion) == 256, "session layout");
 _Static_assert(offsetof(ofr_session_completion, text) == 24, "session layout");

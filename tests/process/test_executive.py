@@ -78,7 +78,7 @@ def it_starts_and_stops(session):
     worker = info["workers"][0]
     assert info["client"] is None and worker["state"] == "idle", info
     assert alive(info["pid"]) and alive(worker["pid"]) and worker["pid"] != info["pid"]
-    assert info["n_slots"] == 1 and info["context"] > 0
+    assert info["n_slots"] >= 1 and info["context"] > 0
     mode = os.stat(socket_path(session)).st_mode & 0o777
     assert mode == 0o600, oct(mode)
     assert segments() == [], segments()

@@ -1,0 +1,132 @@
+/* The slot ledger: its layout, and the two writes that keep it true. */
+#include "executive_shard/slot_ledger.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/shm.h"
+
+enum { SLOT_HEADER_BYTES = 64, LINE = 64 };
+
+static uint64_t slot_stride(const ofr_slot_ledger_header *header)
+{
+    return ((uint64_t)header->context * 4 + SLOT_HEADER_BYTES + LINE - 1) / LINE * LINE;
+}
+
+int ofr_slot_ledger_layout(uint32_t n_slots, uint32_t context, uint32_t vocab_size,
+                           ofr_slot_ledger_header *ret_header, ofr_error *err)
+{
+    if (n_slots == 0 || n_slots > 1 << 16 || context == 0 || context > 1 << 28 || vocab_size == 0)
+        return ofr_fail(err, OFR_ELIMIT,
+                        "no ledger for %" PRIu32 " slots of %" PRIu32 " tokens out of %" PRIu32,
+                        n_slots, context, vocab_size);
+    ofr_slot_ledger_header header = {.magic = OFR_SLOT_LEDGER_MAGIC,
+                                     .version = OFR_SLOT_LEDGER_VERSION,
+                                     .n_slots = n_slots,
+                                     .context = context,
+                                     .vocab_size = vocab_size};
+    header.total_bytes = OFR_SLOT_LEDGER_HEADER_BYTES + n_slots * slot_stride(&header);
+    *ret_header = header;
+    return 0;
+}
+
+int ofr_slot_ledger_create(const ofr_slot_ledger_header *header, int *ret_fd, ofr_error *err)
+{
+    int fd = -1;
+    int r = ofr_shm_create(header->total_bytes, &fd, err);
+    if (r < 0)
+        return r;
+    ofr_slot_ledger_header written = *header;
+    written.owner_pid = (uint32_t)getpid();
+    if (pwrite(fd, &written, sizeof written, 0) != (ssize_t)sizeof written) {
+        r = ofr_fail_errno(err, errno, "cannot write a slot ledger");
+        close(fd);
+        return r;
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+static unsigned char *slot_at(const ofr_slot_ledger *ledger, uint32_t slot)
+{
+    return ledger->base + OFR_SLOT_LEDGER_HEADER_BYTES + slot * slot_stride(&ledger->header);
+}
+
+static _Atomic uint32_t *count_of(const ofr_slot_ledger *ledger, uint32_t slot)
+{
+    return (_Atomic uint32_t *)(void *)slot_at(ledger, slot);
+}
+
+static int32_t *tokens_of(const ofr_slot_ledger *ledger, uint32_t slot)
+{
+    return (int32_t *)(void *)(slot_at(ledger, slot) + SLOT_HEADER_BYTES);
+}
+
+static bool slot_is_possible(const ofr_slot_ledger *ledger, uint32_t slot)
+{
+    uint32_t n = atomic_load(count_of(ledger, slot));
+    if (n > ledger->header.context)
+        return false;
+    const int32_t *tokens = tokens_of(ledger, slot);
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= ledger->header.vocab_size)
+            return false;
+    return true;
+}
+
+int ofr_slot_ledger_open(ofr_slot_ledger *ledger, int fd, const ofr_slot_ledger_header *expected,
+                         ofr_error *err)
+{
+    void *base = NULL;
+    int r = ofr_shm_map(fd, expected->total_bytes, &base, err);
+    if (r < 0)
+        return r;
+    ofr_slot_ledger_header found;
+    memcpy(&found, base, sizeof found);
+    if (found.magic != expected->magic || found.version != expected->version ||
+        found.total_bytes != expected->total_bytes || found.n_slots != expected->n_slots ||
+        found.context != expected->context || found.vocab_size != expected->vocab_size) {
+        ofr_shm_unmap(base, expected->total_bytes);
+        return ofr_fail(err, OFR_EPROTOCOL, "the slot ledger has another layout than announced");
+    }
+    ledger->header = *expected;
+    ledger->base = base;
+    for (uint32_t slot = 0; slot < expected->n_slots; slot++)
+        if (!slot_is_possible(ledger, slot))
+            atomic_store(count_of(ledger, slot), 0);
+    return 0;
+}
+
+void ofr_slot_ledger_close(ofr_slot_ledger *ledger)
+{
+    ofr_shm_unmap(ledger->base, ledger->header.total_bytes);
+    *ledger = (ofr_slot_ledger){0};
+}
+
+const int32_t *ofr_slot_ledger_tokens(const ofr_slot_ledger *ledger, uint32_t slot, uint32_t *ret_n)
+{
+    uint32_t n = atomic_load(count_of(ledger, slot));
+    *ret_n = n <= ledger->header.context ? n : 0;
+    return tokens_of(ledger, slot);
+}
+
+void ofr_slot_ledger_cut(ofr_slot_ledger *ledger, uint32_t slot, uint32_t n)
+{
+    if (slot < ledger->header.n_slots && atomic_load(count_of(ledger, slot)) > n)
+        atomic_store(count_of(ledger, slot), n);
+}
+
+void ofr_slot_ledger_add(ofr_slot_ledger *ledger, uint32_t slot, uint32_t position,
+                         const int32_t *tokens, uint32_t n)
+{
+    if (slot >= ledger->header.n_slots || position > ledger->header.context ||
+        n > ledger->header.context - position || atomic_load(count_of(ledger, slot)) != position)
+        return;
+    memcpy(tokens_of(ledger, slot) + position, tokens, (size_t)n * sizeof *tokens);
+    /* The tokens are there before they count. */
+    atomic_store_explicit(count_of(ledger, slot), position + n, memory_order_release);
+}

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bake_model/bake_graphs.h"
 #include "bake_model/bake_tensor.h"
 #include "bake_model/gguf_vocab.h"
 #include "base/file.h"
@@ -183,8 +184,9 @@ static int write_tensors(const ofr_bake_options *options, const ofr_gguf *gguf,
 static char *source_identity(const ofr_bake_options *options, const char *sha256)
 {
     char *identity = NULL;
-    if (asprintf(&identity, "gguf %s group_size %d tokenizer_only %d", sha256, options->group_size,
-                 (int)options->tokenizer_only) < 0)
+    if (asprintf(&identity, "gguf %s group_size %d tokenizer_only %d chunks %s", sha256,
+                 options->group_size, (int)options->tokenizer_only,
+                 options->chunks ? options->chunks : "") < 0)
         return NULL;
     return identity;
 }
@@ -210,6 +212,8 @@ static int write_package(const ofr_bake_options *options, const ofr_gguf *gguf,
         r = write_tokenizer(writer, gguf, tokenizer, tokenizer_size, err);
     if (r == 0)
         r = write_tensors(options, gguf, model, writer, result, err);
+    if (r == 0 && !options->tokenizer_only)
+        r = ofr_bake_graphs(writer, &model->params, options->chunks, result, err);
     if (r == 0)
         r = ofr_package_writer_finish(writer, options->tokenizer_only ? NULL : &model->params,
                                       extra, err);

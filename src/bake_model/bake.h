@@ -15,6 +15,7 @@ typedef struct ofr_bake_options {
     const char *output;   /* directory to be made */
     int group_size;       /* 128, 64, 32, or -1: one group per row */
     uint32_t max_context; /* 0: the model's own */
+    const char *chunks;   /* chunk lengths of the static graphs; NULL: the default ladder */
     bool tokenizer_only;
     bool overwrite;
     unsigned threads; /* 0: one per CPU, at most 8. The result does not depend on it. */
@@ -27,6 +28,8 @@ typedef struct ofr_bake_result {
     uint32_t n_tensors;
     uint32_t n_resumed; /* of these, kept from an earlier run: not in `quantization_error` */
     uint32_t n_vocab;
+    uint32_t n_graphs;         /* static graphs written */
+    char graphs_left_out[256]; /* why there are none; "" otherwise */
     uint32_t dtype_counts[OFR_DTYPE_I4 + 1];
     ofr_quantize_error quantization_error[OFR_TENSOR_CLASS_COUNT];
 } ofr_bake_result;

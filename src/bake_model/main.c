@@ -11,6 +11,7 @@
 #include "bake_model/bake.h"
 #include "base/clock.h"
 #include "base/options.h"
+#include "graph/ladder.h"
 
 static volatile sig_atomic_t cancelled;
 
@@ -22,6 +23,7 @@ static void on_signal(int number)
 
 typedef struct command_line {
     const char *gguf, *model_id, *model_dir, *output;
+    const char *chunks;
     int64_t group_size, max_context;
     bool tokenizer_only, overwrite, json, help, version;
 } command_line;
@@ -39,12 +41,12 @@ static void print_json(const command_line *line, const ofr_bake_result *result, 
             json_object_set_new(errors, ofr_tensor_class_name((enum ofr_tensor_class)i),
                                 json_real(sqrt(e->error / e->energy)));
     }
-    json_t *root =
-        json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:I, s:o, s:o}", "path", line->output, "bytes",
-                  (json_int_t)result->weights_bytes, "tensors", (json_int_t)result->n_tensors,
-                  "tensors_resumed", (json_int_t)result->n_resumed, "vocab",
-                  (json_int_t)result->n_vocab, "seconds", seconds, "peak_rss_bytes",
-                  (json_int_t)peak_rss, "dtypes", dtypes, "relative_error", errors);
+    json_t *root = json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:o, s:o}", "path", line->output, "bytes",
+        (json_int_t)result->weights_bytes, "tensors", (json_int_t)result->n_tensors,
+        "tensors_resumed", (json_int_t)result->n_resumed, "vocab", (json_int_t)result->n_vocab,
+        "graphs", (json_int_t)result->n_graphs, "seconds", seconds, "peak_rss_bytes",
+        (json_int_t)peak_rss, "dtypes", dtypes, "relative_error", errors);
     if (root)
         json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
     json_decref(root);
@@ -77,6 +79,9 @@ static const char *check(const command_line *line)
     if (line->group_size != 128 && line->group_size != 64 && line->group_size != 32 &&
         line->group_size != -1)
         return "--group_size takes 128, 64, 32 or -1 (one group per row)";
+    ofr_ladder chunks;
+    if (line->chunks && ofr_ladder_parse_chunks(line->chunks, UINT32_MAX, &chunks, NULL) < 0)
+        return "--chunks takes ascending lengths from 2 to 8192, as in 64,256,1024";
     return NULL;
 }
 
@@ -91,6 +96,7 @@ static int run(const command_line *line)
                                 .output = line->output,
                                 .group_size = (int)line->group_size,
                                 .max_context = (uint32_t)line->max_context,
+                                .chunks = line->chunks,
                                 .tokenizer_only = line->tokenizer_only,
                                 .overwrite = line->overwrite,
                                 .progress_fd = STDERR_FILENO,
@@ -102,6 +108,8 @@ static int run(const command_line *line)
         fprintf(stderr, "bake_model: %s\n", err.text);
         return OFR_EXIT_FAILURE;
     }
+    if (result.graphs_left_out[0])
+        fprintf(stderr, "bake_model: no static graphs, so no NPU: %s\n", result.graphs_left_out);
     double seconds = (double)(ofr_clock_ns() - begin) * 1e-9;
     struct rusage usage = {0};
     getrusage(RUSAGE_SELF, &usage);
@@ -129,6 +137,8 @@ int main(int argc, char **argv)
          "INT4 group: 128 (default), 64, 32, or -1: one per row"},
         {"max_context", OFR_OPTION_INT, &line.max_context, 1, 1 << 30, "N",
          "longest context, if shorter than the model's own"},
+        {"chunks", OFR_OPTION_STRING, &line.chunks, 0, 0, "LIST",
+         "prompt lengths of the static graphs (default " OFR_LADDER_DEFAULT_CHUNKS ")"},
         {"tokenizer_only", OFR_OPTION_FLAG, &line.tokenizer_only, 0, 0, NULL,
          "write the tokenizer and the chat template, no weights"},
         {"overwrite", OFR_OPTION_FLAG, &line.overwrite, 0, 0, NULL,

@@ -9,7 +9,7 @@
 #include "package/package_json.h"
 #include "package/package_stamp.h"
 
-enum { TEMPLATE_CAP = 16 << 20 };
+enum { TEMPLATE_CAP = 16 << 20, FILE_CAP = 64 << 20 };
 
 struct ofr_package {
     char *directory;
@@ -117,6 +117,27 @@ static int read_small_file(const ofr_package *package, const char *name, size_t 
         return r;
     }
     *ret_data = data;
+    *ret_size = size;
+    return 0;
+}
+
+bool ofr_package_has_file(const ofr_package *package, const char *name)
+{
+    return ofr_package_description_file(&package->description, name) != NULL;
+}
+
+int ofr_package_read_file(const ofr_package *package, const char *name, char **ret_text,
+                          size_t *ret_size, ofr_error *err)
+{
+    char *text = NULL;
+    size_t size = 0;
+    int r = read_small_file(package, name, FILE_CAP, &text, &size, err);
+    if (r == 0 && !text)
+        r = ofr_fail(err, OFR_ENOENT, "%s: the package has no %s; bake it again",
+                     package->directory, name);
+    if (r < 0)
+        return r;
+    *ret_text = text;
     *ret_size = size;
     return 0;
 }

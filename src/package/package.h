@@ -134,6 +134,13 @@ const void *ofr_package_tokenizer(const ofr_package *package, size_t *ret_size);
 const char *ofr_package_chat_template(const ofr_package *package,
                                       size_t *ret_size); /* NULL: none */
 
+/* A file that the package lists, whole and with a good checksum, for the graphs: *ret_text is
+ * malloc'ed, a NUL byte follows it. OFR_ENOENT: the package lists no such file. */
+int ofr_package_read_file(const ofr_package *package, const char *name, char **ret_text,
+                          size_t *ret_size, ofr_error *err);
+/* Does the package list it? */
+bool ofr_package_has_file(const ofr_package *package, const char *name);
+
 /* golden.json: what greedy decoding of `prompt_ids` must give. */
 typedef struct ofr_golden {
     const int32_t *prompt_ids;

@@ -554,6 +554,14 @@ int ofr_package_writer_end(ofr_package_writer *writer, ofr_error *err)
     return 0;
 }
 
+const ofr_tensor *ofr_package_writer_tensor(const ofr_package_writer *writer, const char *name)
+{
+    for (size_t i = 0; i < writer->n_tensors; i++)
+        if (strcmp(writer->tensors[i].spec.name, name) == 0)
+            return &writer->tensors[i].spec;
+    return NULL;
+}
+
 static int add_file(ofr_package_writer *writer, const char *name, uint64_t size, const char *sha256,
                     ofr_error *err)
 {

@@ -43,6 +43,10 @@ int ofr_package_writer_scales(ofr_package_writer *writer, const void *scales, si
                               ofr_error *err);
 int ofr_package_writer_end(ofr_package_writer *writer, ofr_error *err);
 
+/* A tensor that was ended or taken over from an earlier run, with its place in weights.bin; NULL:
+ * none of this name. Valid until the next tensor is begun. */
+const ofr_tensor *ofr_package_writer_tensor(const ofr_package_writer *writer, const char *name);
+
 /* Bytes of weights.bin so far. */
 uint64_t ofr_package_writer_bytes(const ofr_package_writer *writer);
 

@@ -3,6 +3,7 @@
  *   forward_tool score PACKAGE CONTEXT THREADS KERNELS   nll of both, windows of CONTEXT tokens
  *   forward_tool layers PACKAGE KERNELS                  relative errors layer by layer
  *   forward_tool generate PACKAGE|FILE.gguf N THREADS    greedy ids of the reference and margins
+ *   forward_tool logits PACKAGE                          of the reference, one line: raw f32
  */
 #include <inttypes.h>
 #include <math.h>
@@ -373,6 +374,31 @@ static int run_generate(const char *path, uint32_t n, uint32_t threads)
     return 0;
 }
 
+/* [n, vocab] as raw floats on stdout. */
+static int run_logits(const char *path)
+{
+    engine e;
+    sequence line;
+    if (!read_sequence(&line) || line.n == 0) {
+        die("no tokens on stdin", NULL);
+    }
+    open_engine(&e, path, (uint32_t)line.n);
+    size_t count = line.n * e.model.params->vocab_size;
+    float *logits = checked(malloc(count * sizeof *logits));
+    ofr_reference *reference = open_reference(&e, 2);
+    if (ofr_reference_forward(reference, line.tokens, (uint32_t)line.n, NULL, logits) < 0) {
+        die("reference", NULL);
+    }
+    if (fwrite(logits, sizeof *logits, count, stdout) != count) {
+        die("stdout", NULL);
+    }
+    free(logits);
+    free(line.tokens);
+    ofr_reference_free(reference);
+    close_engine(&e);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 6 && strcmp(argv[1], "score") == 0) {
@@ -380,6 +406,9 @@ int main(int argc, char **argv)
     }
     if (argc == 4 && strcmp(argv[1], "layers") == 0) {
         return run_layers(argv[2], argv[3]);
+    }
+    if (argc == 3 && strcmp(argv[1], "logits") == 0) {
+        return run_logits(argv[2]);
     }
     if (argc == 5 && strcmp(argv[1], "generate") == 0) {
         return run_generate(argv[2], (uint32_t)atoi(argv[3]), (uint32_t)atoi(argv[4]));

@@ -1,0 +1,456 @@
+/* The decoder's layer as operations, folded (weights are inputs) and whole (weights are constants).
+ */
+#include "graph/decoder.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "graph/decoder_internal.h"
+
+static const struct {
+    const char *input, *name;
+} matrices[OFR_GRAPH_MATRICES] = {
+    [OFR_GRAPH_Q] = {"q", "self_attn.q_proj"},    [OFR_GRAPH_K] = {"k", "self_attn.k_proj"},
+    [OFR_GRAPH_V] = {"v", "self_attn.v_proj"},    [OFR_GRAPH_O] = {"o", "self_attn.o_proj"},
+    [OFR_GRAPH_GATE] = {"gate", "mlp.gate_proj"}, [OFR_GRAPH_UP] = {"up", "mlp.up_proj"},
+    [OFR_GRAPH_DOWN] = {"down", "mlp.down_proj"},
+};
+
+const char *ofr_graph_matrix_input(enum ofr_graph_matrix matrix)
+{
+    return matrices[matrix].input;
+}
+
+const char *ofr_graph_matrix_name(enum ofr_graph_matrix matrix)
+{
+    return matrices[matrix].name;
+}
+
+static const ofr_tensor *find_in_package(const void *user, const char *name)
+{
+    return ofr_package_find(user, name);
+}
+
+ofr_graph_source ofr_graph_source_package(const ofr_package *package)
+{
+    return (ofr_graph_source){
+        .params = ofr_package_params(package), .find = find_in_package, .user = package};
+}
+
+static int ir_type_of_dtype(enum ofr_dtype dtype, enum ofr_ir_type *ret_type)
+{
+    switch (dtype) {
+    case OFR_DTYPE_F32:
+        *ret_type = OFR_IR_F32;
+        return 0;
+    case OFR_DTYPE_F16:
+        *ret_type = OFR_IR_F16;
+        return 0;
+    case OFR_DTYPE_I8:
+        *ret_type = OFR_IR_I8;
+        return 0;
+    case OFR_DTYPE_I4:
+        *ret_type = OFR_IR_I4;
+        return 0;
+    }
+    return OFR_EUNSUPPORTED;
+}
+
+static const ofr_tensor *find(graph *g, const char *name, const char *suffix)
+{
+    char full[256];
+    snprintf(full, sizeof full, "%s.%s", name, suffix);
+    return g->source->find(g->source->user, full);
+}
+
+static const ofr_tensor *need(graph *g, const char *name, const char *suffix)
+{
+    const ofr_tensor *tensor = find(g, name, suffix);
+    if (!tensor && g->result == 0)
+        g->result = ofr_fail(g->err, OFR_EFORMAT, "no graph: the package has no tensor '%s.%s'",
+                             name, suffix);
+    return tensor;
+}
+
+/* A tensor as an input of the graph or as a constant. */
+static ofr_ir_value leaf(graph *g, const char *input, const char *suffix, enum ofr_ir_type type,
+                         ofr_ir_shape shape, uint64_t offset, uint64_t bytes)
+{
+    char name[280];
+    snprintf(name, sizeof name, "%s%s%s", input, suffix[0] ? "." : "", suffix);
+    return g->folded ? ofr_ir_parameter(g->ir, name, type, shape)
+                     : ofr_ir_tensor(g->ir, name, type, shape, offset, bytes);
+}
+
+static ofr_ir_value vector(graph *g, const char *input, const char *suffix,
+                           const ofr_tensor *tensor, int64_t n)
+{
+    return leaf(g, input, suffix, OFR_IR_F32, OFR_IR_SHAPE(n), tensor->offset, tensor->bytes);
+}
+
+/* x W^T for a matrix [N, K], dequantized in the graph. */
+static ofr_ir_value multiply(graph *g, ofr_ir_value x, const char *input, const ofr_tensor *t)
+{
+    int64_t n = (int64_t)t->shape[0], k = (int64_t)t->shape[1];
+    enum ofr_ir_type type;
+    if (ir_type_of_dtype(t->dtype, &type) < 0) {
+        if (g->result == 0)
+            g->result = ofr_fail(g->err, OFR_EUNSUPPORTED,
+                                 "no graph: tensor '%s' is %s, static graphs know f32, f16, i8, i4",
+                                 t->name, ofr_dtype_name(t->dtype));
+        return x;
+    }
+    int64_t group = t->group_size;
+    if (group == 0) {
+        ofr_ir_value w = leaf(g, input, "weight", type, OFR_IR_SHAPE(n, k), t->offset, t->bytes);
+        return ofr_ir_matmul(g->ir, x, ofr_ir_convert(g->ir, w, OFR_IR_F32), 1);
+    }
+    if (group == k && g->folded) {
+        /* One scale for each row: after the product, [.., N] times [N]. */
+        ofr_ir_value w = leaf(g, input, "weight", type, OFR_IR_SHAPE(n, k), t->offset, t->bytes);
+        ofr_ir_value scale = leaf(g, input, "scale", OFR_IR_F16, OFR_IR_SHAPE(n), 0, 0);
+        ofr_ir_value y = ofr_ir_matmul(g->ir, x, ofr_ir_convert(g->ir, w, OFR_IR_F32), 1);
+        return ofr_ir_binary(g->ir, "Multiply", y, ofr_ir_convert(g->ir, scale, OFR_IR_F32));
+    }
+    bool grouped = group != k;
+    ofr_ir_shape shape = grouped ? OFR_IR_SHAPE(n, k / group, group) : OFR_IR_SHAPE(n, k);
+    ofr_ir_shape scales = grouped ? OFR_IR_SHAPE(n, k / group, 1) : OFR_IR_SHAPE(n, 1);
+    ofr_ir_value w = leaf(g, input, "weight", type, shape, t->offset, t->bytes);
+    ofr_ir_value scale =
+        leaf(g, input, "scale", OFR_IR_F16, scales, t->scale_offset, t->scale_bytes);
+    ofr_ir_value full =
+        ofr_ir_binary(g->ir, "Multiply", ofr_ir_convert(g->ir, w, OFR_IR_F16), scale);
+    if (grouped)
+        full = ofr_ir_reshape(g->ir, full, OFR_IR_SHAPE(n, k));
+    return ofr_ir_matmul(g->ir, x, ofr_ir_convert(g->ir, full, OFR_IR_F32), 1);
+}
+
+ofr_ir_value ofr_graph_linear(graph *g, ofr_ir_value x, const char *input, const char *name)
+{
+    const ofr_tensor *weight = need(g, name, "weight");
+    const ofr_tensor *bias = find(g, name, "bias");
+    if (!weight)
+        return x;
+    ofr_ir_value y = multiply(g, x, input, weight);
+    if (bias)
+        y = ofr_ir_binary(g->ir, "Add", y,
+                          vector(g, input, "bias", bias, (int64_t)weight->shape[0]));
+    return y;
+}
+
+/* x / rms(x) * weight. Written as a division by the root: the pattern that plug-ins fuse. */
+ofr_ir_value ofr_graph_norm(graph *g, ofr_ir_value x, const char *input, const char *name)
+{
+    const ofr_tensor *weight = need(g, name, "weight");
+    if (!weight)
+        return x;
+    ofr_ir *ir = g->ir;
+    ofr_ir_value mean = ofr_ir_reduce_mean(ir, ofr_ir_binary(ir, "Power", x, ofr_ir_f32(ir, 2)));
+    ofr_ir_value root = ofr_ir_unary(
+        ir, "Sqrt", ofr_ir_binary(ir, "Add", mean, ofr_ir_f32(ir, g->source->params->rms_epsilon)));
+    return ofr_ir_binary(ir, "Multiply", ofr_ir_binary(ir, "Divide", x, root),
+                         vector(g, input, "", weight, g->source->params->d_model));
+}
+
+/* Rotates pairs (i, i + dims/2) of each head; x [1, T, heads, head_dim]. */
+ofr_ir_value ofr_graph_rotate(graph *g, ofr_ir_value x)
+{
+    ofr_ir *ir = g->ir;
+    const ofr_model_params *p = g->source->params;
+    int64_t half = p->rope.dims / 2, rest = (int64_t)p->head_dim - 2 * half;
+    int64_t lengths[3] = {half, half, rest};
+    ofr_ir_value parts[3], turned[3];
+    ofr_ir_split(ir, x, 3, lengths, rest ? 3 : 2, parts);
+    turned[0] = ofr_ir_binary(ir, "Subtract", ofr_ir_binary(ir, "Multiply", parts[0], g->cosines),
+                              ofr_ir_binary(ir, "Multiply", parts[1], g->sines));
+    turned[1] = ofr_ir_binary(ir, "Add", ofr_ir_binary(ir, "Multiply", parts[1], g->cosines),
+                              ofr_ir_binary(ir, "Multiply", parts[0], g->sines));
+    turned[2] = parts[2];
+    return ofr_ir_concat(ir, turned, rest ? 3 : 2, 3);
+}
+
+static const uint32_t HEADS_FIRST[4] = {0, 2, 1, 3};
+
+/* Scores of all heads against `rows` keys, masked: [1, n_kv_heads * group, T, rows]. */
+static ofr_ir_value scores(graph *g, ofr_ir_value q, ofr_ir_value keys, ofr_ir_value mask,
+                           int64_t rows)
+{
+    const ofr_model_params *p = g->source->params;
+    ofr_ir_value product = ofr_ir_matmul(g->ir, q, keys, 1);
+    product = ofr_ir_reshape(g->ir, product, OFR_IR_SHAPE(1, p->n_heads, g->tokens, rows));
+    return ofr_ir_binary(g->ir, "Add", product, mask);
+}
+
+/* The heads of one KV head are rows of one matrix, so that K and V are not repeated. */
+static ofr_ir_value weighted(graph *g, ofr_ir_value weights, ofr_ir_value values, int64_t rows)
+{
+    const ofr_model_params *p = g->source->params;
+    int64_t queries = (int64_t)(p->n_heads / p->n_kv_heads) * g->tokens;
+    weights = ofr_ir_reshape(g->ir, weights, OFR_IR_SHAPE(1, p->n_kv_heads, queries, rows));
+    return ofr_ir_matmul(g->ir, weights, values, 0);
+}
+
+static ofr_ir_value attention(graph *g, ofr_ir_value q, ofr_ir_value k, ofr_ir_value v,
+                              const graph_past *past)
+{
+    ofr_ir *ir = g->ir;
+    const ofr_model_params *p = g->source->params;
+    int64_t t = g->tokens, s = g->past;
+    int64_t queries = (int64_t)(p->n_heads / p->n_kv_heads) * t;
+    float scale = 1.0F / sqrtf((float)p->head_dim);
+    q = ofr_ir_binary(ir, "Multiply", q, ofr_ir_f32(ir, scale));
+    q = ofr_ir_transpose(ir, q, HEADS_FIRST);
+    q = ofr_ir_reshape(ir, q, OFR_IR_SHAPE(1, p->n_kv_heads, queries, p->head_dim));
+    k = ofr_ir_transpose(ir, k, HEADS_FIRST);
+    v = ofr_ir_transpose(ir, v, HEADS_FIRST);
+    ofr_ir_value now = scores(g, q, k, g->mask, t), out;
+    if (s == 0) {
+        out = weighted(g, ofr_ir_softmax(ir, now), v, t);
+    } else {
+        ofr_ir_value past_k =
+            ofr_ir_transpose(ir, ofr_ir_convert(ir, past->key, OFR_IR_F32), HEADS_FIRST);
+        ofr_ir_value past_v =
+            ofr_ir_transpose(ir, ofr_ir_convert(ir, past->value, OFR_IR_F32), HEADS_FIRST);
+        ofr_ir_value both[2] = {scores(g, q, past_k, g->mask_past, s), now};
+        int64_t lengths[2] = {s, t};
+        ofr_ir_split(ir, ofr_ir_softmax(ir, ofr_ir_concat(ir, both, 2, 3)), 3, lengths, 2, both);
+        out = ofr_ir_binary(ir, "Add", weighted(g, both[0], past_v, s), weighted(g, both[1], v, t));
+    }
+    out = ofr_ir_reshape(ir, out, OFR_IR_SHAPE(1, p->n_heads, t, p->head_dim));
+    out = ofr_ir_transpose(ir, out, HEADS_FIRST);
+    return ofr_ir_reshape(ir, out, OFR_IR_SHAPE(1, t, (int64_t)p->n_heads * p->head_dim));
+}
+
+/* "q" or "layers.3.q": names of the inputs or constants of a layer. */
+typedef struct layer_names {
+    char input[64], name[96];
+} layer_names;
+
+static layer_names names_of(const graph *g, uint32_t layer, const char *input, const char *name)
+{
+    layer_names names;
+    if (g->folded)
+        snprintf(names.input, sizeof names.input, "%s", input);
+    else
+        snprintf(names.input, sizeof names.input, "layers.%u.%s", layer, input);
+    snprintf(names.name, sizeof names.name, "model.layers.%u.%s", layer, name);
+    return names;
+}
+
+ofr_ir_value ofr_graph_layer_linear(graph *g, uint32_t layer, enum ofr_graph_matrix matrix,
+                                    ofr_ir_value x)
+{
+    layer_names names = names_of(g, layer, matrices[matrix].input, matrices[matrix].name);
+    return ofr_graph_linear(g, x, names.input, names.name);
+}
+
+ofr_ir_value ofr_graph_layer_norm(graph *g, uint32_t layer, const char *input, const char *name,
+                                  ofr_ir_value x)
+{
+    layer_names names = names_of(g, layer, input, name);
+    return ofr_graph_norm(g, x, names.input, names.name);
+}
+
+ofr_ir_value ofr_graph_mlp(graph *g, uint32_t layer, ofr_ir_value hidden)
+{
+    ofr_ir *ir = g->ir;
+    ofr_ir_value x = ofr_graph_layer_norm(g, layer, "mlp_norm", "post_attention_layernorm", hidden);
+    ofr_ir_value gate = ofr_graph_layer_linear(g, layer, OFR_GRAPH_GATE, x);
+    ofr_ir_value up = ofr_graph_layer_linear(g, layer, OFR_GRAPH_UP, x);
+    ofr_ir_value gated = ofr_ir_binary(ir, "Multiply", ofr_ir_swish(ir, gate), up);
+    return ofr_ir_binary(ir, "Add", hidden,
+                         ofr_graph_layer_linear(g, layer, OFR_GRAPH_DOWN, gated));
+}
+
+/* One layer; ret_key and ret_value are the new rows as the strips hold them, f16. */
+static ofr_ir_value run_layer(graph *g, uint32_t layer, ofr_ir_value hidden, const graph_past *past,
+                              ofr_ir_value *ret_key, ofr_ir_value *ret_value)
+{
+    ofr_ir *ir = g->ir;
+    const ofr_model_params *p = g->source->params;
+    int64_t t = g->tokens;
+    ofr_ir_value x = ofr_graph_layer_norm(g, layer, "attention_norm", "input_layernorm", hidden);
+    ofr_ir_value q = ofr_graph_layer_linear(g, layer, OFR_GRAPH_Q, x);
+    ofr_ir_value k = ofr_graph_layer_linear(g, layer, OFR_GRAPH_K, x);
+    ofr_ir_value v = ofr_graph_layer_linear(g, layer, OFR_GRAPH_V, x);
+    q = ofr_ir_reshape(ir, q, OFR_IR_SHAPE(1, t, p->n_heads, p->head_dim));
+    k = ofr_ir_reshape(ir, k, OFR_IR_SHAPE(1, t, p->n_kv_heads, p->head_dim));
+    v = ofr_ir_reshape(ir, v, OFR_IR_SHAPE(1, t, p->n_kv_heads, p->head_dim));
+    q = ofr_graph_rotate(g, q);
+    k = ofr_graph_rotate(g, k);
+    *ret_key = ofr_ir_convert(ir, k, OFR_IR_F16);
+    *ret_value = ofr_ir_convert(ir, v, OFR_IR_F16);
+    ofr_ir_value mixed = attention(g, q, k, v, past);
+    hidden = ofr_ir_binary(ir, "Add", hidden, ofr_graph_layer_linear(g, layer, OFR_GRAPH_O, mixed));
+    return ofr_graph_mlp(g, layer, hidden);
+}
+
+static void position_inputs(graph *g)
+{
+    ofr_ir *ir = g->ir;
+    int64_t half = g->source->params->rope.dims / 2, t = g->tokens, s = g->past;
+    g->cosines = ofr_ir_parameter(ir, "cos", OFR_IR_F32, OFR_IR_SHAPE(1, t, 1, half));
+    g->sines = ofr_ir_parameter(ir, "sin", OFR_IR_F32, OFR_IR_SHAPE(1, t, 1, half));
+    g->mask = ofr_ir_parameter(ir, "mask", OFR_IR_F32, OFR_IR_SHAPE(1, 1, t, t));
+    if (s)
+        g->mask_past = ofr_ir_parameter(ir, "mask_past", OFR_IR_F32, OFR_IR_SHAPE(1, 1, t, s));
+}
+
+static graph_past past_inputs(graph *g, const char *suffix)
+{
+    const ofr_model_params *p = g->source->params;
+    ofr_ir_shape shape = OFR_IR_SHAPE(1, g->past, p->n_kv_heads, p->head_dim);
+    char name[64];
+    graph_past past = {0};
+    if (g->past == 0)
+        return past;
+    snprintf(name, sizeof name, "past_key%s", suffix);
+    past.key = ofr_ir_parameter(g->ir, name, OFR_IR_F16, shape);
+    snprintf(name, sizeof name, "past_value%s", suffix);
+    past.value = ofr_ir_parameter(g->ir, name, OFR_IR_F16, shape);
+    return past;
+}
+
+static void past_outputs(graph *g, const char *suffix, ofr_ir_value key, ofr_ir_value value)
+{
+    char name[64];
+    snprintf(name, sizeof name, "key%s", suffix);
+    ofr_ir_result(g->ir, name, key);
+    snprintf(name, sizeof name, "value%s", suffix);
+    ofr_ir_result(g->ir, name, value);
+}
+
+/* ---- kinds of layers ---- */
+
+static void describe_layer(const ofr_graph_source *source, uint32_t layer, char *text, size_t size)
+{
+    size_t used = 0;
+    for (int i = 0; i < OFR_GRAPH_MATRICES && used < size; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, matrices[i].name);
+        const ofr_tensor *t = source->find(source->user, name);
+        snprintf(name, sizeof name, "model.layers.%u.%s.bias", layer, matrices[i].name);
+        bool bias = source->find(source->user, name) != NULL;
+        used += (size_t)snprintf(text + used, size - used, "%s/%u%s ",
+                                 t ? ofr_dtype_name(t->dtype) : "none", t ? t->group_size : 0,
+                                 bias ? "+bias" : "");
+    }
+}
+
+int ofr_graph_layer_kinds(const ofr_graph_source *source, uint32_t *ret_kinds,
+                          uint32_t *ret_n_kinds, ofr_error *err)
+{
+    enum { KINDS_MAX = 16 };
+    char known[KINDS_MAX][256];
+    uint32_t n = 0;
+    for (uint32_t layer = 0; layer < source->params->n_layers; layer++) {
+        char text[256];
+        describe_layer(source, layer, text, sizeof text);
+        uint32_t kind = 0;
+        while (kind < n && strcmp(known[kind], text) != 0)
+            kind++;
+        if (kind == KINDS_MAX)
+            return ofr_fail(err, OFR_ELIMIT, "no graphs: more than %d kinds of layers", KINDS_MAX);
+        if (kind == n)
+            memcpy(known[n++], text, sizeof text);
+        ret_kinds[layer] = kind;
+    }
+    *ret_n_kinds = n;
+    return 0;
+}
+
+/* ---- graphs ---- */
+
+int ofr_graph_begin(graph *g, const ofr_graph_source *source, const char *name, ofr_ir_pool *pool,
+                    ofr_error *err)
+{
+    g->source = source;
+    g->err = err;
+    return ofr_ir_new(name, pool, &g->ir, err);
+}
+
+int ofr_graph_end(graph *g, char **ret_text, size_t *ret_size)
+{
+    int r = g->result < 0 ? g->result : ofr_ir_write(g->ir, ret_text, ret_size, g->err);
+    ofr_ir_free(g->ir);
+    return r;
+}
+
+int ofr_graph_block(const ofr_graph_source *source, uint32_t layer, uint32_t tokens, uint32_t past,
+                    ofr_ir_pool *pool, char **ret_text, size_t *ret_size, ofr_error *err)
+{
+    graph g = {.tokens = tokens, .past = past, .folded = true};
+    char name[64];
+    snprintf(name, sizeof name, "block_%u_%u", tokens, past);
+    int r = ofr_graph_begin(&g, source, name, pool, err);
+    if (r < 0)
+        return r;
+    ofr_ir_value key, value;
+    ofr_ir_value hidden = ofr_ir_parameter(g.ir, "hidden", OFR_IR_F32,
+                                           OFR_IR_SHAPE(1, tokens, source->params->d_model));
+    position_inputs(&g);
+    graph_past rows = past_inputs(&g, "");
+    hidden = run_layer(&g, layer, hidden, &rows, &key, &value);
+    ofr_ir_result(g.ir, "hidden_out", hidden);
+    past_outputs(&g, "", key, value);
+    return ofr_graph_end(&g, ret_text, ret_size);
+}
+
+/* Rows of the embedding, dequantized after they are taken: the table itself is never expanded. */
+ofr_ir_value ofr_graph_embed(graph *g, ofr_ir_value ids)
+{
+    const ofr_tensor *t = need(g, "model.embed_tokens", "weight");
+    enum ofr_ir_type type;
+    if (!t || ir_type_of_dtype(t->dtype, &type) < 0)
+        return ids;
+    int64_t v = (int64_t)t->shape[0], d = (int64_t)t->shape[1], group = t->group_size;
+    ofr_ir_shape shape = group ? OFR_IR_SHAPE(v, d / group, group) : OFR_IR_SHAPE(v, d);
+    ofr_ir_value table = ofr_ir_tensor(g->ir, "embedding.weight", type, shape, t->offset, t->bytes);
+    ofr_ir_value rows = ofr_ir_convert(g->ir, ofr_ir_gather(g->ir, table, ids, 0), OFR_IR_F32);
+    if (group) {
+        ofr_ir_value scales =
+            ofr_ir_tensor(g->ir, "embedding.scale", OFR_IR_F16, OFR_IR_SHAPE(v, d / group, 1),
+                          t->scale_offset, t->scale_bytes);
+        rows =
+            ofr_ir_binary(g->ir, "Multiply", rows,
+                          ofr_ir_convert(g->ir, ofr_ir_gather(g->ir, scales, ids, 0), OFR_IR_F32));
+    }
+    return rows;
+}
+
+ofr_ir_value ofr_graph_head(graph *g, ofr_ir_value hidden)
+{
+    ofr_ir_value x = ofr_graph_norm(g, hidden, "final_norm", "model.norm");
+    const char *name = g->source->params->tied_embedding ? "model.embed_tokens" : "lm_head";
+    return ofr_graph_linear(g, x, "head", name);
+}
+
+int ofr_graph_whole(const ofr_graph_source *source, const char *name, uint32_t tokens,
+                    uint32_t past, ofr_ir_pool *pool, char **ret_text, size_t *ret_size,
+                    ofr_error *err)
+{
+    graph g = {.tokens = tokens, .past = past};
+    const ofr_model_params *p = source->params;
+    int r = ofr_graph_begin(&g, source, name, pool, err);
+    if (r < 0)
+        return r;
+    ofr_ir *ir = g.ir;
+    ofr_ir_value ids = ofr_ir_parameter(ir, "input_ids", OFR_IR_I64, OFR_IR_SHAPE(1, tokens));
+    ofr_ir_value beams = ofr_ir_parameter(ir, "beam_idx", OFR_IR_I32, OFR_IR_SHAPE(1));
+    ofr_ir_value last = ofr_ir_parameter(ir, "last", OFR_IR_I64, OFR_IR_SHAPE(1));
+    position_inputs(&g);
+    ofr_ir_value hidden = ofr_graph_embed(&g, ofr_ir_gather(ir, ids, beams, 0));
+    hidden = ofr_ir_reshape(ir, hidden, OFR_IR_SHAPE(1, tokens, p->d_model));
+    for (uint32_t i = 0; i < p->n_layers && g.result == 0; i++) {
+        char suffix[16];
+        ofr_ir_value key, value;
+        snprintf(suffix, sizeof suffix, ".%u", i);
+        graph_past rows = past_inputs(&g, suffix);
+        hidden = run_layer(&g, i, hidden, &rows, &key, &value);
+        past_outputs(&g, suffix, key, value);
+    }
+    ofr_ir_result(ir, "logits", ofr_graph_head(&g, ofr_ir_gather(ir, hidden, last, 1)));
+    return ofr_graph_end(&g, ret_text, ret_size);
+}

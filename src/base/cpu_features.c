@@ -69,14 +69,15 @@ void ofr_cpu_features_detect(ofr_cpu_features *ret_features)
     ret_features->avx512 = ret_features->avx2 && has_bit(b, 16) && has_bit(b, 17) &&
                            has_bit(b, 30) && has_bit(b, 31) && (state & XCR0_AVX512) == XCR0_AVX512;
     ret_features->avx512_vnni = ret_features->avx512 && has_bit(c, 11);
-    bool amx = has_bit(d, 24) && has_bit(d, 25) && (state & XCR0_AMX) == XCR0_AMX;
+    bool amx = has_bit(d, 22) && has_bit(d, 24) && has_bit(d, 25) && (state & XCR0_AMX) == XCR0_AMX;
+    bool bf16 = false;
     unsigned a1, b1, c1, d1;
     if (__get_cpuid_count(7, 1, &a1, &b1, &c1, &d1)) {
         ret_features->avx_vnni = ret_features->avx2 && has_bit(a1, 4);
+        bf16 = has_bit(a1, 5);
     }
-    ret_features->amx_int8 =
-        amx && ret_features->avx512_vnni &&
-        syscall(SYS_arch_prctl, REQUEST_XCOMP_PERMISSION, XFEATURE_TILE_DATA) == 0;
+    ret_features->amx = amx && bf16 && ret_features->avx512_vnni &&
+                        syscall(SYS_arch_prctl, REQUEST_XCOMP_PERMISSION, XFEATURE_TILE_DATA) == 0;
 }
 
 /* First CPU of the core's list of sibling threads; the CPU itself if sysfs does not say. */

@@ -11,7 +11,7 @@ typedef struct ofr_cpu_features {
     bool avx_vnni;    /* VEX-coded vpdpbusd */
     bool avx512;      /* F, BW, VL and DQ, and the operating system saves zmm registers */
     bool avx512_vnni; /* EVEX-coded vpdpbusd, on top of avx512 */
-    bool amx_int8;    /* tile registers, int8 product, and the kernel's permission to use them */
+    bool amx;         /* tile registers, int8 and bf16 products, and the kernel's permission */
     char name[64];    /* brand string, trimmed; "" where the CPU has none */
 } ofr_cpu_features;
 

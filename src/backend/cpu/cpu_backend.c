@@ -13,10 +13,8 @@ typedef const ofr_cpu_kernels *(*kernels_getter)(void);
 
 /* Best first. */
 static const kernels_getter kernel_sets[] = {
-    ofr_cpu_kernels_avx512vnni,
-    ofr_cpu_kernels_avxvnni,
-    ofr_cpu_kernels_avx2,
-    ofr_cpu_kernels_generic,
+    ofr_cpu_kernels_amx,  ofr_cpu_kernels_avx512vnni, ofr_cpu_kernels_avxvnni,
+    ofr_cpu_kernels_avx2, ofr_cpu_kernels_generic,
 };
 enum { N_KERNEL_SETS = sizeof kernel_sets / sizeof kernel_sets[0], PREFERRED_CHUNK = 512 };
 
@@ -87,12 +85,22 @@ static void *carve(arena_carver *carver, size_t count, size_t size)
 }
 
 static void carve_activations(arena_carver *carver, ofr_cpu_activations *a, size_t rows,
-                              size_t widest)
+                              size_t widest, size_t value_bytes)
 {
-    size_t groups = (widest / 32 + 15) / 16 * 16 + 16;
-    a->values = carve(carver, rows * ((widest + 63) / 64 * 64), 1);
+    size_t groups = (widest / OFR_CPU_ACTIVATION_GROUP + 15) / 16 * 16 + 16;
+    size_t stride = (widest * value_bytes / OFR_CPU_SPLIT_BLOCK + 1) * OFR_CPU_SPLIT_BLOCK;
+    a->values = carve(carver, rows * stride, 1);
     a->scales = carve(carver, rows * groups, sizeof *a->scales);
     a->sums = carve(carver, rows * groups, sizeof *a->sums);
+}
+
+static size_t widest_value(const ofr_cpu_kernels *kernels)
+{
+    size_t bytes = 1;
+    for (const ofr_cpu_gemm *const *gemm = kernels->gemms; *gemm != NULL; gemm++) {
+        bytes = (*gemm)->value_bytes > bytes ? (*gemm)->value_bytes : bytes;
+    }
+    return bytes;
 }
 
 static void carve_scratch(arena_carver *carver, const ofr_backend_session *session,
@@ -100,12 +108,13 @@ static void carve_scratch(arena_carver *carver, const ofr_backend_session *sessi
 {
     size_t d = session->params->head_dim, padded = session->head_dim_padded;
     size_t rows = session->query_rows;
+    size_t value_bytes = widest_value(session->kernels);
     for (int i = 0; i < 2; i++) {
-        scratch->tiles[i].values = carve(carver, session->widest * OFR_CPU_TILE_ROWS, 1);
+        scratch->tiles[i].values = carve(carver, session->widest * OFR_CPU_TILE_ROWS, value_bytes);
         scratch->tiles[i].scales =
             carve(carver, (session->widest / 32 + 1) * OFR_CPU_TILE_ROWS, sizeof(float));
     }
-    carve_activations(carver, &scratch->row, 1, session->widest);
+    carve_activations(carver, &scratch->row, 1, session->widest, 1);
     scratch->normed = carve(carver, session->widest, sizeof(float));
     scratch->query = carve(carver, rows * d, sizeof(float));
     scratch->scores = carve(carver, rows * OFR_CPU_KEY_BLOCK, sizeof(float));
@@ -125,7 +134,9 @@ static void carve_all(arena_carver *carver, ofr_backend_session *session)
     for (uint32_t i = 0; i < session->n_threads; i++) {
         carve_scratch(carver, session, scratch != NULL ? &scratch[i] : &unused);
     }
-    carve_activations(carver, &session->rows, n, session->widest);
+    size_t whole = (n + OFR_CPU_TILE_TOKENS_MAX - 1) / OFR_CPU_TILE_TOKENS_MAX;
+    carve_activations(carver, &session->rows, whole * OFR_CPU_TILE_TOKENS_MAX, session->widest,
+                      widest_value(session->kernels));
     session->tokens = carve(carver, n, sizeof *session->tokens);
     session->hidden = carve(carver, n * params->d_model, sizeof(float));
     session->normed = carve(carver, session->has_dense ? n * params->d_model : 0, sizeof(float));

@@ -1,17 +1,19 @@
 /* The kernels of the CPU backend: one struct of function pointers per instruction set, and the
  * formats of what they exchange.
  *
- * Quantized activations. A row of K values is cut into groups of A = 32, 64 or 128 (a divisor of
- * the weights' group). A group has one scale (largest magnitude / 127), int8 values in -127 .. 127
- * and the sum of its values, by which zero points of weights are corrected. Two orders of values:
+ * Quantized activations. A row of K values is cut into groups of 32. A group has one scale (largest
+ * magnitude / 127), int8 values in -127 .. 127 and the sum of its values, by which zero points of
+ * weights are corrected. 32 is what accuracy needs: on SmolLM2-135M (G = 64), perplexity over 4,096
+ * tokens of licence texts is 0.06 % above the fp32 reference of the same weights with groups of 32,
+ * and 0.66 % with 64. Two orders of values:
  *   natural  as they come, for i8 weights;
- *   split    per block of B = min(A, 64): the B/2 even ones, then the B/2 odd ones. The low and the
- *            high nibbles of the B/2 bytes of an i4 block then match them without a shuffle.
- * With w the nibble XOR 8 (0 .. 15): sum (w - 8) a = sum w a - 8 sum a; likewise 128 for i8.
+ *   split    per block of 128: the 64 even ones, then the 64 odd ones (the last block is padded
+ * with zeros). The low and the high nibbles of the bytes of an i4 block then match them without a
+ * shuffle, and 4 neighbouring bytes of both stay within one group. With w the nibble XOR 8 (0 ..
+ * 15): sum (w - 8) a = sum w a - 8 sum a; likewise 128 for i8.
  *
- * Weight tiles. For many tokens, OFR_CPU_TILE_ROWS rows of weights are unpacked once to unsigned
- * bytes, 4 neighbours of the activations' order at a time: [K/4][TILE_ROWS][4], with the scales as
- * fp32 [K/A][TILE_ROWS]. A 32-bit lane is then one row and needs no sum across lanes.
+ * Tiles. For many tokens, OFR_CPU_TILE_ROWS rows of weights are unpacked once and used for all of
+ * them. How a set wants weights and activations for that is its own business: ofr_cpu_gemm.
  *
  * All buffers are 64-byte aligned; strides are in elements. Kernels are pure functions. */
 #ifndef OFR_BACKEND_CPU_KERNELS_H
@@ -20,33 +22,34 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/cpu_features.h"
 #include "package/package.h"
 
 enum {
     OFR_CPU_TILE_ROWS = 32,
-    OFR_CPU_TILE_TOKENS = 8, /* most tokens of one gemm_tile call */
-    OFR_CPU_KEY_BLOCK = 64,  /* keys that attention takes at a time */
+    OFR_CPU_TILE_TOKENS_MAX = 32,
+    OFR_CPU_ACTIVATION_GROUP = 32,
+    OFR_CPU_SPLIT_BLOCK = 128,
+    OFR_CPU_KEY_BLOCK = 64, /* keys that attention takes at a time */
     OFR_CPU_MAX_HEAD_DIM = 256,
-    OFR_CPU_GROUPS_AT_ONCE = 64, /* combined scales that a gemv keeps on the stack */
 };
 
 /* A weight matrix as the kernels see it. */
 typedef struct ofr_cpu_matrix {
     enum ofr_dtype dtype;
     uint32_t rows, columns;
-    uint32_t group;            /* of the weight scales */
-    uint32_t activation_group; /* A */
-    const uint8_t *data;       /* [rows, columns] */
-    const uint16_t *scales;    /* [rows, columns / group] */
+    uint32_t group;         /* of the weight scales: a multiple of 32; 0 for f16 and f32 */
+    const uint8_t *data;    /* [rows, columns] */
+    const uint16_t *scales; /* [rows, columns / group] */
 } ofr_cpu_matrix;
 
-/* Quantized rows of activations. */
+/* Rows of activations, quantized or as a gemm wants them. */
 typedef struct ofr_cpu_activations {
-    uint32_t columns, group, n_groups;
+    uint32_t columns, n_groups;
     bool split;
-    size_t value_stride; /* columns rounded up to 64; the rest is 0 */
+    size_t value_stride; /* of quantized rows: columns rounded up to 128, the rest is 0 */
     size_t group_stride; /* n_groups rounded up to 16; the rest is 0 */
     int8_t *values;      /* [rows, value_stride] */
     float *scales;       /* [rows, group_stride] */
@@ -54,10 +57,28 @@ typedef struct ofr_cpu_activations {
 } ofr_cpu_activations;
 
 typedef struct ofr_cpu_tile {
-    uint8_t *values; /* [columns / 4][TILE_ROWS][4] */
-    float *scales;   /* [n_groups][TILE_ROWS] */
+    uint8_t *values; /* columns * TILE_ROWS * value_bytes */
+    float *scales;   /* [columns / 32][TILE_ROWS] */
     int32_t zero;    /* the zero point: 8 or 128 */
 } ofr_cpu_tile;
+
+/* Products of many tokens at once. */
+typedef struct ofr_cpu_gemm {
+    const char *name;
+    uint32_t min_tokens;  /* from how many tokens on this is the fastest way */
+    uint32_t tile_tokens; /* most tokens of one `tile` call */
+    uint32_t value_bytes; /* of one activation and of one unpacked weight */
+    /* x [columns] fp32 into row `row`; value_stride is at least columns * value_bytes. */
+    void (*prepare)(const float *x, const ofr_cpu_activations *a, size_t row);
+    /* After `prepare` of rows [row, row + n), row a multiple of TILE_TOKENS_MAX, which together are
+     * all or end at a multiple of it. NULL: nothing to do. */
+    void (*finish)(const ofr_cpu_activations *a, size_t row, uint32_t n);
+    /* Rows [begin, begin + n), n <= TILE_ROWS; the others become 0. */
+    void (*pack)(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const ofr_cpu_tile *tile);
+    /* y [n_tokens][TILE_ROWS] for the activations' rows [row, row + n_tokens). */
+    void (*tile)(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, size_t row,
+                 uint32_t n_tokens, float *y);
+} ofr_cpu_gemm;
 
 typedef struct ofr_cpu_kernels {
     const char *name;
@@ -67,12 +88,8 @@ typedef struct ofr_cpu_kernels {
     /* y[n - begin] = W[n] . a[row] for n in [begin, end). i4 and i8. */
     void (*gemv)(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t row, uint32_t begin,
                  uint32_t end, float *y);
-    /* Rows [begin, begin + n), n <= TILE_ROWS; the others become 0. */
-    void (*gemm_pack)(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
-                      const ofr_cpu_tile *tile);
-    /* y [n_tokens][TILE_ROWS] for the activations' rows [row, row + n_tokens). */
-    void (*gemm_tile)(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, size_t row,
-                      uint32_t n_tokens, float *y);
+    /* The one that wants most tokens first; NULL ends the list. */
+    const ofr_cpu_gemm *gemms[3];
     /* sum x[i] y[i] */
     float (*dot_f32)(const float *x, const float *y, size_t n);
     float (*dot_f16)(const float *x, const uint16_t *y, size_t n);
@@ -102,14 +119,31 @@ typedef struct ofr_cpu_kernels {
                    size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth);
 } ofr_cpu_kernels;
 
+/* Groups whose largest magnitude is below are zeros. */
+#define OFR_CPU_SCALE_TINY 1e-30f
+
+/* What lies behind the columns and groups of a quantized row. */
+static inline void ofr_cpu_clear_padding(const ofr_cpu_activations *a, size_t row)
+{
+    size_t groups = a->group_stride - a->n_groups, first = row * a->group_stride + a->n_groups;
+    memset(a->values + row * a->value_stride + a->columns, 0, a->value_stride - a->columns);
+    memset(a->scales + first, 0, groups * sizeof *a->scales);
+    memset(a->sums + first, 0, groups * sizeof *a->sums);
+}
+
+/* Where group g of a quantized row begins; of a split row its even half. */
+static inline size_t ofr_cpu_group_offset(const ofr_cpu_activations *a, uint32_t g)
+{
+    if (!a->split) {
+        return (size_t)g * OFR_CPU_ACTIVATION_GROUP;
+    }
+    return (size_t)(g / 4) * OFR_CPU_SPLIT_BLOCK + (size_t)(g % 4) * (OFR_CPU_ACTIVATION_GROUP / 2);
+}
+
 const ofr_cpu_kernels *ofr_cpu_kernels_generic(void);
 const ofr_cpu_kernels *ofr_cpu_kernels_avx2(void);
 const ofr_cpu_kernels *ofr_cpu_kernels_avxvnni(void);
 const ofr_cpu_kernels *ofr_cpu_kernels_avx512vnni(void);
-
-/* A for a weight group. Kernels take 32, 64 and 128; 32 is what accuracy needs: on SmolLM2-135M
- * (G = 64), perplexity over 4,096 tokens of licence texts is 0.06 % above the fp32 reference of the
- * same weights with A = 32, and 0.66 % with A = 64. */
-uint32_t ofr_cpu_activation_group(uint32_t weight_group);
+const ofr_cpu_kernels *ofr_cpu_kernels_amx(void);
 
 #endif

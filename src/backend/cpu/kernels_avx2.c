@@ -23,6 +23,14 @@ INLINE __m256i widen(__m256i sum)
     return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 }
 
+/* Two pairs of i4 products are at most 7,620. */
+INLINE __m256i dot_nibbles(__m256i sum, __m256i even, __m256i odd, __m256i x_even, __m256i x_odd)
+{
+    __m256i pairs =
+        _mm256_add_epi16(_mm256_maddubs_epi16(even, x_even), _mm256_maddubs_epi16(odd, x_odd));
+    return _mm256_add_epi32(sum, widen(pairs));
+}
+
 /* |w| (sign(w) a): a pair is at most 2 * 128 * 127 = 32,512, which vpmaddubsw does not saturate;
  * unsigned w with a zero point of 128 would. */
 INLINE __m256i step_i8(__m256i sum, __m256i u, __m256i s)

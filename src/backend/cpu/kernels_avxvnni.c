@@ -22,6 +22,11 @@ INLINE __m256i widen(__m256i sum)
     return sum;
 }
 
+INLINE __m256i dot_nibbles(__m256i sum, __m256i even, __m256i odd, __m256i x_even, __m256i x_odd)
+{
+    return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(sum, even, x_even), odd, x_odd);
+}
+
 INLINE __m256i step_i8(__m256i sum, __m256i u, __m256i s)
 {
     return _mm256_dpbusd_avx_epi32(sum, u, s);

@@ -6,12 +6,6 @@
 #include "backend/cpu/kernels.h"
 #include "base/fp16.h"
 
-uint32_t ofr_cpu_activation_group(uint32_t weight_group)
-{
-    (void)weight_group; /* a multiple of 32 */
-    return 32;
-}
-
 static bool supported(const ofr_cpu_features *features)
 {
     (void)features;
@@ -24,9 +18,8 @@ static size_t value_index(const ofr_cpu_activations *a, size_t k)
     if (!a->split) {
         return k;
     }
-    size_t block = a->group < 64 ? a->group : 64;
-    size_t in_block = k % block;
-    return k - in_block + in_block / 2 + in_block % 2 * (block / 2);
+    size_t in_block = k % OFR_CPU_SPLIT_BLOCK;
+    return k - in_block + in_block / 2 + in_block % 2 * (OFR_CPU_SPLIT_BLOCK / 2);
 }
 
 static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
@@ -34,19 +27,22 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
     int8_t *values = a->values + row * a->value_stride;
     float *scales = a->scales + row * a->group_stride;
     int32_t *sums = a->sums + row * a->group_stride;
+    memset(values, 0, a->value_stride);
+    memset(scales, 0, a->group_stride * sizeof *scales);
+    memset(sums, 0, a->group_stride * sizeof *sums);
     for (uint32_t g = 0; g < a->n_groups; g++) {
-        const float *group = x + (size_t)g * a->group;
+        const float *group = x + (size_t)g * OFR_CPU_ACTIVATION_GROUP;
         float largest = 0;
-        for (uint32_t i = 0; i < a->group; i++) {
+        for (uint32_t i = 0; i < OFR_CPU_ACTIVATION_GROUP; i++) {
             largest = fmaxf(largest, fabsf(group[i]));
         }
         scales[g] = largest / 127;
-        float inverse = largest > 0 ? 127 / largest : 0;
+        float inverse = largest > OFR_CPU_SCALE_TINY ? 127 / largest : 0;
         int32_t sum = 0;
-        for (uint32_t i = 0; i < a->group; i++) {
+        for (uint32_t i = 0; i < OFR_CPU_ACTIVATION_GROUP; i++) {
             float scaled = fminf(fmaxf(nearbyintf(group[i] * inverse), -127), 127);
             int8_t value = (int8_t)scaled;
-            values[value_index(a, (size_t)g * a->group + i)] = value;
+            values[value_index(a, (size_t)g * OFR_CPU_ACTIVATION_GROUP + i)] = value;
             sum += value;
         }
         sums[g] = sum;
@@ -65,7 +61,7 @@ static int32_t weight_at(const ofr_cpu_matrix *w, uint32_t row, size_t k)
 
 static float weight_scale(const ofr_cpu_matrix *w, uint32_t row, uint32_t group)
 {
-    size_t k = (size_t)group * w->activation_group;
+    size_t k = (size_t)group * OFR_CPU_ACTIVATION_GROUP;
     return ofr_half_to_float(w->scales[(size_t)row * (w->columns / w->group) + k / w->group]);
 }
 
@@ -78,7 +74,8 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
         float total = 0;
         for (uint32_t g = 0; g < a->n_groups; g++) {
             int32_t sum = 0;
-            for (size_t k = (size_t)g * a->group; k < (size_t)(g + 1) * a->group; k++) {
+            for (size_t k = (size_t)g * OFR_CPU_ACTIVATION_GROUP;
+                 k < (size_t)(g + 1) * OFR_CPU_ACTIVATION_GROUP; k++) {
                 sum += weight_at(w, n, k) * values[value_index(a, k)];
             }
             total += weight_scale(w, n, g) * scales[g] * (float)sum;
@@ -87,18 +84,17 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
     }
 }
 
+/* [K][TILE_ROWS] */
 static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const ofr_cpu_tile *tile)
 {
-    ofr_cpu_activations order = {.group = w->activation_group, .split = w->dtype == OFR_DTYPE_I4};
     memset(tile->values, 0, (size_t)w->columns * OFR_CPU_TILE_ROWS);
     for (uint32_t r = 0; r < n; r++) {
         for (size_t k = 0; k < w->columns; k++) {
-            size_t at = value_index(&order, k);
-            tile->values[at / 4 * (4 * OFR_CPU_TILE_ROWS) + 4 * r + at % 4] =
+            tile->values[k * OFR_CPU_TILE_ROWS + r] =
                 (uint8_t)(weight_at(w, begin + r, k) + tile->zero);
         }
     }
-    for (uint32_t g = 0; g < w->columns / w->activation_group; g++) {
+    for (uint32_t g = 0; g < w->columns / OFR_CPU_ACTIVATION_GROUP; g++) {
         for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
             tile->scales[g * OFR_CPU_TILE_ROWS + r] = r < n ? weight_scale(w, begin + r, g) : 0;
         }
@@ -119,10 +115,12 @@ static void gemm_tile(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, si
             for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
                 sum[r] = -tile->zero * sums[g];
             }
-            for (size_t k = (size_t)g * a->group; k < (size_t)(g + 1) * a->group; k++) {
-                const uint8_t *column = tile->values + k / 4 * (4 * OFR_CPU_TILE_ROWS) + k % 4;
+            for (size_t k = (size_t)g * OFR_CPU_ACTIVATION_GROUP;
+                 k < (size_t)(g + 1) * OFR_CPU_ACTIVATION_GROUP; k++) {
+                const uint8_t *column = tile->values + k * OFR_CPU_TILE_ROWS;
+                int32_t value = values[value_index(a, k)];
                 for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
-                    sum[r] += column[4 * r] * values[k];
+                    sum[r] += column[r] * value;
                 }
             }
             for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
@@ -256,13 +254,22 @@ static void matmul(const float *a, size_t a_stride, const float *b, size_t b_str
     }
 }
 
+static const ofr_cpu_gemm gemm_int8 = {
+    .name = "int8",
+    .min_tokens = 4,
+    .tile_tokens = 8,
+    .value_bytes = 1,
+    .prepare = quantize,
+    .pack = gemm_pack,
+    .tile = gemm_tile,
+};
+
 static const ofr_cpu_kernels table = {
     .name = "generic",
     .supported = supported,
     .quantize = quantize,
     .gemv = gemv,
-    .gemm_pack = gemm_pack,
-    .gemm_tile = gemm_tile,
+    .gemms = {&gemm_int8},
     .dot_f32 = dot_f32,
     .dot_f16 = dot_f16,
     .rms_norm = rms_norm,

@@ -3,6 +3,9 @@
  *   step_unsigned(sum, u, s)  adds the products of unsigned u (at most 15) and signed s; at most 8
  *                             steps may follow one another before
  *   widen(sum)                turns such a sum, begun at zero, into 32-bit lanes;
+ *   dot_nibbles(sum, u0, u1, s0, s1)
+ *                             adds the products of u0 and s0 and of u1 and s1 (u at most 15) to
+ *                             32-bit lanes;
  *   step_i8(sum, u, s)        adds products of (u - 128 + I8_ZERO) and s to 32-bit lanes;
  *   I8_ZERO                   the zero point that is still to be corrected for i8. */
 #ifndef OFR_BACKEND_CPU_KERNELS_YMM_H
@@ -11,7 +14,14 @@
 #include <math.h>
 #include <string.h>
 
-enum { STEPS_MAX = 8, PREFETCH_BYTES = 2048 };
+enum {
+    PREFETCH_BYTES = 2048,
+    GEMV_COLUMNS = 16384, /* columns whose inputs a gemv spreads on the stack at once */
+    SCALES_AT_ONCE = 64,  /* weight scales of a row that a gemv widens at once */
+    GROUP_OF_ROW = 1,     /* in place of a group size: one scale for a row */
+    TILE_TOKENS = 8,
+    QUADS = OFR_CPU_ACTIVATION_GROUP / 4,
+};
 
 INLINE float add_lanes(__m256 x)
 {
@@ -86,29 +96,31 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
     int8_t *values = a->values + row * a->value_stride;
     float *scales = a->scales + row * a->group_stride;
     int32_t *sums = a->sums + row * a->group_stride;
-    uint32_t block = a->group < 64 ? a->group : 64;
+    if (a->split) {
+        memset(values, 0, a->value_stride); /* the padding of both halves of the last block */
+    }
     for (uint32_t g = 0; g < a->n_groups; g++) {
-        const float *group = x + (size_t)g * a->group;
+        const float *group = x + (size_t)g * OFR_CPU_ACTIVATION_GROUP;
         __m256 largest = _mm256_setzero_ps();
-        for (uint32_t i = 0; i < a->group; i += 8) {
+        for (uint32_t i = 0; i < OFR_CPU_ACTIVATION_GROUP; i += 8) {
             largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, _mm256_loadu_ps(group + i)));
         }
         float top = max_lanes(largest);
-        __m256 inverse = _mm256_set1_ps(top > 0 ? 127 / top : 0);
+        __m256 inverse = _mm256_set1_ps(top > OFR_CPU_SCALE_TINY ? 127 / top : 0);
         __m256i total = _mm256_setzero_si256();
-        for (uint32_t i = 0; i < a->group; i += 16) {
+        int8_t *out = values + ofr_cpu_group_offset(a, g);
+        for (uint32_t i = 0; i < OFR_CPU_ACTIVATION_GROUP; i += 16) {
             __m256i q0 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(group + i), inverse));
             __m256i q1 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(group + i + 8), inverse));
             total = _mm256_add_epi32(total, _mm256_add_epi32(q0, q1));
             __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(q0, q1), 0xd8);
             __m128i bytes =
                 _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-            int8_t *out = values + (size_t)g * a->group;
             if (a->split) {
                 bytes = _mm_shuffle_epi8(bytes, pairs);
-                out += i / block * block + i % block / 2;
-                _mm_storel_epi64((void *)out, bytes);
-                _mm_storel_epi64((void *)(out + block / 2), _mm_srli_si128(bytes, 8));
+                _mm_storel_epi64((void *)(out + i / 2), bytes);
+                _mm_storel_epi64((void *)(out + i / 2 + OFR_CPU_SPLIT_BLOCK / 2),
+                                 _mm_srli_si128(bytes, 8));
             } else {
                 _mm_storeu_si128((void *)(out + i), bytes);
             }
@@ -121,152 +133,193 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
         scales[g] = top / 127;
         sums[g] = sum;
     }
-}
-
-/* Weight scale times activation scale of groups [g0, g0 + n) of a row; returns the sum of their
- * zero-point corrections. */
-INLINE float combine_scales(const ofr_cpu_matrix *w, uint32_t row, uint32_t g0, uint32_t n,
-                            const float *scales, const int32_t *sums, float zero, float *combined)
-{
-    uint32_t ratio = w->group / w->activation_group;
-    const uint16_t *own = w->scales + (size_t)row * (w->columns / w->group);
-    __m256 correction = _mm256_setzero_ps();
-    for (uint32_t g = 0; g < n; g += 8) {
-        __m256 s;
-        if (ratio == 1) {
-            s = load_halves(own + g0 + g, n - g);
-        } else if (w->group == w->columns) {
-            s = _mm256_set1_ps(_cvtsh_ss(own[0]));
-        } else if (ratio == 2 || ratio == 4) { /* g0 + g is a multiple of 8 */
-            uint32_t left = n - g < 8 ? n - g : 8;
-            s = load_halves(own + (g0 + g) / ratio, (left + ratio - 1) / ratio);
-            s = _mm256_permutevar8x32_ps(s,
-                                         _mm256_srl_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                                          _mm_cvtsi32_si128((int)ratio / 2)));
-        } else {
-            float each[8] = {0};
-            for (uint32_t i = 0; i < 8 && g + i < n; i++) {
-                each[i] = _cvtsh_ss(own[(g0 + g + i) / ratio]);
-            }
-            s = _mm256_loadu_ps(each);
-        }
-        /* Rows of activation scales and sums are padded with zeros to 16. */
-        s = _mm256_mul_ps(s, _mm256_loadu_ps(scales + g0 + g));
-        _mm256_storeu_ps(combined + g, s);
-        __m256 sum = _mm256_cvtepi32_ps(_mm256_loadu_si256((const void *)(sums + g0 + g)));
-        correction = _mm256_fmadd_ps(s, sum, correction);
+    size_t groups = a->group_stride - a->n_groups;
+    memset(scales + a->n_groups, 0, groups * sizeof *scales);
+    memset(sums + a->n_groups, 0, groups * sizeof *sums);
+    if (!a->split) {
+        memset(values + a->columns, 0, a->value_stride - a->columns);
     }
-    return -zero * add_lanes(correction);
 }
 
-/* One group (a constant where inlined) of a row against the activations, as 32-bit lanes. */
-INLINE __m256i dot_group(enum ofr_dtype dtype, uint32_t group, const uint8_t *p, const int8_t *a)
+/* What a gemv needs of the activations, the same for all rows: for each vector of weights, 64 of i4
+ * or 32 of i8, the scales over its eight lanes, and the zero point's part of each lane. */
+typedef struct gemv_inputs {
+    _Alignas(32) float scales[GEMV_COLUMNS / 32][8];
+    _Alignas(32) int32_t offsets[GEMV_COLUMNS / 32][8];
+} gemv_inputs;
+
+/* The even and the odd activations of i4 vector b. */
+INLINE const int8_t *split_at(const int8_t *values, uint32_t b)
 {
-    const __m256i low = _mm256_set1_epi8(15);
-    __m256i sum = _mm256_setzero_si256();
+    return values + (size_t)(b / 2) * OFR_CPU_SPLIT_BLOCK + b % 2 * 32;
+}
+
+INLINE void spread_inputs(enum ofr_dtype dtype, const int8_t *values, const float *scales,
+                          uint32_t columns, gemv_inputs *ret)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    if (dtype == OFR_DTYPE_I4) {
+        const __m256i bias = _mm256_set1_epi8(8);
+        for (uint32_t b = 0; b * 64 < columns; b++) {
+            const int8_t *x = split_at(values, b);
+            __m256i sum = step_unsigned(zero, bias, _mm256_loadu_si256((const void *)x));
+            sum = step_unsigned(sum, bias, _mm256_loadu_si256((const void *)(x + 64)));
+            _mm_store_ps(ret->scales[b], _mm_set1_ps(scales[2 * b]));
+            _mm_store_ps(ret->scales[b] + 4, _mm_set1_ps(scales[2 * b + 1]));
+            _mm256_store_si256((void *)ret->offsets[b], _mm256_sub_epi32(zero, widen(sum)));
+        }
+        return;
+    }
+    for (uint32_t b = 0; b * 32 < columns; b++) {
+        /* weights of 0 are unsigned 128: what is left of them is what must go */
+        __m256i sum = step_i8(zero, _mm256_set1_epi8(-128),
+                              _mm256_loadu_si256((const void *)(values + 32 * b)));
+        _mm256_store_ps(ret->scales[b], _mm256_set1_ps(scales[b]));
+        _mm256_store_si256((void *)ret->offsets[b], _mm256_sub_epi32(zero, sum));
+    }
+}
+
+/* A vector of a row times the activations of its columns: 64 i4 or 32 i8. */
+INLINE __m256i dot_vector(enum ofr_dtype dtype, __m256i x, __m256i offset, const int8_t *values)
+{
     if (dtype == OFR_DTYPE_I8) {
-        for (uint32_t i = 0; i < group; i += 32) {
-            __m256i x =
-                _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + i)), _mm256_set1_epi8(-128));
-            sum = step_i8(sum, x, _mm256_loadu_si256((const void *)(a + i)));
-        }
-        return sum;
+        return step_i8(offset, _mm256_xor_si256(x, _mm256_set1_epi8(-128)),
+                       _mm256_loadu_si256((const void *)values));
     }
-    if (group == 32) {
-        __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)p));
-        x = _mm256_srlv_epi64(x, _mm256_setr_epi64x(0, 0, 4, 4));
-        x = _mm256_xor_si256(_mm256_and_si256(x, low), _mm256_set1_epi8(8));
-        return widen(step_unsigned(sum, x, _mm256_loadu_si256((const void *)a)));
-    }
-    for (uint32_t i = 0; i < group; i += 64) {
-        __m256i x = _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + i / 2)),
-                                     _mm256_set1_epi8((char)0x88));
-        __m256i even = _mm256_and_si256(x, low);
-        __m256i odd = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
-        sum = step_unsigned(sum, even, _mm256_loadu_si256((const void *)(a + i)));
-        sum = step_unsigned(sum, odd, _mm256_loadu_si256((const void *)(a + i + 32)));
-    }
-    return widen(sum);
+    const __m256i low = _mm256_set1_epi8(15);
+    x = _mm256_xor_si256(x, _mm256_set1_epi8((char)0x88));
+    __m256i even = _mm256_and_si256(x, low);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
+    return dot_nibbles(offset, even, odd, _mm256_loadu_si256((const void *)values),
+                       _mm256_loadu_si256((const void *)(values + OFR_CPU_SPLIT_BLOCK / 2)));
 }
 
+/* Columns [first, first + columns) of `rows` rows from n on; dtype, group and rows are constants
+ * where this is inlined. group: 32, 64 or more (any multiple of 64), GROUP_OF_ROW, or 0: any other.
+ */
 INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t group,
-                      const ofr_cpu_activations *a, size_t row, uint32_t n, uint32_t rows, float *y)
+                      const gemv_inputs *inputs, const int8_t *values, uint32_t first,
+                      uint32_t columns, size_t n, uint32_t rows, float *y)
 {
-    const int8_t *values = a->values + row * a->value_stride;
-    const float *scales = a->scales + row * a->group_stride;
-    const int32_t *sums = a->sums + row * a->group_stride;
-    size_t shift = dtype == OFR_DTYPE_I4 ? 1 : 0;
-    size_t row_bytes = (size_t)w->columns >> shift;
-    const uint8_t *data = w->data + n * row_bytes;
+    const uint32_t width = dtype == OFR_DTYPE_I4 ? 64 : 32;
+    size_t row_bytes = dtype == OFR_DTYPE_I4 ? w->columns / 2 : w->columns;
+    size_t row_scales = w->columns / w->group;
+    const uint8_t *data = w->data + n * row_bytes + (size_t)first * 32 / width;
+    const uint16_t *own = w->scales + n * row_scales;
     /* Four short rows side by side are a pattern that hardware prefetchers do not follow: whole
-     * blocks of four rows ahead. */
-    size_t ahead = (PREFETCH_BYTES / (4 * row_bytes) + 1) * (4 * row_bytes);
-    float combined[4][OFR_CPU_GROUPS_AT_ONCE];
-    float correction[4] = {0};
+     * blocks of rows ahead. Beyond the matrix it does nothing. */
+    size_t ahead = (PREFETCH_BYTES / (rows * row_bytes) + 1) * (rows * row_bytes);
+    uint32_t vectors = (columns + width - 1) / width;
+    float s[4][SCALES_AT_ONCE];
     __m256 total[4];
     for (uint32_t r = 0; r < rows; r++) {
         total[r] = _mm256_setzero_ps();
     }
-    for (uint32_t g0 = 0; g0 < a->n_groups; g0 += OFR_CPU_GROUPS_AT_ONCE) {
-        uint32_t count = a->n_groups - g0;
-        count = count < OFR_CPU_GROUPS_AT_ONCE ? count : OFR_CPU_GROUPS_AT_ONCE;
-        for (uint32_t r = 0; r < rows; r++) {
-            correction[r] += combine_scales(w, n + r, g0, count, scales, sums,
-                                            dtype == OFR_DTYPE_I4 ? 8 : I8_ZERO, combined[r]);
+    /* vectors that SCALES_AT_ONCE weight scales are enough for */
+    const uint32_t window = group > 1 ? SCALES_AT_ONCE * group / width : vectors;
+    for (uint32_t b0 = 0; b0 < vectors; b0 += window) {
+        uint32_t end = vectors - b0 < window ? vectors : b0 + window;
+        for (uint32_t r = 0; r < rows && group > 1; r++) {
+            size_t at = (first + b0 * width) / group, left = row_scales - at;
+            for (uint32_t i = 0; i < SCALES_AT_ONCE && i < left; i += 8) {
+                _mm256_storeu_ps(s[r] + i, load_halves(own + r * row_scales + at + i, left - i));
+            }
         }
-        for (uint32_t g = 0; g < count; g++) {
-            size_t k = (size_t)(g0 + g) * group;
+        for (uint32_t b = b0; b < end; b++) {
+            const int8_t *x = dtype == OFR_DTYPE_I4 ? split_at(values, b) : values + 32 * b;
+            __m256i offset = _mm256_load_si256((const void *)inputs->offsets[b]);
+            __m256 lanes = _mm256_load_ps(inputs->scales[b]);
+            uint32_t column = first + b * width;
+            bool tail = dtype == OFR_DTYPE_I4 && column + 32 == w->columns;
             for (uint32_t r = 0; r < rows; r++) {
-                const uint8_t *p = data + r * row_bytes + (k >> shift);
+                const uint8_t *p = data + r * row_bytes + (size_t)b * 32;
                 _mm_prefetch((const char *)(p + ahead), _MM_HINT_T0);
-                __m256i sum = dot_group(dtype, group, p, values + k);
-                total[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(combined[r][g]),
-                                           total[r]);
+                __m256i raw = tail ? _mm256_zextsi128_si256(_mm_loadu_si128((const void *)p))
+                                   : _mm256_loadu_si256((const void *)p);
+                __m256 dot = _mm256_cvtepi32_ps(dot_vector(dtype, raw, offset, x));
+                if (group == GROUP_OF_ROW) {
+                    total[r] = _mm256_fmadd_ps(dot, lanes, total[r]);
+                    continue;
+                }
+                __m256 scale;
+                if (group >= width) {
+                    scale = _mm256_set1_ps(s[r][(b - b0) / (group / width)]);
+                } else if (group > 1) { /* 32 of 64 columns */
+                    __m128 low = _mm_set1_ps(s[r][2 * (b - b0)]);
+                    scale = _mm256_set_m128(_mm_set1_ps(s[r][2 * (b - b0) + 1]), low);
+                } else {
+                    const uint16_t *scales = own + r * row_scales;
+                    uint32_t second = tail || width == 32 ? column : column + 32;
+                    scale = _mm256_set_m128(_mm_set1_ps(_cvtsh_ss(scales[second / w->group])),
+                                            _mm_set1_ps(_cvtsh_ss(scales[column / w->group])));
+                }
+                total[r] = _mm256_fmadd_ps(_mm256_mul_ps(dot, lanes), scale, total[r]);
             }
         }
     }
     for (uint32_t r = 0; r < rows; r++) {
-        y[r] = add_lanes(total[r]) + correction[r];
+        float sum = add_lanes(total[r]);
+        y[r] += group == GROUP_OF_ROW ? sum * _cvtsh_ss(own[r]) : sum;
     }
 }
 
-INLINE void gemv_all(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t group,
-                     const ofr_cpu_activations *a, size_t row, uint32_t begin, uint32_t end,
-                     float *y)
+INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t group,
+                       const ofr_cpu_activations *a, size_t row, uint32_t begin, uint32_t end,
+                       float *y)
 {
-    uint32_t n = begin;
-    for (; n + 4 <= end; n += 4) {
-        gemv_rows(w, dtype, group, a, row, n, 4, y + (n - begin));
+    const int8_t *values = a->values + row * a->value_stride;
+    const float *scales = a->scales + row * a->group_stride;
+    gemv_inputs inputs;
+    memset(y, 0, (end - begin) * sizeof *y);
+    for (uint32_t first = 0; first < w->columns; first += GEMV_COLUMNS) {
+        uint32_t left = w->columns - first, columns = left < GEMV_COLUMNS ? left : GEMV_COLUMNS;
+        spread_inputs(dtype, values + first, scales + first / OFR_CPU_ACTIVATION_GROUP, columns,
+                      &inputs);
+        uint32_t n = begin;
+        for (; n + 4 <= end; n += 4) {
+            gemv_rows(w, dtype, group, &inputs, values + first, first, columns, n, 4,
+                      y + (n - begin));
+        }
+        for (; n < end; n++) {
+            gemv_rows(w, dtype, group, &inputs, values + first, first, columns, n, 1,
+                      y + (n - begin));
+        }
     }
-    for (; n < end; n++) {
-        gemv_rows(w, dtype, group, a, row, n, 1, y + (n - begin));
+}
+
+INLINE void gemv_type(const ofr_cpu_matrix *w, enum ofr_dtype dtype, const ofr_cpu_activations *a,
+                      size_t row, uint32_t begin, uint32_t end, float *y)
+{
+    if (w->group == w->columns) {
+        gemv_group(w, dtype, GROUP_OF_ROW, a, row, begin, end, y);
+    } else if (w->group == 128) {
+        gemv_group(w, dtype, 128, a, row, begin, end, y);
+    } else if (w->group == 64) {
+        gemv_group(w, dtype, 64, a, row, begin, end, y);
+    } else if (w->group == 32) {
+        gemv_group(w, dtype, 32, a, row, begin, end, y);
+    } else {
+        gemv_group(w, dtype, 0, a, row, begin, end, y);
     }
 }
 
 static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t row, uint32_t begin,
                  uint32_t end, float *y)
 {
-    bool i4 = w->dtype == OFR_DTYPE_I4;
-    if (a->group == 128 && i4) {
-        gemv_all(w, OFR_DTYPE_I4, 128, a, row, begin, end, y);
-    } else if (a->group == 64 && i4) {
-        gemv_all(w, OFR_DTYPE_I4, 64, a, row, begin, end, y);
-    } else if (i4) {
-        gemv_all(w, OFR_DTYPE_I4, 32, a, row, begin, end, y);
-    } else if (a->group == 128) {
-        gemv_all(w, OFR_DTYPE_I8, 128, a, row, begin, end, y);
-    } else if (a->group == 64) {
-        gemv_all(w, OFR_DTYPE_I8, 64, a, row, begin, end, y);
+    if (w->dtype == OFR_DTYPE_I4) {
+        gemv_type(w, OFR_DTYPE_I4, a, row, begin, end, y);
     } else {
-        gemv_all(w, OFR_DTYPE_I8, 32, a, row, begin, end, y);
+        gemv_type(w, OFR_DTYPE_I8, a, row, begin, end, y);
     }
 }
 
+/* Tiles of the int8 gemm: unsigned bytes, 4 neighbours of the activations' order at a time, group
+ * after group (of i4 the 16 even values, then the 16 odd ones): [K/4][TILE_ROWS][4]. A 32-bit lane
+ * is then one row and needs no sum across lanes. */
 static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const ofr_cpu_tile *tile)
 {
     bool i4 = w->dtype == OFR_DTYPE_I4;
     size_t row_bytes = i4 ? w->columns / 2 : w->columns;
-    uint32_t words = w->activation_group < 64 ? 4 : 8; /* 32-bit words of an i4 block of a row */
     const __m256i low = _mm256_set1_epi8(15), bias = _mm256_set1_epi8((char)tile->zero);
     for (uint32_t part = 0; part < OFR_CPU_TILE_ROWS / 8; part++) {
         uint32_t left = n > part * 8 ? n - part * 8 : 0;
@@ -279,21 +332,21 @@ static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const
             __m256i x = _mm256_mask_i32gather_epi32(
                 _mm256_setzero_si256(), (const void *)(data + (size_t)i * 4), rows, tail8(left), 4);
             if (i4) {
-                size_t quad = (size_t)(i / words) * words * 2 + i % words;
+                size_t quad = (size_t)(i / 4) * 8 + i % 4;
                 __m256i even = _mm256_xor_si256(_mm256_and_si256(x, low), bias);
                 __m256i odd =
                     _mm256_xor_si256(_mm256_and_si256(_mm256_srli_epi16(x, 4), low), bias);
                 _mm256_store_si256((void *)(out + quad * (4 * OFR_CPU_TILE_ROWS)), even);
-                _mm256_store_si256((void *)(out + (quad + words) * (4 * OFR_CPU_TILE_ROWS)), odd);
+                _mm256_store_si256((void *)(out + (quad + 4) * (4 * OFR_CPU_TILE_ROWS)), odd);
             } else {
                 _mm256_store_si256((void *)(out + (size_t)i * (4 * OFR_CPU_TILE_ROWS)),
                                    _mm256_xor_si256(x, bias));
             }
         }
     }
-    uint32_t ratio = w->group / w->activation_group, own = w->columns / w->group;
+    uint32_t ratio = w->group / OFR_CPU_ACTIVATION_GROUP, own = w->columns / w->group;
     for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
-        for (uint32_t g = 0; g < w->columns / w->activation_group; g++) {
+        for (uint32_t g = 0; g < w->columns / OFR_CPU_ACTIVATION_GROUP; g++) {
             tile->scales[g * OFR_CPU_TILE_ROWS + r] =
                 r < n ? _cvtsh_ss(w->scales[(size_t)(begin + r) * own + g / ratio]) : 0;
         }
@@ -307,41 +360,35 @@ INLINE void tile_tokens(const ofr_cpu_tile *tile, bool i4, uint32_t first,
     const int8_t *values = a->values + row * a->value_stride;
     const float *scales = a->scales + row * a->group_stride;
     const int32_t *sums = a->sums + row * a->group_stride;
-    uint32_t quads = a->group / 4;
     int32_t zero = i4 ? 8 : I8_ZERO;
+    size_t half = a->split ? OFR_CPU_SPLIT_BLOCK / 2 : OFR_CPU_ACTIVATION_GROUP / 2;
     const uint8_t *w = tile->values + (size_t)first * 4;
     __m256 total[4][2];
     for (uint32_t t = 0; t < n; t++) {
         total[t][0] = total[t][1] = _mm256_setzero_ps();
     }
     for (uint32_t g = 0; g < a->n_groups; g++) {
-        __m256i wide[4][2];
-        const int8_t *x = values + (size_t)g * a->group;
+        __m256i wide[4][2], sum[4][2];
+        const int8_t *x = values + ofr_cpu_group_offset(a, g);
         for (uint32_t t = 0; t < n; t++) {
             wide[t][0] = wide[t][1] = _mm256_set1_epi32(-zero * sums[t * a->group_stride + g]);
+            sum[t][0] = sum[t][1] = _mm256_setzero_si256();
         }
-        for (uint32_t q0 = 0; q0 < quads; q0 += STEPS_MAX) {
-            __m256i sum[4][2];
+        for (uint32_t q = 0; q < QUADS; q++, w += 4 * OFR_CPU_TILE_ROWS) {
+            __m256i w0 = _mm256_load_si256((const void *)w);
+            __m256i w1 = _mm256_load_si256((const void *)(w + 32));
+            size_t at = q < QUADS / 2 ? 4 * q : half + 4 * (q - QUADS / 2);
             for (uint32_t t = 0; t < n; t++) {
-                sum[t][0] = sum[t][1] = _mm256_setzero_si256();
+                int32_t four;
+                memcpy(&four, x + t * a->value_stride + at, sizeof four);
+                __m256i each = _mm256_set1_epi32(four);
+                sum[t][0] = i4 ? step_unsigned(sum[t][0], w0, each) : step_i8(sum[t][0], w0, each);
+                sum[t][1] = i4 ? step_unsigned(sum[t][1], w1, each) : step_i8(sum[t][1], w1, each);
             }
-            for (uint32_t q = q0; q < q0 + STEPS_MAX; q++, w += 4 * OFR_CPU_TILE_ROWS) {
-                __m256i w0 = _mm256_load_si256((const void *)w);
-                __m256i w1 = _mm256_load_si256((const void *)(w + 32));
-                for (uint32_t t = 0; t < n; t++) {
-                    int32_t four;
-                    memcpy(&four, x + t * a->value_stride + 4 * q, sizeof four);
-                    __m256i each = _mm256_set1_epi32(four);
-                    sum[t][0] =
-                        i4 ? step_unsigned(sum[t][0], w0, each) : step_i8(sum[t][0], w0, each);
-                    sum[t][1] =
-                        i4 ? step_unsigned(sum[t][1], w1, each) : step_i8(sum[t][1], w1, each);
-                }
-            }
-            for (uint32_t t = 0; t < n; t++) {
-                for (uint32_t i = 0; i < 2; i++) {
-                    wide[t][i] = _mm256_add_epi32(wide[t][i], i4 ? widen(sum[t][i]) : sum[t][i]);
-                }
+        }
+        for (uint32_t t = 0; t < n; t++) {
+            for (uint32_t i = 0; i < 2; i++) {
+                wide[t][i] = _mm256_add_epi32(wide[t][i], i4 ? widen(sum[t][i]) : sum[t][i]);
             }
         }
         const float *own = tile->scales + g * OFR_CPU_TILE_ROWS + first;
@@ -602,11 +649,21 @@ static void matmul(const float *a, size_t a_stride, const float *b, size_t b_str
     }
 }
 
+static const ofr_cpu_gemm gemm_int8 = {
+    .name = "int8",
+    .min_tokens = 4,
+    .tile_tokens = TILE_TOKENS,
+    .value_bytes = 1,
+    .prepare = quantize,
+    .pack = gemm_pack,
+    .tile = gemm_tile,
+};
+
 /* The members of the table that this header defines. */
 #define YMM_KERNELS                                                                                \
-    .supported = supported, .quantize = quantize, .gemv = gemv, .gemm_pack = gemm_pack,            \
-    .gemm_tile = gemm_tile, .dot_f32 = dot_f32, .dot_f16 = dot_f16, .rms_norm = rms_norm,          \
-    .swiglu = swiglu, .float_to_half = float_to_half, .half_to_float = half_to_float,              \
+    .supported = supported, .quantize = quantize, .gemv = gemv, .gemms = {&gemm_int8},             \
+    .dot_f32 = dot_f32, .dot_f16 = dot_f16, .rms_norm = rms_norm, .swiglu = swiglu,                \
+    .float_to_half = float_to_half, .half_to_float = half_to_float,                                \
     .transpose_keys = transpose_keys, .attention_scores = attention_scores,                        \
     .attention_values = attention_values, .exp_sum = exp_sum, .maximum = maximum_of,               \
     .scale = scale, .matmul = matmul

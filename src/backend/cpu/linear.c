@@ -18,7 +18,6 @@ static ofr_cpu_matrix matrix_of(const ofr_tensor *tensor)
         .rows = (uint32_t)tensor->shape[0],
         .columns = (uint32_t)tensor->shape[1],
         .group = tensor->group_size,
-        .activation_group = is_dense(tensor) ? 0 : ofr_cpu_activation_group(tensor->group_size),
         .data = tensor->data,
         .scales = tensor->scales,
     };
@@ -29,31 +28,32 @@ static bool same_activations(const ofr_tensor *a, const ofr_tensor *b)
     if (is_dense(a) || is_dense(b)) {
         return is_dense(a) && is_dense(b);
     }
-    return a->dtype == b->dtype &&
-           ofr_cpu_activation_group(a->group_size) == ofr_cpu_activation_group(b->group_size);
+    return a->dtype == b->dtype;
+}
+
+/* How `n` tokens are multiplied; NULL: row by row. */
+static const ofr_cpu_gemm *gemm_for(const ofr_backend_session *session, uint32_t n)
+{
+    for (const ofr_cpu_gemm *const *gemm = session->kernels->gemms; *gemm != NULL; gemm++) {
+        if (n >= (*gemm)->min_tokens) {
+            return *gemm;
+        }
+    }
+    return NULL;
 }
 
 /* The activations' format for a matrix, in the buffers of `storage`. */
 static ofr_cpu_activations format_for(const ofr_cpu_activations *storage,
-                                      const ofr_cpu_matrix *matrix)
+                                      const ofr_cpu_matrix *matrix, const ofr_cpu_gemm *gemm)
 {
     ofr_cpu_activations a = *storage;
+    size_t width = (size_t)matrix->columns * (gemm != NULL ? gemm->value_bytes : 1);
     a.columns = matrix->columns;
-    a.group = matrix->activation_group;
-    a.n_groups = matrix->columns / matrix->activation_group;
+    a.n_groups = matrix->columns / OFR_CPU_ACTIVATION_GROUP;
     a.split = matrix->dtype == OFR_DTYPE_I4;
-    a.value_stride = ((size_t)a.columns + 63) / 64 * 64;
+    a.value_stride = (width + OFR_CPU_SPLIT_BLOCK - 1) / OFR_CPU_SPLIT_BLOCK * OFR_CPU_SPLIT_BLOCK;
     a.group_stride = ((size_t)a.n_groups + 15) / 16 * 16;
     return a;
-}
-
-static void clear_padding(const ofr_cpu_activations *a, size_t row)
-{
-    memset(a->values + row * a->value_stride + a->columns, 0, a->value_stride - a->columns);
-    memset(a->scales + row * a->group_stride + a->n_groups, 0,
-           (a->group_stride - a->n_groups) * sizeof *a->scales);
-    memset(a->sums + row * a->group_stride + a->n_groups, 0,
-           (a->group_stride - a->n_groups) * sizeof *a->sums);
 }
 
 /* What the products of one stage read, ready for use. */
@@ -61,10 +61,12 @@ typedef struct prepared_rows {
     const float *x; /* after the norm; for dense weights */
     size_t stride;
     ofr_cpu_activations a;
+    const ofr_cpu_gemm *gemm; /* NULL: row by row */
+    bool dense;
 } prepared_rows;
 
 static void prepare_row(ofr_backend_session *session, const cpu_input *input, size_t row,
-                        float *normed, const prepared_rows *ready, size_t to)
+                        float *normed, const prepared_rows *ready)
 {
     const float *x = input->x + row * input->stride;
     if (input->norm != NULL) {
@@ -72,34 +74,18 @@ static void prepare_row(ofr_backend_session *session, const cpu_input *input, si
                                    session->params->rms_epsilon, normed);
         x = normed;
     }
-    if (ready->a.group > 0) {
-        session->kernels->quantize(x, &ready->a, to);
-        clear_padding(&ready->a, to);
+    if (!ready->dense) {
+        (ready->gemm != NULL ? ready->gemm->prepare : session->kernels->quantize)(x, &ready->a,
+                                                                                  row);
     }
 }
 
-/* A single row is prepared by every thread for itself: cheaper than a barrier. */
-static prepared_rows prepare(ofr_backend_session *session, uint32_t thread, const cpu_input *input,
-                             uint32_t n, const ofr_cpu_matrix *matrix)
+/* Blocks of rows, so that each is finished by the thread that prepared it. */
+static void prepare_rows(ofr_backend_session *session, const cpu_input *input, uint32_t n,
+                         float *scratch, const prepared_rows *ready)
 {
-    cpu_scratch *scratch = &session->scratch[thread];
-    prepared_rows ready = {.x = input->x, .stride = input->stride};
-    bool dense = matrix->activation_group == 0;
-    if (!dense) {
-        ready.a = format_for(n == 1 ? &scratch->row : &session->rows, matrix);
-    }
-    if (n == 1) {
-        ready.x = input->norm != NULL ? scratch->normed : input->x;
-        prepare_row(session, input, 0, scratch->normed, &ready, 0);
-        return ready;
-    }
-    if (dense && input->norm != NULL) {
-        ready.x = session->normed;
-        ready.stride = session->params->d_model;
-    } else if (dense) {
-        return ready;
-    }
-    uint32_t step = n / (session->n_threads * 4) + 1;
+    bool blocks = ready->gemm != NULL && ready->gemm->finish != NULL;
+    uint32_t step = blocks ? OFR_CPU_TILE_TOKENS_MAX : n / (session->n_threads * 4) + 1;
     for (;;) {
         uint32_t begin = ofr_thread_pool_next(session->pool);
         if (begin >= (n + step - 1) / step) {
@@ -109,18 +95,46 @@ static prepared_rows prepare(ofr_backend_session *session, uint32_t thread, cons
         uint32_t end = begin + step < n ? begin + step : n;
         for (uint32_t row = begin; row < end; row++) {
             float *normed =
-                dense ? session->normed + (size_t)row * session->params->d_model : scratch->normed;
-            prepare_row(session, input, row, normed, &ready, row);
+                ready->dense ? session->normed + (size_t)row * session->params->d_model : scratch;
+            prepare_row(session, input, row, normed, ready);
+        }
+        if (blocks) {
+            ready->gemm->finish(&ready->a, begin, end - begin);
         }
     }
     ofr_thread_pool_barrier(session->pool);
+}
+
+/* A single row is prepared by every thread for itself: cheaper than a barrier. */
+static prepared_rows prepare(ofr_backend_session *session, uint32_t thread, const cpu_input *input,
+                             uint32_t n, const ofr_tensor *weight)
+{
+    cpu_scratch *scratch = &session->scratch[thread];
+    prepared_rows ready = {.x = input->x, .stride = input->stride, .dense = is_dense(weight)};
+    if (!ready.dense) {
+        ofr_cpu_matrix matrix = matrix_of(weight);
+        ready.gemm = gemm_for(session, n);
+        ready.a = format_for(n == 1 ? &scratch->row : &session->rows, &matrix, ready.gemm);
+    }
+    if (n == 1) {
+        ready.x = input->norm != NULL ? scratch->normed : input->x;
+        prepare_row(session, input, 0, scratch->normed, &ready);
+        return ready;
+    }
+    if (ready.dense && input->norm != NULL) {
+        ready.x = session->normed;
+        ready.stride = session->params->d_model;
+    }
+    if (!ready.dense || input->norm != NULL) {
+        prepare_rows(session, input, n, scratch->normed, &ready);
+    }
     return ready;
 }
 
 static uint32_t chunk_rows(const ofr_backend_session *session, const ofr_cpu_matrix *matrix,
                            uint32_t n)
 {
-    if (n >= OFR_CPU_GEMM_MIN_TOKENS && matrix->activation_group > 0) {
+    if (gemm_for(session, n) != NULL && matrix->group > 0) {
         return OFR_CPU_TILE_ROWS;
     }
     uint64_t row_bytes = (uint64_t)matrix->columns * ofr_dtype_bits(matrix->dtype) / 8;
@@ -184,7 +198,7 @@ static void product_rows(const ofr_backend_session *session, const ofr_cpu_matri
                          const prepared_rows *ready, size_t token, uint32_t begin, uint32_t end,
                          float *y)
 {
-    if (matrix->activation_group == 0) {
+    if (ready->dense) {
         dense_rows(session->kernels, matrix, ready->x + token * ready->stride, begin, end, y);
     } else {
         session->kernels->gemv(matrix, &ready->a, token, begin, end, y);
@@ -211,8 +225,8 @@ static void run_rows(ofr_backend_session *session, const cpu_product *product,
 static void run_tile(ofr_backend_session *session, uint32_t thread, const cpu_product *product,
                      const prepared_rows *ready, uint32_t n, uint32_t begin, uint32_t end)
 {
-    _Alignas(64) float value[OFR_CPU_TILE_TOKENS * OFR_CPU_TILE_ROWS];
-    _Alignas(64) float up[OFR_CPU_TILE_TOKENS * OFR_CPU_TILE_ROWS];
+    _Alignas(64) float value[OFR_CPU_TILE_TOKENS_MAX * OFR_CPU_TILE_ROWS];
+    _Alignas(64) float up[OFR_CPU_TILE_TOKENS_MAX * OFR_CPU_TILE_ROWS];
     cpu_scratch *scratch = &session->scratch[thread];
     const ofr_linear *linears[2] = {product->linear, product->gated_up};
     float *results[2] = {value, up};
@@ -220,12 +234,13 @@ static void run_tile(ofr_backend_session *session, uint32_t thread, const cpu_pr
     for (uint32_t i = 0; i < n_linears; i++) {
         ofr_cpu_matrix matrix = matrix_of(linears[i]->weight);
         scratch->tiles[i].zero = matrix.dtype == OFR_DTYPE_I4 ? 8 : 128;
-        session->kernels->gemm_pack(&matrix, begin, end - begin, &scratch->tiles[i]);
+        ready->gemm->pack(&matrix, begin, end - begin, &scratch->tiles[i]);
     }
-    for (uint32_t token = 0; token < n; token += OFR_CPU_TILE_TOKENS) {
-        uint32_t count = n - token < OFR_CPU_TILE_TOKENS ? n - token : OFR_CPU_TILE_TOKENS;
+    uint32_t step = ready->gemm->tile_tokens;
+    for (uint32_t token = 0; token < n; token += step) {
+        uint32_t count = n - token < step ? n - token : step;
         for (uint32_t i = 0; i < n_linears; i++) {
-            session->kernels->gemm_tile(&scratch->tiles[i], &ready->a, token, count, results[i]);
+            ready->gemm->tile(&scratch->tiles[i], &ready->a, token, count, results[i]);
         }
         for (uint32_t t = 0; t < count; t++) {
             emit(session, product, token + t, begin, end - begin, value + t * OFR_CPU_TILE_ROWS,
@@ -238,8 +253,6 @@ static void run_tile(ofr_backend_session *session, uint32_t thread, const cpu_pr
 static void run_products(ofr_backend_session *session, uint32_t thread, const prepared_rows *ready,
                          uint32_t n, const cpu_product *products, uint32_t n_products)
 {
-    ofr_cpu_matrix first = matrix_of(products[0].linear->weight);
-    bool tiles = n >= OFR_CPU_GEMM_MIN_TOKENS && first.activation_group > 0;
     uint32_t passed = 0; /* chunks of the products before the current one */
     uint32_t chunk = ofr_thread_pool_next(session->pool);
     for (uint32_t i = 0; i < n_products; i++) {
@@ -249,7 +262,7 @@ static void run_products(ofr_backend_session *session, uint32_t thread, const pr
         while (chunk - passed < chunks) {
             uint32_t begin = (chunk - passed) * rows;
             uint32_t end = matrix.rows - begin < rows ? matrix.rows : begin + rows;
-            if (tiles) {
+            if (ready->gemm != NULL) {
                 run_tile(session, thread, &products[i], ready, n, begin, end);
             } else {
                 run_rows(session, &products[i], ready, n, begin, end);
@@ -273,8 +286,7 @@ void ofr_cpu_linear(ofr_backend_session *session, uint32_t thread, const cpu_inp
                same_activations(weight, products[end].linear->weight)) {
             end++;
         }
-        ofr_cpu_matrix matrix = matrix_of(weight);
-        prepared_rows ready = prepare(session, thread, input, n, &matrix);
+        prepared_rows ready = prepare(session, thread, input, n, weight);
         run_products(session, thread, &ready, n, products + begin, end - begin);
         begin = end;
     }

@@ -12,10 +12,9 @@
 #include "engine/rope.h"
 
 enum {
-    OFR_CPU_GEMM_MIN_TOKENS = 4, /* fewer: row by row, without unpacking */
-    OFR_CPU_LOGPROB_ROWS = 32,   /* tokens whose logits are held at once for LOGPROBS */
-    OFR_CPU_QUERY_ROWS = 64,     /* query rows (tokens x heads of a group) of a block */
-    OFR_CPU_SPLIT_TASKS = 4,     /* attention tasks per thread that splitting aims for */
+    OFR_CPU_LOGPROB_ROWS = 32, /* tokens whose logits are held at once for LOGPROBS */
+    OFR_CPU_QUERY_ROWS = 64,   /* query rows (tokens x heads of a group) of a block */
+    OFR_CPU_SPLIT_TASKS = 4,   /* attention tasks per thread that splitting aims for */
 };
 
 /* One thread's own memory; all pointers into the session's arena. */

@@ -13,7 +13,7 @@
 #include "backend/cpu/kernels.h"
 #include "base/fp16.h"
 
-enum { MAX_COLUMNS = 11008, MAX_ROWS = 70, MAX_TOKENS = 11 };
+enum { MAX_ROWS = 70 };
 
 typedef const ofr_cpu_kernels *(*kernels_getter)(void);
 
@@ -61,7 +61,7 @@ static uint16_t *random_halves(fixture *f, size_t n, float limit)
 
 /* Exactly as many bytes as the matrix has, so that the sanitizer sees an over-read. */
 static ofr_cpu_matrix random_matrix(fixture *f, enum ofr_dtype dtype, uint32_t rows,
-                                    uint32_t columns, uint32_t group, uint32_t activation_group)
+                                    uint32_t columns, uint32_t group)
 {
     size_t bytes = (size_t)rows * columns / (dtype == OFR_DTYPE_I4 ? 2 : 1);
     uint8_t *data = malloc(bytes);
@@ -78,7 +78,6 @@ static ofr_cpu_matrix random_matrix(fixture *f, enum ofr_dtype dtype, uint32_t r
                             .rows = rows,
                             .columns = columns,
                             .group = group,
-                            .activation_group = activation_group,
                             .data = data,
                             .scales = scales};
 }
@@ -89,13 +88,12 @@ static void free_matrix(ofr_cpu_matrix *w)
     free((void *)(uintptr_t)w->scales);
 }
 
-static ofr_cpu_activations new_activations(const ofr_cpu_matrix *w, size_t rows)
+static ofr_cpu_activations new_activations(const ofr_cpu_matrix *w, size_t rows, size_t value_bytes)
 {
     ofr_cpu_activations a = {.columns = w->columns,
-                             .group = w->activation_group,
-                             .n_groups = w->columns / w->activation_group,
+                             .n_groups = w->columns / OFR_CPU_ACTIVATION_GROUP,
                              .split = w->dtype == OFR_DTYPE_I4};
-    a.value_stride = ((size_t)a.columns + 63) / 64 * 64;
+    a.value_stride = ((size_t)a.columns * value_bytes + 127) / 128 * 128;
     a.group_stride = ((size_t)a.n_groups + 15) / 16 * 16;
     a.values = aligned(rows * a.value_stride);
     a.scales = aligned(rows * a.group_stride * sizeof *a.scales);
@@ -110,17 +108,45 @@ static void free_activations(ofr_cpu_activations *a)
     free(a->sums);
 }
 
-/* Activations by the kernels under test, with what lies beyond the row put back to 0 as the backend
- * does. */
+/* Activations by the kernels under test, over what a wider matrix left there. */
 static ofr_cpu_activations quantized(const ofr_cpu_kernels *kernels, const ofr_cpu_matrix *w,
                                      const float *x, size_t rows)
 {
-    ofr_cpu_activations a = new_activations(w, rows);
+    ofr_cpu_activations a = new_activations(w, rows, 1);
+    memset(a.values, 55, rows * a.value_stride);
+    for (size_t i = 0; i < rows * a.group_stride; i++) {
+        a.scales[i] = NAN;
+        a.sums[i] = 1 << 30;
+    }
     for (size_t i = 0; i < rows; i++) {
         kernels->quantize(x + i * w->columns, &a, i);
-        memset(a.values + i * a.value_stride + a.columns, 0, a.value_stride - a.columns);
     }
     return a;
+}
+
+/* Rows as the gemm wants them; the rows beyond up to a whole tile hold NaN. */
+static ofr_cpu_activations prepared(const ofr_cpu_gemm *gemm, const ofr_cpu_matrix *w,
+                                    const float *x, uint32_t rows)
+{
+    ofr_cpu_activations a = new_activations(w, OFR_CPU_TILE_TOKENS_MAX, gemm->value_bytes);
+    memset(a.values, 255, OFR_CPU_TILE_TOKENS_MAX * a.value_stride);
+    for (uint32_t i = 0; i < rows; i++) {
+        gemm->prepare(x + (size_t)i * w->columns, &a, i);
+    }
+    if (gemm->finish != NULL) {
+        gemm->finish(&a, 0, rows);
+    }
+    return a;
+}
+
+/* To the nearest bf16, ties to even. */
+static double to_bf16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000U;
+    memcpy(&x, &bits, sizeof bits);
+    return (double)x;
 }
 
 static double weight_value(const ofr_cpu_matrix *w, uint32_t n, uint32_t k)
@@ -140,12 +166,12 @@ static double weight_value(const ofr_cpu_matrix *w, uint32_t n, uint32_t k)
 /* What a row of activations stands for, by the description of the format in kernels.h. */
 static double activation_value(const ofr_cpu_activations *a, size_t row, uint32_t k)
 {
-    uint32_t block = a->group < 64 ? a->group : 64, at = k;
+    uint32_t at = k;
     if (a->split) {
-        at = k / block * block + (k % 2 != 0 ? block / 2 : 0) + k % block / 2;
+        at = k / 128 * 128 + (k % 2 != 0 ? 64 : 0) + k % 128 / 2;
     }
     return a->values[row * a->value_stride + at] *
-           (double)a->scales[row * a->group_stride + k / a->group];
+           (double)a->scales[row * a->group_stride + k / 32];
 }
 
 static void assert_close(double got, double expected, double tolerance, const char *what, size_t at)
@@ -156,100 +182,128 @@ static void assert_close(double got, double expected, double tolerance, const ch
     }
 }
 
-/* Ratios of weight groups to activation groups: 1, 2, 3, 4, 5 and whole rows. */
+/* Groups that kernels know and others, whole rows, last blocks of every length, and more columns
+ * than a gemv spreads at once. */
 static const struct shape {
     uint32_t columns, group;
-} shapes[] = {{32, 32},     {64, 64},   {96, 32},   {96, 96},    {128, 128},
-              {160, 160},   {576, 64},  {576, 576}, {640, 128},  {1536, 128},
-              {1536, 1536}, {2080, 32}, {4160, 64}, {11008, 128}};
+} shapes[] = {{32, 32},   {64, 64},     {96, 32},     {96, 96},    {128, 128},   {160, 160},
+              {192, 64},  {224, 32},    {288, 96},    {320, 160},  {576, 64},    {576, 576},
+              {576, 192}, {640, 128},   {768, 256},   {1536, 128}, {1536, 1536}, {2080, 32},
+              {4160, 64}, {11008, 128}, {16512, 128}, {16448, 64}, {16416, 32}};
 static const enum ofr_dtype dtypes[] = {OFR_DTYPE_I4, OFR_DTYPE_I8};
 
 static void quantization_is_within_half_a_step(void **state)
 {
     fixture *f = *state;
-    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-        for (size_t v = 0; v < 6; v++) {
-            size_t d = v % 2;
-            uint32_t step = 32U << v / 2; /* the activations' group */
-            if (shapes[s].group % step != 0) {
-                continue;
-            }
-            ofr_cpu_matrix w =
-                random_matrix(f, dtypes[d], 1, shapes[s].columns, shapes[s].group, step);
-            float *x = random_floats(f, w.columns, 3);
-            memset(x, 0, 32 * sizeof *x); /* a group of zeros has scale 0 where A = 32 */
-            ofr_cpu_activations a = quantized(f->kernels, &w, x, 1);
-            for (uint32_t k = 0; k < w.columns; k++) {
-                double scale = (double)a.scales[k / a.group];
-                assert_close(activation_value(&a, 0, k), (double)x[k], 0.5001 * scale + 1e-30,
-                             "quantized activation", k);
-            }
-            for (uint32_t g = 0; g < a.n_groups; g++) {
-                int sum = 0;
-                for (uint32_t k = 0; k < a.group; k++) {
-                    sum += a.values[g * a.group + k];
+    for (size_t s = 0; s < 2 * sizeof shapes / sizeof shapes[0]; s++) {
+        const struct shape *shape = &shapes[s / 2];
+        ofr_cpu_matrix w = random_matrix(f, dtypes[s % 2], 1, shape->columns, shape->group);
+        float *x = random_floats(f, w.columns, 3);
+        memset(x, 0, 32 * sizeof *x); /* a group of zeros has scale 0 */
+        x[w.columns - 1] = 1e-36f;
+        ofr_cpu_activations a = quantized(f->kernels, &w, x, 1);
+        int32_t sum = 0, sums = 0;
+        for (uint32_t k = 0; k < w.columns; k++) {
+            double scale = (double)a.scales[k / 32];
+            assert_close(activation_value(&a, 0, k), (double)x[k], 0.5001 * scale + 1e-30,
+                         "quantized activation", k);
+        }
+        for (size_t i = 0; i < a.value_stride; i++) { /* the padding is zeros */
+            assert_true(a.values[i] >= -127);
+            sum += a.values[i];
+        }
+        for (size_t g = 0; g < a.group_stride; g++) {
+            assert_true(g < a.n_groups || a.scales[g] == 0);
+            sums += a.sums[g];
+        }
+        assert_int_equal(sum, sums);
+        free(x);
+        free_activations(&a);
+        free_matrix(&w);
+    }
+}
+
+static void check_gemv(fixture *f, const ofr_cpu_matrix *w, const float *x)
+{
+    ofr_cpu_activations a = quantized(f->kernels, w, x, 2);
+    float *y = aligned(MAX_ROWS * sizeof *y);
+    uint32_t begin = w->rows / 3;
+    f->kernels->gemv(w, &a, 1, begin, w->rows, y);
+    for (uint32_t n = begin; n < w->rows; n++) {
+        double expected = 0, magnitude = 0;
+        for (uint32_t k = 0; k < w->columns; k++) {
+            double term = weight_value(w, n, k) * activation_value(&a, 1, k);
+            expected += term;
+            magnitude += fabs(term);
+        }
+        assert_close((double)y[n - begin], expected, 1e-5 * magnitude + 1e-9, "gemv", n);
+    }
+    free(y);
+    free_activations(&a);
+}
+
+/* What the gemm multiplies: int8 activations, or both sides as bf16. */
+static double gemm_term(const ofr_cpu_gemm *gemm, const ofr_cpu_matrix *w, uint32_t n,
+                        const ofr_cpu_activations *rounded, const float *x, uint32_t t, uint32_t k)
+{
+    if (gemm->value_bytes == 1) {
+        return weight_value(w, n, k) * activation_value(rounded, t, k);
+    }
+    return to_bf16((float)weight_value(w, n, k)) * to_bf16(x[(size_t)t * w->columns + k]);
+}
+
+static void check_gemm(fixture *f, const ofr_cpu_gemm *gemm, const ofr_cpu_matrix *w,
+                       const float *x, uint32_t n_tokens)
+{
+    ofr_cpu_activations a = prepared(gemm, w, x, n_tokens);
+    ofr_cpu_activations rounded = quantized(f->kernels, w, x, n_tokens);
+    ofr_cpu_tile tile = {.values =
+                             aligned((size_t)w->columns * OFR_CPU_TILE_ROWS * gemm->value_bytes),
+                         .scales = aligned(a.group_stride * OFR_CPU_TILE_ROWS * 4),
+                         .zero = w->dtype == OFR_DTYPE_I4 ? 8 : 128};
+    size_t size = (size_t)gemm->tile_tokens * OFR_CPU_TILE_ROWS;
+    float *y = aligned(size * sizeof *y);
+    for (uint32_t begin = 0; begin < w->rows; begin += OFR_CPU_TILE_ROWS) {
+        uint32_t n = w->rows - begin < OFR_CPU_TILE_ROWS ? w->rows - begin : OFR_CPU_TILE_ROWS;
+        gemm->pack(w, begin, n, &tile);
+        for (uint32_t t0 = 0; t0 < n_tokens; t0 += gemm->tile_tokens) {
+            uint32_t count = n_tokens - t0 < gemm->tile_tokens ? n_tokens - t0 : gemm->tile_tokens;
+            gemm->tile(&tile, &a, t0, count, y);
+            for (uint32_t i = 0; i < count * n; i++) {
+                uint32_t t = i / n, r = i % n;
+                double expected = 0, magnitude = 0;
+                for (uint32_t k = 0; k < w->columns; k++) {
+                    double term = gemm_term(gemm, w, begin + r, &rounded, x, t0 + t, k);
+                    expected += term;
+                    magnitude += fabs(term);
                 }
-                assert_int_equal(sum, a.sums[g]);
+                assert_close((double)y[t * OFR_CPU_TILE_ROWS + r], expected,
+                             1e-5 * magnitude + 1e-9, gemm->name, begin + r);
             }
-            free(x);
-            free_activations(&a);
-            free_matrix(&w);
         }
     }
+    free(y);
+    free(tile.values);
+    free(tile.scales);
+    free_activations(&rounded);
+    free_activations(&a);
 }
 
 static void products_match_sums_in_double(void **state)
 {
     fixture *f = *state;
-    static const uint32_t row_counts[] = {1, 3, 4, 33, 70};
+    static const uint32_t row_counts[] = {1, 3, 4, 33, 70}, token_counts[] = {1, 11, 16, 17, 32};
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-        for (size_t v = 0; v < 6; v++) {
-            size_t d = v % 2;
-            uint32_t step = 32U << v / 2; /* the activations' group */
-            if (shapes[s].group % step != 0) {
-                continue;
-            }
-            uint32_t rows = row_counts[(s + d) % 5];
+        for (size_t d = 0; d < 2; d++) {
+            uint32_t rows = row_counts[(s + d) % 5], n_tokens = token_counts[(s + 2 * d) % 5];
             ofr_cpu_matrix w =
-                random_matrix(f, dtypes[d], rows, shapes[s].columns, shapes[s].group, step);
-            float *x = random_floats(f, (size_t)MAX_TOKENS * w.columns, 2);
-            ofr_cpu_activations a = quantized(f->kernels, &w, x, MAX_TOKENS);
-            ofr_cpu_tile tile = {.values = aligned((size_t)w.columns * OFR_CPU_TILE_ROWS),
-                                 .scales = aligned(a.group_stride * OFR_CPU_TILE_ROWS * 4),
-                                 .zero = dtypes[d] == OFR_DTYPE_I4 ? 8 : 128};
-            float *y = aligned(MAX_ROWS * sizeof *y);
-            float *tiled = aligned((size_t)MAX_TOKENS * OFR_CPU_TILE_ROWS * sizeof *tiled);
-            for (uint32_t begin = 0; begin < rows; begin += OFR_CPU_TILE_ROWS) {
-                uint32_t n = rows - begin < OFR_CPU_TILE_ROWS ? rows - begin : OFR_CPU_TILE_ROWS;
-                f->kernels->gemm_pack(&w, begin, n, &tile);
-                for (uint32_t t = 0; t < MAX_TOKENS; t += OFR_CPU_TILE_TOKENS) {
-                    uint32_t count =
-                        MAX_TOKENS - t < OFR_CPU_TILE_TOKENS ? MAX_TOKENS - t : OFR_CPU_TILE_TOKENS;
-                    f->kernels->gemm_tile(&tile, &a, t, count, tiled + t * OFR_CPU_TILE_ROWS);
-                }
-                for (uint32_t t = 0; t < MAX_TOKENS; t++) {
-                    f->kernels->gemv(&w, &a, t, begin, begin + n, y);
-                    for (uint32_t r = 0; r < n; r++) {
-                        double expected = 0, magnitude = 0;
-                        for (uint32_t k = 0; k < w.columns; k++) {
-                            double term =
-                                weight_value(&w, begin + r, k) * activation_value(&a, t, k);
-                            expected += term;
-                            magnitude += fabs(term);
-                        }
-                        double tolerance = 1e-5 * magnitude + 1e-9;
-                        assert_close((double)y[r], expected, tolerance, "gemv", begin + r);
-                        assert_close((double)tiled[t * OFR_CPU_TILE_ROWS + r], expected, tolerance,
-                                     "gemm", begin + r);
-                    }
-                }
+                random_matrix(f, dtypes[d], rows, shapes[s].columns, shapes[s].group);
+            float *x = random_floats(f, (size_t)OFR_CPU_TILE_TOKENS_MAX * w.columns, 2);
+            check_gemv(f, &w, x);
+            for (const ofr_cpu_gemm *const *gemm = f->kernels->gemms; *gemm != NULL; gemm++) {
+                check_gemm(f, *gemm, &w, x, n_tokens);
             }
             free(x);
-            free(y);
-            free(tiled);
-            free(tile.values);
-            free(tile.scales);
-            free_activations(&a);
             free_matrix(&w);
         }
     }
@@ -409,7 +463,8 @@ static void matmul_matches_double(void **state)
 int main(void)
 {
     static const kernels_getter getters[] = {ofr_cpu_kernels_generic, ofr_cpu_kernels_avx2,
-                                             ofr_cpu_kernels_avxvnni, ofr_cpu_kernels_avx512vnni};
+                                             ofr_cpu_kernels_avxvnni, ofr_cpu_kernels_avx512vnni,
+                                             ofr_cpu_kernels_amx};
     ofr_cpu_features features;
     ofr_cpu_features_detect(&features);
     int failed = 0;

@@ -1,0 +1,317 @@
+/* What the CPU kernels reach on this machine: matrix-vector and matrix-matrix products for each
+ * instruction set and weight format, with weights from cache and from memory, beside a plain read;
+ * the cost of a barrier; and the decode and prefill rate of a package without any other process.
+ *
+ *   bench_cpu_kernels                     the products
+ *   bench_cpu_kernels PACKAGE [THREADS]   decode and prefill, in this process
+ *
+ * Medians of RUNS; prints a table. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/kernels.h"
+#include "base/clock.h"
+#include "base/cpu_features.h"
+#include "base/thread_pool.h"
+#include "engine/kv.h"
+#include "engine/model.h"
+#include "package/package.h"
+
+enum { RUNS = 9, TOKENS = 256, BARRIERS = 20000 };
+
+typedef const ofr_cpu_kernels *(*kernels_getter)(void);
+
+static void die(const char *what, const ofr_error *err)
+{
+    fprintf(stderr, "bench_cpu_kernels: %s: %s\n", what, err != NULL ? err->text : "");
+    exit(1);
+}
+
+static void *memory(size_t bytes)
+{
+    size_t huge = (size_t)2 << 20;
+    bytes = (bytes + huge - 1) / huge * huge;
+    void *p = aligned_alloc(huge, bytes);
+    if (p == NULL) {
+        die("out of memory", NULL);
+    }
+    madvise(p, bytes, MADV_HUGEPAGE);
+    memset(p, 1, bytes);
+    return p;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t n)
+{
+    qsort(values, n, sizeof *values, compare);
+    return values[n / 2];
+}
+
+typedef struct shape {
+    enum ofr_dtype dtype;
+    uint32_t rows, columns, group;
+} shape;
+
+static ofr_cpu_matrix make_matrix(const shape *s)
+{
+    size_t values = (size_t)s->rows * s->columns;
+    size_t bytes = s->dtype == OFR_DTYPE_I4 ? values / 2 : values;
+    uint8_t *data = memory(bytes + 4096);
+    uint16_t *scales = memory(values / s->group * sizeof *scales + 4096);
+    for (size_t i = 0; i < bytes; i++) {
+        data[i] = (uint8_t)(i * 2654435761U >> 13);
+    }
+    for (size_t i = 0; i < values / s->group; i++) {
+        scales[i] = 0x2000;
+    }
+    return (ofr_cpu_matrix){.dtype = s->dtype,
+                            .rows = s->rows,
+                            .columns = s->columns,
+                            .group = s->group,
+                            .data = data,
+                            .scales = scales};
+}
+
+/* `gemm` NULL: quantized rows */
+static ofr_cpu_activations make_activations(const ofr_cpu_kernels *kernels,
+                                            const ofr_cpu_matrix *matrix, const ofr_cpu_gemm *gemm,
+                                            uint32_t n)
+{
+    size_t width = (size_t)matrix->columns * (gemm != NULL ? gemm->value_bytes : 1);
+    ofr_cpu_activations a = {
+        .columns = matrix->columns,
+        .n_groups = matrix->columns / OFR_CPU_ACTIVATION_GROUP,
+        .split = matrix->dtype == OFR_DTYPE_I4,
+        .value_stride = (width / OFR_CPU_SPLIT_BLOCK + 1) * OFR_CPU_SPLIT_BLOCK,
+    };
+    a.group_stride = ((size_t)a.n_groups / 16 + 1) * 16;
+    a.values = memory(n * a.value_stride);
+    a.scales = memory(n * a.group_stride * sizeof *a.scales);
+    a.sums = memory(n * a.group_stride * sizeof *a.sums);
+    float *x = memory(matrix->columns * sizeof *x);
+    for (uint32_t i = 0; i < matrix->columns; i++) {
+        x[i] = (float)((i * 7) % 13) - 6;
+    }
+    for (uint32_t row = 0; row < n; row++) {
+        (gemm != NULL ? gemm->prepare : kernels->quantize)(x, &a, row);
+    }
+    if (gemm != NULL && gemm->finish != NULL) {
+        gemm->finish(&a, 0, n);
+    }
+    free(x);
+    return a;
+}
+
+static void free_activations(ofr_cpu_activations *a)
+{
+    free(a->values);
+    free(a->scales);
+    free(a->sums);
+}
+
+/* Weight bytes per second of one core. */
+static double gemv_rate(const ofr_cpu_kernels *kernels, const ofr_cpu_matrix *matrix)
+{
+    ofr_cpu_activations a = make_activations(kernels, matrix, NULL, 1);
+    double bytes = (double)matrix->rows * matrix->columns *
+                   ((matrix->dtype == OFR_DTYPE_I4 ? 0.5 : 1) + 2.0 / matrix->group);
+    uint32_t passes = bytes < 64e6 ? (uint32_t)(64e6 / bytes) : 1;
+    float *y = memory(matrix->rows * sizeof *y);
+    double rates[RUNS];
+    for (int run = 0; run < RUNS; run++) {
+        uint64_t begin = ofr_clock_ns();
+        for (uint32_t pass = 0; pass < passes; pass++) {
+            kernels->gemv(matrix, &a, 0, 0, matrix->rows, y);
+        }
+        rates[run] = bytes * passes / (double)(ofr_clock_ns() - begin);
+    }
+    free(y);
+    free_activations(&a);
+    return median(rates, RUNS);
+}
+
+/* Multiplications and additions per second of one core. */
+static double gemm_rate(const ofr_cpu_kernels *kernels, const ofr_cpu_matrix *matrix)
+{
+    const ofr_cpu_gemm *gemm = kernels->gemms[0];
+    ofr_cpu_activations a = make_activations(kernels, matrix, gemm, TOKENS);
+    ofr_cpu_tile tile = {.zero = matrix->dtype == OFR_DTYPE_I4 ? 8 : 128};
+    tile.values = memory((size_t)matrix->columns * OFR_CPU_TILE_ROWS * gemm->value_bytes);
+    tile.scales = memory((size_t)a.n_groups * OFR_CPU_TILE_ROWS * sizeof(float));
+    float *y = memory(sizeof(float) * OFR_CPU_TILE_TOKENS_MAX * OFR_CPU_TILE_ROWS);
+    double rates[RUNS];
+    for (int run = 0; run < RUNS; run++) {
+        uint64_t begin = ofr_clock_ns();
+        for (uint32_t row = 0; row + OFR_CPU_TILE_ROWS <= matrix->rows; row += OFR_CPU_TILE_ROWS) {
+            gemm->pack(matrix, row, OFR_CPU_TILE_ROWS, &tile);
+            for (uint32_t t = 0; t < TOKENS; t += gemm->tile_tokens) {
+                gemm->tile(&tile, &a, t, gemm->tile_tokens, y);
+            }
+        }
+        uint64_t end = ofr_clock_ns();
+        rates[run] = 2.0 * (matrix->rows / OFR_CPU_TILE_ROWS * OFR_CPU_TILE_ROWS) *
+                     matrix->columns * TOKENS / (double)(end - begin);
+    }
+    free(y);
+    free(tile.values);
+    free(tile.scales);
+    free_activations(&a);
+    return median(rates, RUNS);
+}
+
+static void print_products(void)
+{
+    static const kernels_getter sets[] = {ofr_cpu_kernels_amx, ofr_cpu_kernels_avx512vnni,
+                                          ofr_cpu_kernels_avxvnni, ofr_cpu_kernels_avx2};
+    static const shape shapes[] = {
+        {OFR_DTYPE_I4, 576, 1536, 64},    {OFR_DTYPE_I4, 576, 1536, 32},
+        {OFR_DTYPE_I4, 576, 1536, 128},   {OFR_DTYPE_I8, 576, 576, 64},
+        {OFR_DTYPE_I4, 4096, 14336, 128}, {OFR_DTYPE_I4, 65536, 14336, 128},
+        {OFR_DTYPE_I4, 65536, 4096, 64},  {OFR_DTYPE_I4, 65536, 4096, 32},
+        {OFR_DTYPE_I8, 65536, 4096, 128},
+    };
+    ofr_cpu_features features;
+    ofr_cpu_features_detect(&features);
+    printf("%-12s %-4s %6s %6s %5s %12s %12s\n", "kernels", "type", "rows", "cols", "group",
+           "gemv GB/s", "gemm Gop/s");
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        ofr_cpu_matrix matrix = make_matrix(&shapes[i]);
+        for (size_t s = 0; s < sizeof sets / sizeof sets[0]; s++) {
+            const ofr_cpu_kernels *kernels = sets[s]();
+            if (!kernels->supported(&features)) {
+                continue;
+            }
+            bool small = shapes[i].rows <= 4096;
+            printf("%-12s %-4s %6u %6u %5u %12.1f ", kernels->name,
+                   matrix.dtype == OFR_DTYPE_I4 ? "i4" : "i8", matrix.rows, matrix.columns,
+                   matrix.group, gemv_rate(kernels, &matrix));
+            if (small) {
+                printf("%12.0f\n", gemm_rate(kernels, &matrix));
+            } else {
+                printf("%12s\n", "-");
+            }
+        }
+        free((void *)(uintptr_t)matrix.data);
+        free((void *)(uintptr_t)matrix.scales);
+    }
+}
+
+static void barriers(void *context, uint32_t thread)
+{
+    (void)thread;
+    for (int i = 0; i < BARRIERS; i++) {
+        ofr_thread_pool_barrier(context);
+    }
+}
+
+static void print_barrier(uint32_t threads)
+{
+    ofr_thread_pool *pool = NULL;
+    ofr_error err = {0};
+    if (ofr_thread_pool_new(threads, true, &pool, &err) < 0) {
+        die("threads", &err);
+    }
+    ofr_thread_pool_run(pool, barriers, pool);
+    uint64_t begin = ofr_clock_ns();
+    ofr_thread_pool_run(pool, barriers, pool);
+    printf("barrier of %u threads: %.0f ns\n", threads,
+           (double)(ofr_clock_ns() - begin) / BARRIERS);
+    ofr_thread_pool_free(pool);
+}
+
+static double forward_ns(const ofr_backend *backend, ofr_backend_session *session,
+                         uint32_t position, uint32_t n, const int32_t *tokens, float *logits)
+{
+    ofr_error err = {0};
+    ofr_segment segment = {0, position, n};
+    ofr_forward forward = {.segments = &segment,
+                           .n_segments = 1,
+                           .tokens = tokens,
+                           .output = OFR_FORWARD_OUTPUT_LAST,
+                           .logits = logits};
+    uint64_t begin = ofr_clock_ns();
+    if (backend->forward(session, &forward, &err) < 0) {
+        die("forward", &err);
+    }
+    return (double)(ofr_clock_ns() - begin);
+}
+
+static void print_package(const char *path, uint32_t threads)
+{
+    static const uint32_t depths[] = {0, 512, 2048};
+    static const uint32_t chunks[] = {16, 128, 512};
+    enum { CONTEXT = 2560, STEPS = 128, CHUNK_MAX = 512 };
+    ofr_error err = {0};
+    ofr_package *package = NULL;
+    ofr_model model;
+    ofr_kv_layout layout;
+    if (ofr_package_open(path, 0, &package, &err) < 0 ||
+        ofr_model_init(&model, package, &err) < 0 ||
+        ofr_kv_layout_init(&layout, model.params, 1, CONTEXT, CONTEXT, &err) < 0) {
+        die(path, &err);
+    }
+    void *arena = memory(layout.total_bytes);
+    memset(arena, 0, layout.total_bytes);
+    const ofr_backend *backend = ofr_cpu_backend();
+    ofr_backend_options options = {.model = &model,
+                                   .layer_end = model.params->n_layers,
+                                   .kv_layout = layout,
+                                   .kv_arena = arena,
+                                   .threads = threads,
+                                   .max_batch_tokens = CHUNK_MAX,
+                                   .kernels = getenv("KERNELS")};
+    ofr_backend_session *session = NULL;
+    if (backend->open(&options, &session, &err) < 0) {
+        die("open", &err);
+    }
+    int32_t tokens[CHUNK_MAX];
+    for (int i = 0; i < CHUNK_MAX; i++) {
+        tokens[i] = (int32_t)((uint32_t)(i * 7919 + 11) % model.params->vocab_size);
+    }
+    float *logits = memory(model.params->vocab_size * sizeof *logits);
+    for (size_t d = 0; d < sizeof depths / sizeof depths[0]; d++) {
+        double times[STEPS];
+        for (uint32_t i = 0; i < STEPS; i++) {
+            times[i] =
+                forward_ns(backend, session, depths[d] + i, 1, &tokens[i % CHUNK_MAX], logits);
+        }
+        double typical = median(times, STEPS);
+        printf("decode at depth %4u: %7.1f tok/s (median step %.3f ms, best %.3f ms)\n", depths[d],
+               1e9 / typical, typical / 1e6, times[0] / 1e6);
+    }
+    for (size_t c = 0; c < sizeof chunks / sizeof chunks[0]; c++) {
+        double times[5];
+        for (int i = 0; i < 5; i++) {
+            times[i] = forward_ns(backend, session, 0, chunks[c], tokens, logits);
+        }
+        printf("prefill of %4u: %7.1f tok/s\n", chunks[c], chunks[c] * 1e9 / median(times, 5));
+    }
+    backend->close(session);
+    free(logits);
+    free(arena);
+    ofr_model_done(&model);
+    ofr_package_close(package);
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t threads = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0;
+    if (threads == 0) {
+        threads = ofr_cpu_physical_cores(NULL, 0);
+    }
+    if (argc > 1) {
+        print_package(argv[1], threads);
+        return 0;
+    }
+    print_barrier(threads);
+    print_products();
+    return 0;
+}

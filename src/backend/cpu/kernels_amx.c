@@ -1,0 +1,293 @@
+/* Tiles of AMX in bf16. int8 tiles are twice as fast, but would have to leave the tile registers
+ * after every group of 32 activations to be scaled, which costs more than bf16 does; with scales
+ * folded into bf16 weights a sum stays in its tile over the whole row, and activations are rounded
+ * to 8 bits of their own instead of 8 bits of their group's largest.
+ *
+ * y^T = W x^T: the rows of A are rows of weights, so that unpacking INT4 needs no transposition.
+ * Steps of 32 columns, in an order that both sides share:
+ *   i4  for each 64 columns a step of the even and a step of the odd ones; of a last 32 columns one
+ *       step, the even ones first
+ *   i8  as they come
+ * Weights (A):      [steps][32 rows][32] bf16
+ * Activations (B):  blocks of 16 tokens, each [steps][16 pairs][16 tokens][2] bf16
+ * Tiles as in the Intel SDM volume 1, chapter 18. */
+#include "backend/cpu/kernels_amx.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum {
+    STEP = 32,         /* columns */
+    LINE = 64,         /* bytes of a row of a tile */
+    TILE_BYTES = 1024, /* 16 rows */
+    BLOCK_TOKENS = 16,
+};
+
+bool ofr_cpu_amx_supported(const ofr_cpu_features *features)
+{
+    return features->amx;
+}
+
+INLINE __m512i narrow(__m512 low, __m512 high)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/* Words 0, 2, 4, ... of a and b; words 1, 3, 5, ... */
+INLINE __m512i even_words(__m512i a, __m512i b)
+{
+    const __m512i order =
+        _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26,
+                         24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_epi16(a, order, b);
+}
+
+INLINE __m512i odd_words(__m512i a, __m512i b)
+{
+    return even_words(_mm512_srli_epi32(a, 16), _mm512_srli_epi32(b, 16));
+}
+
+/* One token as lines of its block; finish() turns them. */
+static void prepare(const float *x, const ofr_cpu_activations *a, size_t row)
+{
+    char *to = (char *)a->values + row / BLOCK_TOKENS * BLOCK_TOKENS * a->value_stride +
+               row % BLOCK_TOKENS * LINE;
+    for (uint32_t k = 0; k < a->columns; k += 2 * STEP) {
+        __m512i first = narrow(_mm512_loadu_ps(x + k), _mm512_loadu_ps(x + k + 16));
+        char *at = to + (size_t)k / STEP * TILE_BYTES;
+        if (k + STEP == a->columns) {
+            __m512i zero = _mm512_setzero_si512();
+            __m512i both = _mm512_inserti64x4(even_words(first, zero),
+                                              _mm512_castsi512_si256(odd_words(first, zero)), 1);
+            _mm512_storeu_si512(at, a->split ? both : first);
+            return;
+        }
+        __m512i second = narrow(_mm512_loadu_ps(x + k + 32), _mm512_loadu_ps(x + k + 48));
+        _mm512_storeu_si512(at, a->split ? even_words(first, second) : first);
+        _mm512_storeu_si512(at + TILE_BYTES, a->split ? odd_words(first, second) : second);
+    }
+}
+
+/* Transposes 16 x 16 lanes of 32 bits. */
+INLINE void transpose(__m512i m[16])
+{
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 4) {
+        __m512i a = _mm512_unpacklo_epi32(m[i], m[i + 1]);
+        __m512i b = _mm512_unpackhi_epi32(m[i], m[i + 1]);
+        __m512i c = _mm512_unpacklo_epi32(m[i + 2], m[i + 3]);
+        __m512i d = _mm512_unpackhi_epi32(m[i + 2], m[i + 3]);
+        t[i] = _mm512_unpacklo_epi64(a, c);
+        t[i + 1] = _mm512_unpackhi_epi64(a, c);
+        t[i + 2] = _mm512_unpacklo_epi64(b, d);
+        t[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    /* t[4 j + i] holds in its part p column 4 p + i of rows 4 j to 4 j + 3 */
+    for (int i = 0; i < 4; i++) {
+        __m512i a = _mm512_shuffle_i32x4(t[i], t[4 + i], 0x88);
+        __m512i b = _mm512_shuffle_i32x4(t[i], t[4 + i], 0xdd);
+        __m512i c = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0x88);
+        __m512i d = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0xdd);
+        m[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+        m[8 + i] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        m[4 + i] = _mm512_shuffle_i32x4(b, d, 0x88);
+        m[12 + i] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+}
+
+static void finish(const ofr_cpu_activations *a, size_t row, uint32_t n)
+{
+    for (size_t block = row / BLOCK_TOKENS; block * BLOCK_TOKENS < row + n; block++) {
+        char *tile = (char *)a->values + block * BLOCK_TOKENS * a->value_stride;
+        for (uint32_t step = 0; step < a->columns / STEP; step++, tile += TILE_BYTES) {
+            __m512i m[16];
+            for (int i = 0; i < 16; i++) {
+                m[i] = _mm512_load_si512(tile + i * LINE);
+            }
+            transpose(m);
+            for (int i = 0; i < 16; i++) {
+                _mm512_store_si512(tile + i * LINE, m[i]);
+            }
+        }
+    }
+}
+
+/* The values of all nibbles as bf16, scaled; of the first 32 columns in the low half, of the next
+ * 32 in the high half. */
+INLINE __m512i nibble_table(uint16_t low, uint16_t high)
+{
+    const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+    return narrow(_mm512_mul_ps(values, _mm512_set1_ps(_cvtsh_ss(low))),
+                  _mm512_mul_ps(values, _mm512_set1_ps(_cvtsh_ss(high))));
+}
+
+static void pack_i4(const uint8_t *row, const uint16_t *scales, uint32_t group, uint32_t columns,
+                    char *to)
+{
+    const __m512i low = _mm512_set1_epi16(15);
+    const __m512i half = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
+    const size_t pitch = OFR_CPU_TILE_ROWS * LINE;
+    __m512i table = _mm512_setzero_si512();
+    uint32_t known = UINT32_MAX; /* the group that both halves of the table are of */
+    for (uint32_t k = 0; k < columns; k += 2 * STEP) {
+        bool tail = k + STEP == columns;
+        uint32_t first = k / group, second = tail ? first : (k + STEP) / group;
+        if (first != known || second != known) {
+            table = nibble_table(scales[first], scales[second]);
+            known = first == second ? first : UINT32_MAX;
+        }
+        __m256i bytes = tail ? _mm256_zextsi128_si256(_mm_loadu_si128((const void *)(row + k / 2)))
+                             : _mm256_loadu_si256((const void *)(row + k / 2));
+        __m512i words = _mm512_cvtepu8_epi16(bytes);
+        /* (x & 15) | half */
+        __m512i even =
+            _mm512_permutexvar_epi16(_mm512_ternarylogic_epi32(words, low, half, 0xea), table);
+        __m512i odd = _mm512_permutexvar_epi16(
+            _mm512_ternarylogic_epi32(_mm512_srli_epi16(words, 4), low, half, 0xea), table);
+        char *at = to + k / STEP * pitch;
+        if (tail) {
+            _mm512_store_si512(at, _mm512_inserti64x4(even, _mm512_castsi512_si256(odd), 1));
+        } else {
+            _mm512_store_si512(at, even);
+            _mm512_store_si512(at + pitch, odd);
+        }
+    }
+}
+
+static void pack_i8(const uint8_t *row, const uint16_t *scales, uint32_t group, uint32_t columns,
+                    char *to)
+{
+    for (uint32_t k = 0; k < columns; k += STEP) {
+        __m512 s = _mm512_set1_ps(_cvtsh_ss(scales[k / group]));
+        __m512i x0 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(row + k)));
+        __m512i x1 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(row + k + 16)));
+        _mm512_store_si512(to + (size_t)k / STEP * OFR_CPU_TILE_ROWS * LINE,
+                           narrow(_mm512_mul_ps(_mm512_cvtepi32_ps(x0), s),
+                                  _mm512_mul_ps(_mm512_cvtepi32_ps(x1), s)));
+    }
+}
+
+static void pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const ofr_cpu_tile *tile)
+{
+    uint32_t row_scales = w->columns / w->group;
+    for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
+        char *to = (char *)tile->values + r * LINE;
+        size_t row = begin + r;
+        if (r >= n) {
+            for (uint32_t k = 0; k < w->columns; k += STEP, to += OFR_CPU_TILE_ROWS * LINE) {
+                _mm512_store_si512(to, _mm512_setzero_si512());
+            }
+        } else if (w->dtype == OFR_DTYPE_I4) {
+            pack_i4(w->data + row * (w->columns / 2), w->scales + row * row_scales, w->group,
+                    w->columns, to);
+        } else {
+            pack_i8(w->data + row * w->columns, w->scales + row * row_scales, w->group, w->columns,
+                    to);
+        }
+    }
+}
+
+typedef struct tile_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} tile_config;
+
+_Static_assert(sizeof(tile_config) == 64, "the operand of LDTILECFG");
+
+/* Tiles 0 to 3: sums; 4, 5: weights; 6, 7: activations. */
+static const tile_config config = {
+    .palette = 1,
+    .row_bytes = {LINE, LINE, LINE, LINE, LINE, LINE, LINE, LINE},
+    .rows = {16, 16, 16, 16, 16, 16, 16, 16},
+};
+
+/* 16 rows of weights x 16 tokens in `sums` to y [tokens][TILE_ROWS]. */
+INLINE void store_turned(const float *sums, uint32_t tokens, float *y)
+{
+    __m512i m[16];
+    for (int i = 0; i < 16; i++) {
+        m[i] = _mm512_load_si512(sums + 16 * i);
+    }
+    transpose(m);
+    for (uint32_t i = 0; i < 16; i++) {
+        if (i < tokens) {
+            _mm512_storeu_si512(y + (size_t)i * OFR_CPU_TILE_ROWS, m[i]);
+        }
+    }
+}
+
+static void tile_pair(const char *weights, const char *x0, const char *x1, uint32_t steps,
+                      float sums[4][256])
+{
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (uint32_t i = 0; i < steps; i++) {
+        _tile_loadd(4, weights, LINE);
+        _tile_loadd(6, x0, LINE);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, weights + TILE_BYTES, LINE);
+        _tile_dpbf16ps(1, 5, 6);
+        _tile_loadd(7, x1, LINE);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+        weights += 2 * TILE_BYTES;
+        x0 += TILE_BYTES;
+        x1 += TILE_BYTES;
+    }
+    _tile_stored(0, sums[0], LINE);
+    _tile_stored(1, sums[1], LINE);
+    _tile_stored(2, sums[2], LINE);
+    _tile_stored(3, sums[3], LINE);
+}
+
+static void tile_single(const char *weights, const char *x, uint32_t steps, float sums[4][256])
+{
+    _tile_zero(0);
+    _tile_zero(1);
+    for (uint32_t i = 0; i < steps; i++) {
+        _tile_loadd(6, x, LINE);
+        _tile_loadd(4, weights, LINE);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, weights + TILE_BYTES, LINE);
+        _tile_dpbf16ps(1, 5, 6);
+        weights += 2 * TILE_BYTES;
+        x += TILE_BYTES;
+    }
+    _tile_stored(0, sums[0], LINE);
+    _tile_stored(1, sums[1], LINE);
+}
+
+static void tile(const ofr_cpu_tile *weights, const ofr_cpu_activations *a, size_t row,
+                 uint32_t n_tokens, float *y)
+{
+    _Alignas(64) float sums[4][256];
+    const char *x = (const char *)a->values + row * a->value_stride;
+    const char *w = (const char *)weights->values;
+    uint32_t steps = a->columns / STEP;
+    _tile_loadconfig(&config);
+    if (n_tokens <= BLOCK_TOKENS) {
+        tile_single(w, x, steps, sums);
+    } else {
+        tile_pair(w, x, x + BLOCK_TOKENS * a->value_stride, steps, sums);
+    }
+    for (uint32_t i = 0; i < 4 && i / 2 * BLOCK_TOKENS < n_tokens; i++) {
+        uint32_t first = i / 2 * BLOCK_TOKENS;
+        store_turned(sums[i], n_tokens - first, y + first * OFR_CPU_TILE_ROWS + i % 2 * 16);
+    }
+}
+
+const ofr_cpu_gemm ofr_cpu_gemm_amx = {
+    .name = "amx-bf16",
+    .min_tokens = 4,
+    .tile_tokens = 2 * BLOCK_TOKENS,
+    .value_bytes = 2,
+    .prepare = prepare,
+    .finish = finish,
+    .pack = pack,
+    .tile = tile,
+};

@@ -1,0 +1,314 @@
+/* The fp32 and fp16 kernels on 512-bit vectors: norms, activation functions, attention. Included
+ * once by the file that compiles them; it defines INLINE before. */
+#ifndef OFR_BACKEND_CPU_KERNELS_ZMM_FLOAT_H
+#define OFR_BACKEND_CPU_KERNELS_ZMM_FLOAT_H
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "backend/cpu/kernels.h"
+
+INLINE __mmask16 tail16(size_t n)
+{
+    return (__mmask16)(n >= 16 ? 0xffffU : (1U << n) - 1);
+}
+
+INLINE __m512 load_half16(const uint16_t *x, __mmask16 mask)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, x));
+}
+
+/* exp with an error below 2 ulp: 2^n p(r), polynomial of the Cephes library's expf (S. Moshier). */
+INLINE __m512 exp16(__m512 x)
+{
+    x = _mm512_min_ps(_mm512_set1_ps(88.72f), _mm512_max_ps(_mm512_set1_ps(-103.0f), x));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1)));
+    return _mm512_scalef_ps(p, n);
+}
+
+static float dot_f32(const float *x, const float *y, size_t n)
+{
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = tail16(n - i);
+        sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, x + i),
+                              _mm512_maskz_loadu_ps(mask, y + i), sum);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+static float dot_f16(const float *x, const uint16_t *y, size_t n)
+{
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = tail16(n - i);
+        sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, x + i), load_half16(y + i, mask), sum);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+static void rms_norm(const float *x, const float *weight, size_t n, float epsilon, float *y)
+{
+    __m512 factor = _mm512_set1_ps(1 / sqrtf(dot_f32(x, x, n) / (float)n + epsilon));
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = tail16(n - i);
+        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), factor);
+        _mm512_mask_storeu_ps(y + i, mask,
+                              _mm512_mul_ps(v, _mm512_maskz_loadu_ps(mask, weight + i)));
+    }
+}
+
+static void swiglu(const float *gate, const float *up, size_t n, float *y)
+{
+    const __m512 one = _mm512_set1_ps(1);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = tail16(n - i);
+        __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
+        __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), g));
+        __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, e));
+        _mm512_mask_storeu_ps(y + i, mask,
+                              _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(mask, up + i)));
+    }
+}
+
+static void float_to_half(const float *x, size_t n, uint16_t *y)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = tail16(n - i);
+        __m256i half = _mm512_cvtps_ph(_mm512_maskz_loadu_ps(mask, x + i),
+                                       _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm256_mask_storeu_epi16(y + i, mask, half);
+    }
+}
+
+static void half_to_float(const uint16_t *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = tail16(n - i);
+        _mm512_mask_storeu_ps(y + i, mask, load_half16(x + i, mask));
+    }
+}
+
+static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
+                           float *y)
+{
+    for (uint32_t j = 0; j < OFR_CPU_KEY_BLOCK; j += 16) {
+        __mmask16 mask = n_keys > j ? tail16(n_keys - j) : 0;
+        const uint16_t *base = k + (mask != 0 ? j * k_stride : 0);
+        __m512i rows = _mm512_mullo_epi32(
+            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+            _mm512_set1_epi32((int)k_stride));
+        for (uint32_t i = 0; i < head_dim; i += 2) { /* head_dim is even */
+            __m512i pair =
+                _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, rows, base + i, 2);
+            float *out = y + (size_t)i * OFR_CPU_KEY_BLOCK + j;
+            _mm512_storeu_ps(out, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pair)));
+            _mm512_storeu_ps(out + OFR_CPU_KEY_BLOCK,
+                             _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pair, 16))));
+        }
+    }
+}
+
+/* `n` heads (a constant where inlined) against each key. */
+INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint16_t *k,
+                        size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
+{
+    for (uint32_t j = 0; j < n_keys; j++) {
+        __m512 sum[4];
+        for (uint32_t h = 0; h < n; h++) {
+            sum[h] = _mm512_setzero_ps();
+        }
+        for (uint32_t i = 0; i < head_dim; i += 16) {
+            __mmask16 mask = tail16(head_dim - i);
+            __m512 key = load_half16(k + j * k_stride + i, mask);
+            for (uint32_t h = 0; h < n; h++) {
+                sum[h] =
+                    _mm512_fmadd_ps(key, _mm512_maskz_loadu_ps(mask, q + h * q_stride + i), sum[h]);
+            }
+        }
+        for (uint32_t h = 0; h < n; h++) {
+            scores[h * OFR_CPU_KEY_BLOCK + j] = _mm512_reduce_add_ps(sum[h]);
+        }
+    }
+}
+
+static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, const uint16_t *k,
+                             size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
+{
+    uint32_t h = 0;
+    for (; h + 4 <= n_heads; h += 4) {
+        score_heads(q + h * q_stride, q_stride, 4, k, k_stride, n_keys, head_dim,
+                    scores + h * OFR_CPU_KEY_BLOCK);
+    }
+    q += h * q_stride;
+    scores += h * OFR_CPU_KEY_BLOCK;
+    switch (n_heads - h) {
+    case 3:
+        score_heads(q, q_stride, 3, k, k_stride, n_keys, head_dim, scores);
+        break;
+    case 2:
+        score_heads(q, q_stride, 2, k, k_stride, n_keys, head_dim, scores);
+        break;
+    case 1:
+        score_heads(q, q_stride, 1, k, k_stride, n_keys, head_dim, scores);
+        break;
+    default:
+        break;
+    }
+}
+
+INLINE void value_heads(const float *weights, uint32_t n, const uint16_t *v, size_t v_stride,
+                        uint32_t n_keys, uint32_t head_dim, float *out)
+{
+    for (uint32_t i = 0; i < head_dim; i += 32) {
+        __mmask16 m0 = tail16(head_dim - i);
+        __mmask16 m1 = head_dim > i + 16 ? tail16(head_dim - i - 16) : 0;
+        __m512 sum[4][2];
+        for (uint32_t h = 0; h < n; h++) {
+            sum[h][0] = _mm512_maskz_loadu_ps(m0, out + h * head_dim + i);
+            sum[h][1] = _mm512_maskz_loadu_ps(m1, out + h * head_dim + i + 16);
+        }
+        for (uint32_t j = 0; j < n_keys; j++) {
+            __m512 v0 = load_half16(v + j * v_stride + i, m0);
+            __m512 v1 = load_half16(v + j * v_stride + i + 16, m1);
+            for (uint32_t h = 0; h < n; h++) {
+                __m512 weight = _mm512_set1_ps(weights[h * OFR_CPU_KEY_BLOCK + j]);
+                sum[h][0] = _mm512_fmadd_ps(weight, v0, sum[h][0]);
+                sum[h][1] = _mm512_fmadd_ps(weight, v1, sum[h][1]);
+            }
+        }
+        for (uint32_t h = 0; h < n; h++) {
+            _mm512_mask_storeu_ps(out + h * head_dim + i, m0, sum[h][0]);
+            _mm512_mask_storeu_ps(out + h * head_dim + i + 16, m1, sum[h][1]);
+        }
+    }
+}
+
+static void attention_values(const float *weights, uint32_t n_heads, const uint16_t *v,
+                             size_t v_stride, uint32_t n_keys, uint32_t head_dim, float *out)
+{
+    uint32_t h = 0;
+    for (; h + 4 <= n_heads; h += 4) {
+        value_heads(weights + h * OFR_CPU_KEY_BLOCK, 4, v, v_stride, n_keys, head_dim,
+                    out + h * head_dim);
+    }
+    weights += h * OFR_CPU_KEY_BLOCK;
+    out += h * head_dim;
+    switch (n_heads - h) {
+    case 3:
+        value_heads(weights, 3, v, v_stride, n_keys, head_dim, out);
+        break;
+    case 2:
+        value_heads(weights, 2, v, v_stride, n_keys, head_dim, out);
+        break;
+    case 1:
+        value_heads(weights, 1, v, v_stride, n_keys, head_dim, out);
+        break;
+    default:
+        break;
+    }
+}
+
+static float exp_sum(float *x, size_t n, float maximum)
+{
+    __m512 sum = _mm512_setzero_ps(), shift = _mm512_set1_ps(maximum);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = tail16(n - i);
+        __m512 e = exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), shift));
+        _mm512_mask_storeu_ps(x + i, mask, e);
+        sum = _mm512_mask_add_ps(sum, mask, sum, e);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+static float maximum_of(const float *x, size_t n)
+{
+    __m512 largest = _mm512_set1_ps(-INFINITY);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = tail16(n - i);
+        largest = _mm512_mask_max_ps(largest, mask, largest, _mm512_maskz_loadu_ps(mask, x + i));
+    }
+    return _mm512_reduce_max_ps(largest);
+}
+
+static void scale(float *x, size_t n, float factor)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = tail16(n - i);
+        _mm512_mask_storeu_ps(
+            x + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(factor)));
+    }
+}
+
+/* `rows` x (16 * vectors) of c, both constants where inlined. */
+INLINE void matmul_block(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
+                         size_t c_stride, uint32_t rows, uint32_t vectors, uint32_t depth)
+{
+    __m512 sum[6][4];
+    for (uint32_t r = 0; r < rows; r++) {
+        for (uint32_t v = 0; v < vectors; v++) {
+            sum[r][v] = _mm512_loadu_ps(c + r * c_stride + 16 * v);
+        }
+    }
+    for (uint32_t k = 0; k < depth; k++) {
+        __m512 row[4];
+        for (uint32_t v = 0; v < vectors; v++) {
+            row[v] = _mm512_loadu_ps(b + k * b_stride + 16 * v);
+        }
+        for (uint32_t r = 0; r < rows; r++) {
+            __m512 factor = _mm512_set1_ps(a[r * a_stride + k]);
+            for (uint32_t v = 0; v < vectors; v++) {
+                sum[r][v] = _mm512_fmadd_ps(factor, row[v], sum[r][v]);
+            }
+        }
+    }
+    for (uint32_t r = 0; r < rows; r++) {
+        for (uint32_t v = 0; v < vectors; v++) {
+            _mm512_storeu_ps(c + r * c_stride + 16 * v, sum[r][v]);
+        }
+    }
+}
+
+INLINE void matmul_columns(const float *a, size_t a_stride, const float *b, size_t b_stride,
+                           float *c, size_t c_stride, uint32_t rows, uint32_t vectors,
+                           uint32_t depth)
+{
+    uint32_t r = 0;
+    for (; r + 6 <= rows; r += 6) {
+        matmul_block(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, 6,
+                     vectors, depth);
+    }
+    for (; r + 2 <= rows; r += 2) {
+        matmul_block(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, 2,
+                     vectors, depth);
+    }
+    for (; r < rows; r++) {
+        matmul_block(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, 1,
+                     vectors, depth);
+    }
+}
+
+static void matmul(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
+                   size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth)
+{
+    uint32_t i = 0;
+    for (; i + 64 <= columns; i += 64) {
+        matmul_columns(a, a_stride, b + i, b_stride, c + i, c_stride, rows, 4, depth);
+    }
+    for (; i < columns; i += 16) {
+        matmul_columns(a, a_stride, b + i, b_stride, c + i, c_stride, rows, 1, depth);
+    }
+}
+
+#endif

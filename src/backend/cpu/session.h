@@ -14,7 +14,7 @@
 enum {
     OFR_CPU_LOGPROB_ROWS = 32, /* tokens whose logits are held at once for LOGPROBS */
     OFR_CPU_QUERY_ROWS = 64,   /* query rows (tokens x heads of a group) of a block */
-    OFR_CPU_SPLIT_TASKS = 4,   /* attention tasks per thread that splitting aims for */
+    OFR_CPU_SPLIT_TASKS = 8,   /* attention tasks per thread that splitting aims for */
 };
 
 /* One thread's own memory; all pointers into the session's arena. */

@@ -131,19 +131,25 @@ static prepared_rows prepare(ofr_backend_session *session, uint32_t thread, cons
     return ready;
 }
 
-static uint32_t chunk_rows(const ofr_backend_session *session, const ofr_cpu_matrix *matrix,
-                           uint32_t n)
+/* Rows of a matrix that are handed out at once. */
+static uint32_t chunk_rows(const ofr_backend_session *session, const ofr_tensor *weight, uint32_t n)
 {
-    if (gemm_for(session, n) != NULL && matrix->group > 0) {
+    if (gemm_for(session, n) != NULL && !is_dense(weight)) {
         return OFR_CPU_TILE_ROWS;
     }
-    uint64_t row_bytes = (uint64_t)matrix->columns * ofr_dtype_bits(matrix->dtype) / 8;
+    uint64_t row_bytes = (uint64_t)weight->shape[1] * ofr_dtype_bits(weight->dtype) / 8;
     uint64_t rows = CHUNK_BYTES / (row_bytes > 0 ? row_bytes : 1);
-    uint64_t share = (matrix->rows + session->n_threads * 4 - 1) / (session->n_threads * 4);
+    uint64_t threads = session->n_threads;
+    uint64_t share = ((uint64_t)weight->shape[0] + threads * 4 - 1) / (threads * 4);
     rows = rows < share ? rows : share;
     rows = rows < CHUNK_ROWS_MAX ? rows : CHUNK_ROWS_MAX;
     rows = rows / CHUNK_ROWS_MIN * CHUNK_ROWS_MIN;
     return rows > CHUNK_ROWS_MIN ? (uint32_t)rows : CHUNK_ROWS_MIN;
+}
+
+static uint32_t n_chunks(const ofr_backend_session *session, const ofr_tensor *weight, uint32_t n)
+{
+    return ((uint32_t)weight->shape[0] - 1) / chunk_rows(session, weight, n) + 1;
 }
 
 static void add_bias(const ofr_linear *linear, uint32_t begin, uint32_t n, float *y)
@@ -253,23 +259,23 @@ static void run_tile(ofr_backend_session *session, uint32_t thread, const cpu_pr
 static void run_products(ofr_backend_session *session, uint32_t thread, const prepared_rows *ready,
                          uint32_t n, const cpu_product *products, uint32_t n_products)
 {
-    uint32_t passed = 0; /* chunks of the products before the current one */
-    uint32_t chunk = ofr_thread_pool_next(session->pool);
+    uint32_t total = 0, chunk;
     for (uint32_t i = 0; i < n_products; i++) {
-        ofr_cpu_matrix matrix = matrix_of(products[i].linear->weight);
-        uint32_t rows = chunk_rows(session, &matrix, n);
-        uint32_t chunks = (matrix.rows - 1) / rows + 1;
-        while (chunk - passed < chunks) {
-            uint32_t begin = (chunk - passed) * rows;
-            uint32_t end = matrix.rows - begin < rows ? matrix.rows : begin + rows;
-            if (ready->gemm != NULL) {
-                run_tile(session, thread, &products[i], ready, n, begin, end);
-            } else {
-                run_rows(session, &products[i], ready, n, begin, end);
-            }
-            chunk = ofr_thread_pool_next(session->pool);
+        total += n_chunks(session, products[i].linear->weight, n);
+    }
+    while (ofr_thread_pool_take(session->pool, thread, total, &chunk)) {
+        uint32_t i = 0;
+        for (uint32_t own; chunk >= (own = n_chunks(session, products[i].linear->weight, n)); i++) {
+            chunk -= own;
         }
-        passed += chunks;
+        uint32_t rows = chunk_rows(session, products[i].linear->weight, n), begin = chunk * rows;
+        uint32_t all = (uint32_t)products[i].linear->weight->shape[0];
+        uint32_t end = all - begin < rows ? all : begin + rows;
+        if (ready->gemm != NULL) {
+            run_tile(session, thread, &products[i], ready, n, begin, end);
+        } else {
+            run_rows(session, &products[i], ready, n, begin, end);
+        }
     }
     ofr_thread_pool_barrier(session->pool);
 }

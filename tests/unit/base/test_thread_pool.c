@@ -1,4 +1,5 @@
 /* The thread pool: every thread runs every region, barriers hold, every chunk is taken once. */
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -16,6 +17,7 @@ typedef struct work {
     ofr_thread_pool *pool;
     atomic_uint runs[8];
     atomic_uint taken[STAGES][CHUNKS];
+    atomic_uint ranges[STAGES][CHUNKS + 1];
     int plain[STAGES][CHUNKS]; /* written before a barrier, read after it by others */
     atomic_uint wrong;
 } work;
@@ -32,6 +34,11 @@ static void run_stages(void *context, uint32_t thread)
             }
             atomic_fetch_add(&w->taken[stage][chunk], 1);
             w->plain[stage][chunk] = stage + (int)chunk + 1;
+        }
+        ofr_thread_pool_barrier(w->pool);
+        uint32_t item = 0, items = (uint32_t)(stage % (CHUNKS + 1));
+        while (ofr_thread_pool_take(w->pool, thread, items, &item)) {
+            atomic_fetch_add(&w->ranges[stage][item < items ? item : CHUNKS], 1);
         }
         ofr_thread_pool_barrier(w->pool);
         for (int chunk = 0; chunk < CHUNKS; chunk++) {
@@ -56,10 +63,55 @@ static void check_pool(uint32_t n_threads, bool pin)
         for (int stage = 0; stage < STAGES; stage++) {
             for (int chunk = 0; chunk < CHUNKS; chunk++) {
                 assert_int_equal(atomic_load(&w.taken[stage][chunk]), round);
+                assert_int_equal(atomic_load(&w.ranges[stage][chunk]),
+                                 chunk < stage % (CHUNKS + 1) ? round : 0);
             }
         }
         /* Long enough that waiting workers go to sleep and must be woken. */
         nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
+    assert_int_equal(atomic_load(&w.wrong), 0);
+    assert_null(ofr_thread_pool_free(w.pool));
+}
+
+/* Thread 0 takes one item and then nothing until the other has found no more. */
+static void take_slowly(void *context, uint32_t thread)
+{
+    work *w = context;
+    uint32_t item = 0;
+    if (thread == 0) {
+        assert_true(ofr_thread_pool_take(w->pool, 0, CHUNKS, &item));
+        atomic_fetch_add(&w->ranges[0][item], 1);
+        atomic_store(&w->runs[0], 1);
+        while (atomic_load(&w->runs[1]) == 0) {
+            sched_yield();
+        }
+        assert_false(ofr_thread_pool_take(w->pool, 0, CHUNKS, &item));
+        return;
+    }
+    while (atomic_load(&w->runs[0]) == 0) {
+        sched_yield();
+    }
+    for (uint32_t i = 0; ofr_thread_pool_take(w->pool, thread, CHUNKS, &item); i++) {
+        /* its own half from the front, then the other's from the end */
+        uint32_t own = CHUNKS - CHUNKS / 2;
+        uint32_t expected = i < own ? CHUNKS / 2 + i : CHUNKS / 2 - 1 - (i - own);
+        atomic_fetch_add(&w->wrong, item != expected);
+        atomic_fetch_add(&w->ranges[1][item], 1);
+    }
+    atomic_store(&w->runs[1], 1);
+}
+
+static void idle_threads_take_from_the_end_of_ranges(void **state)
+{
+    (void)state;
+    static work w;
+    w = (work){0};
+    assert_int_equal(ofr_thread_pool_new(2, false, &w.pool, NULL), 0);
+    ofr_thread_pool_run(w.pool, take_slowly, &w);
+    for (int i = 0; i < CHUNKS; i++) {
+        assert_int_equal(atomic_load(&w.ranges[0][i]), i == 0);
+        assert_int_equal(atomic_load(&w.ranges[1][i]), i != 0);
     }
     assert_int_equal(atomic_load(&w.wrong), 0);
     assert_null(ofr_thread_pool_free(w.pool));
@@ -104,6 +156,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_thread_needs_no_other),
         cmocka_unit_test(all_threads_take_part),
+        cmocka_unit_test(idle_threads_take_from_the_end_of_ranges),
         cmocka_unit_test(many_pools_come_and_go),
         cmocka_unit_test(sizes_are_bounded),
     };

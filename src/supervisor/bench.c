@@ -12,6 +12,7 @@
 #include "supervisor/bandwidth.h"
 #include "supervisor/commands.h"
 #include "supervisor/engine_session.h"
+#include "supervisor/input.h"
 #include "supervisor/interrupt.h"
 #include "supervisor/report.h"
 #include "supervisor/state_directory.h"
@@ -20,38 +21,66 @@ static const ofr_command_help help = {
     .name = "bench",
     .usage = "supervisor bench [--prompt_tokens 512] [--gen_tokens 128] [--depth N] [--repeat 5]",
     .text =
-        "Measures prefill and decode apart. Each sample forwards random tokens that no sample saw\n"
-        "before; a first sample warms up and is dropped. With --depth the sequence holds N tokens\n"
-        "before the measured prompt. The read bandwidth of memory is measured in the same run.\n",
+        "Measures prefill and decode apart. Each sample forwards random tokens, or with "
+        "--text_file\n"
+        "a piece of that text from a random place, after an empty past; a first sample warms up "
+        "and\n"
+        "is dropped. With --depth the sequence holds N tokens before the measured prompt. A "
+        "prompt\n"
+        "or decode of 0 tokens is left out. The read bandwidth of memory is measured in the same "
+        "run.\n",
 };
 
 struct bench_options {
     ofr_common_options common;
     int64_t prompt_tokens, gen_tokens, depth, repeat;
+    const char *text_file; /* NULL: random tokens */
+    bool no_bandwidth;
+};
+
+/* Where the measured tokens come from. */
+struct bench_source {
+    uint64_t random;
+    int32_t *ids; /* [count] of the text; NULL: random tokens */
+    size_t count, next;
+};
+
+struct bench_figures {
+    double prefill, decode; /* tokens per second; 0: left out */
+    double first_token_ms;  /* from the prompt's ids to the likeliest first token's */
 };
 
 struct bench_samples {
-    double *prefill, *decode; /* tokens per second, [repeat] */
+    double *prefill, *decode, *first_token; /* [repeat] */
     size_t count;
 };
 
 static bool parse(struct bench_options *o, int argc, char **argv, int *ret_exit)
 {
     const ofr_option table[] = {
-        {"prompt_tokens", OFR_OPTION_INT, &o->prompt_tokens, 1, 1 << 24, "N",
+        {"prompt_tokens", OFR_OPTION_INT, &o->prompt_tokens, 0, 1 << 24, "N",
          "tokens of a prefill (default 512)"},
-        {"gen_tokens", OFR_OPTION_INT, &o->gen_tokens, 1, 1 << 24, "N",
+        {"gen_tokens", OFR_OPTION_INT, &o->gen_tokens, 0, 1 << 24, "N",
          "decode steps (default 128)"},
         {"depth", OFR_OPTION_INT, &o->depth, 0, 1 << 24, "N",
          "tokens before the prompt, not measured (default 0)"},
         {"repeat", OFR_OPTION_INT, &o->repeat, 1, 1000, "N", "samples (default 5)"},
+        {"text_file", OFR_OPTION_STRING, &o->text_file, 0, 0, "F",
+         "text to measure on (default: random tokens)"},
+        {"no_bandwidth", OFR_OPTION_FLAG, &o->no_bandwidth, 0, 0, NULL,
+         "leave the read bandwidth out"},
         OFR_OPTIONS_ENGINE(o->common),
         OFR_OPTIONS_CONTEXT(o->common),
         OFR_OPTIONS_JSON(o->common),
         OFR_OPTIONS_HELP(o->common),
     };
-    return ofr_command_parse(&help, table, sizeof table / sizeof table[0], argc, argv, &o->common,
-                             ret_exit);
+    if (!ofr_command_parse(&help, table, sizeof table / sizeof table[0], argc, argv, &o->common,
+                           ret_exit))
+        return false;
+    if (o->prompt_tokens || o->gen_tokens)
+        return true;
+    *ret_exit = ofr_command_usage(help.name, "--prompt_tokens and --gen_tokens are both 0");
+    return false;
 }
 
 /* SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
@@ -80,43 +109,96 @@ static int forward(ofr_sequence *sequence, ofr_error *err)
     return ofr_sequence_forward(sequence, ofr_interrupt_flag(), &logits, err);
 }
 
-static int append_random(ofr_engine_session *session, int64_t n, uint64_t *state, ofr_error *err)
+/* The next sample begins somewhere else: its prompt was not seen before. */
+static void source_turn(struct bench_source *source)
+{
+    if (source->count)
+        source->next = next_random(&source->random) % source->count;
+}
+
+static int32_t source_token(struct bench_source *source, const ofr_engine_session *session)
+{
+    if (!source->ids)
+        return random_token(session->tokenizer, session->tokenizer_info.vocab_size,
+                            &source->random);
+    int32_t token = source->ids[source->next];
+    source->next = (source->next + 1) % source->count;
+    return token;
+}
+
+static int append(ofr_engine_session *session, int64_t n, struct bench_source *source,
+                  ofr_error *err)
 {
     int r = 0;
     for (int64_t i = 0; r == 0 && i < n; i++)
-        r = ofr_sequence_append(
-            &session->sequence,
-            random_token(session->tokenizer, session->tokenizer_info.vocab_size, state), err);
+        r = ofr_sequence_append(&session->sequence, source_token(source, session), err);
     return r;
 }
 
-static int sample(const struct bench_options *o, ofr_engine_session *session, uint64_t *state,
-                  double *ret_prefill, double *ret_decode, ofr_error *err)
+static int32_t likeliest(const float *logits, uint32_t n)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return (int32_t)best;
+}
+
+static int measure_prefill(const struct bench_options *o, ofr_engine_session *session,
+                           struct bench_source *source, struct bench_figures *figures,
+                           ofr_error *err)
+{
+    const float *logits;
+    int r = append(session, o->prompt_tokens, source, err);
+    uint64_t begin = ofr_clock_ns();
+    if (r == 0)
+        r = ofr_sequence_forward(&session->sequence, ofr_interrupt_flag(), &logits, err);
+    if (r < 0)
+        return r;
+    uint64_t end = ofr_clock_ns();
+    volatile int32_t first = likeliest(logits, session->info.vocab_size);
+    (void)first;
+    figures->prefill = (double)o->prompt_tokens * 1e9 / (double)(end - begin);
+    figures->first_token_ms = (double)(ofr_clock_ns() - begin) / 1e6;
+    return 0;
+}
+
+static int measure_decode(const struct bench_options *o, ofr_engine_session *session,
+                          struct bench_source *source, struct bench_figures *figures,
+                          ofr_error *err)
+{
+    int r = 0;
+    uint64_t begin = ofr_clock_ns();
+    for (int64_t i = 0; r == 0 && i < o->gen_tokens; i++) {
+        r = append(session, 1, source, err);
+        if (r == 0)
+            r = forward(&session->sequence, err);
+    }
+    figures->decode = (double)o->gen_tokens * 1e9 / (double)(ofr_clock_ns() - begin);
+    return r;
+}
+
+static int sample(const struct bench_options *o, ofr_engine_session *session,
+                  struct bench_source *source, struct bench_figures *ret_figures, ofr_error *err)
 {
     ofr_sequence *sequence = &session->sequence;
     uint32_t recoveries = sequence->recoveries;
+    struct bench_figures figures = {0};
     ofr_sequence_invalidate(sequence);
     sequence->n_tokens = 0;
-    int r = append_random(session, o->depth, state, err);
+    source_turn(source);
+    int r = append(session, o->depth, source, err);
     if (r == 0 && o->depth)
         r = forward(sequence, err);
-    if (r == 0)
-        r = append_random(session, o->prompt_tokens, state, err);
-    uint64_t begin = ofr_clock_ns();
-    if (r == 0)
-        r = forward(sequence, err);
-    uint64_t prefilled = ofr_clock_ns();
-    for (int64_t i = 0; r == 0 && i < o->gen_tokens; i++) {
-        r = append_random(session, 1, state, err);
-        if (r == 0)
-            r = forward(sequence, err);
-    }
+    if (r == 0 && o->prompt_tokens)
+        r = measure_prefill(o, session, source, &figures, err);
+    if (r == 0 && o->gen_tokens)
+        r = measure_decode(o, session, source, &figures, err);
     if (r < 0)
         return r;
     if (sequence->recoveries != recoveries)
         return ofr_fail(err, OFR_EDEVICE, "a worker was lost during the measurement; repeat it");
-    *ret_prefill = (double)o->prompt_tokens * 1e9 / (double)(prefilled - begin);
-    *ret_decode = (double)o->gen_tokens * 1e9 / (double)(ofr_clock_ns() - prefilled);
+    *ret_figures = figures;
     return 0;
 }
 
@@ -168,34 +250,46 @@ static void remember(const ofr_engine_session *session, const json_t *root)
     free(text);
 }
 
+/* null for a phase that was left out */
+static json_t *summary(int64_t tokens, double *values, const struct bench_samples *samples)
+{
+    return tokens ? ofr_report_summary(values, samples->count) : json_null();
+}
+
 static json_t *make_report(const struct bench_options *o, const ofr_engine_session *session,
                            const json_t *status, struct bench_samples *samples,
                            const ofr_bandwidth *bandwidth)
 {
-    json_t *root = json_object(), *decode = ofr_report_summary(samples->decode, samples->count);
+    json_t *root = json_object();
     double per_token = bytes_per_token(o, session->package);
-    double median = json_real_value(json_object_get(decode, "median"));
     char date[32];
     time_t now = time(NULL);
     struct tm tm;
     strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
     json_object_set_new(root, "prefill_tok_s",
-                        ofr_report_summary(samples->prefill, samples->count));
-    json_object_set_new(root, "decode_tok_s", decode);
+                        summary(o->prompt_tokens, samples->prefill, samples));
+    json_object_set_new(root, "decode_tok_s", summary(o->gen_tokens, samples->decode, samples));
+    json_object_set_new(root, "first_token_ms",
+                        summary(o->prompt_tokens, samples->first_token, samples));
+    json_object_set_new(root, "text", json_string(o->text_file ? o->text_file : "random tokens"));
     json_object_set_new(root, "prompt_tokens", json_integer(o->prompt_tokens));
     json_object_set_new(root, "gen_tokens", json_integer(o->gen_tokens));
     json_object_set_new(root, "depth", json_integer(o->depth));
     json_object_set_new(root, "repeat", json_integer(o->repeat));
     json_object_set(root, "resident_bytes", json_object_get(status, "resident_bytes"));
     json_object_set(root, "handoff_bytes_copied", json_object_get(status, "handoff_bytes_copied"));
-    json_object_set_new(root, "bandwidth_gb_s",
-                        ofr_report_number(bandwidth->bytes_per_second / 1e9));
-    json_object_set_new(root, "bandwidth_threads", json_integer(bandwidth->threads));
-    json_object_set_new(root, "bandwidth_buffer_bytes",
-                        json_integer((json_int_t)bandwidth->buffer_bytes));
     json_object_set_new(root, "bytes_per_token", json_integer((json_int_t)per_token));
-    json_object_set_new(root, "bandwidth_share",
-                        ofr_report_number(per_token * median / bandwidth->bytes_per_second));
+    if (bandwidth->threads) {
+        double median =
+            json_real_value(json_object_get(json_object_get(root, "decode_tok_s"), "median"));
+        json_object_set_new(root, "bandwidth_gb_s",
+                            ofr_report_number(bandwidth->bytes_per_second / 1e9));
+        json_object_set_new(root, "bandwidth_threads", json_integer(bandwidth->threads));
+        json_object_set_new(root, "bandwidth_buffer_bytes",
+                            json_integer((json_int_t)bandwidth->buffer_bytes));
+        json_object_set_new(root, "bandwidth_share",
+                            ofr_report_rate(per_token * median / bandwidth->bytes_per_second));
+    }
     json_object_set_new(root, "date", json_string(date));
     ofr_report_add_engine(root, session);
     return root;
@@ -209,18 +303,43 @@ static double number_of(const json_t *root, const char *name, const char *member
 
 static void print_text(const json_t *root)
 {
-    static const char *const rates[] = {"prefill_tok_s", "decode_tok_s"};
-    for (int i = 0; i < 2; i++)
-        printf("%-14s %8.1f  (%.1f - %.1f)\n", rates[i], number_of(root, rates[i], "median"),
-               number_of(root, rates[i], "min"), number_of(root, rates[i], "max"));
-    printf("%-14s %8.1f  (decode reaches %.0f %% of it, %.1f MB a token)\n", "bandwidth_gb_s",
-           number_of(root, "bandwidth_gb_s", NULL), number_of(root, "bandwidth_share", NULL) * 100,
-           number_of(root, "bytes_per_token", NULL) / 1e6);
+    static const char *const rates[] = {"prefill_tok_s", "decode_tok_s", "first_token_ms"};
+    for (int i = 0; i < 3; i++)
+        if (json_is_object(json_object_get(root, rates[i])))
+            printf("%-14s %8.1f  (%.1f - %.1f)\n", rates[i], number_of(root, rates[i], "median"),
+                   number_of(root, rates[i], "min"), number_of(root, rates[i], "max"));
+    if (json_object_get(root, "bandwidth_gb_s"))
+        printf("%-14s %8.1f\n", "bandwidth_gb_s", number_of(root, "bandwidth_gb_s", NULL));
+    if (number_of(root, "bandwidth_share", NULL) > 0)
+        printf("%-14s %8.2f  (%.1f MB a token)\n", "bandwidth_share",
+               number_of(root, "bandwidth_share", NULL),
+               number_of(root, "bytes_per_token", NULL) / 1e6);
     printf("%-14s %s\n", "device", json_string_value(json_object_get(root, "device")));
     printf("%-14s %s\n", "plan", json_string_value(json_object_get(root, "plan")));
 }
 
-static int measure(const struct bench_options *o, ofr_engine_session *session, ofr_error *err)
+/* Takes the samples, and says each on stderr. */
+static int take_samples(const struct bench_options *o, ofr_engine_session *session,
+                        struct bench_source *source, struct bench_samples *samples, ofr_error *err)
+{
+    struct bench_figures figures;
+    int r = sample(o, session, source, &figures, err);
+    for (size_t i = 0; r == 0 && i < (size_t)o->repeat; i++) {
+        r = sample(o, session, source, &figures, err);
+        if (r < 0)
+            break;
+        samples->prefill[i] = figures.prefill;
+        samples->decode[i] = figures.decode;
+        samples->first_token[i] = figures.first_token_ms;
+        samples->count++;
+        fprintf(stderr, "supervisor bench: sample %zu of %zu: prefill %.1f, decode %.1f tok/s\n",
+                i + 1, (size_t)o->repeat, figures.prefill, figures.decode);
+    }
+    return r;
+}
+
+static int measure(const struct bench_options *o, ofr_engine_session *session,
+                   struct bench_source *source, ofr_error *err)
 {
     int64_t total = o->depth + o->prompt_tokens + o->gen_tokens;
     if (total > session->info.context)
@@ -229,32 +348,22 @@ static int measure(const struct bench_options *o, ofr_engine_session *session, o
                         "%u",
                         (long long)total, session->info.context);
     size_t repeat = (size_t)o->repeat;
-    double *figures = calloc(2 * repeat, sizeof *figures);
+    double *figures = calloc(3 * repeat, sizeof *figures);
     if (!figures)
         return ofr_fail(err, OFR_ENOMEM, "no memory for %zu samples", repeat);
-    struct bench_samples samples = {.prefill = figures, .decode = figures + repeat};
-    uint64_t state = ofr_clock_ns();
-    if (getrandom(&state, sizeof state, 0) < 0)
-        state = ofr_clock_ns();
+    struct bench_samples samples = {
+        .prefill = figures, .decode = figures + repeat, .first_token = figures + 2 * repeat};
     ofr_bandwidth bandwidth = {0};
     json_t *status = NULL, *root = NULL;
-    double dropped[2];
-    int r = sample(o, session, &state, &dropped[0], &dropped[1], err);
-    for (size_t i = 0; r == 0 && i < repeat; i++) {
-        r = sample(o, session, &state, &samples.prefill[i], &samples.decode[i], err);
-        samples.count += r == 0;
-        if (r == 0)
-            fprintf(stderr,
-                    "supervisor bench: sample %zu of %zu: prefill %.1f, decode %.1f tok/s\n", i + 1,
-                    repeat, samples.prefill[i], samples.decode[i]);
-    }
+    int r = take_samples(o, session, source, &samples, err);
     if (r == 0)
         r = ofr_engine_session_status(session, &status, err);
-    if (r == 0)
+    if (r == 0 && !o->no_bandwidth)
         r = ofr_bandwidth_measure(worker_threads(session, status), &bandwidth, err);
     if (r == 0) {
         root = make_report(o, session, status, &samples, &bandwidth);
-        remember(session, root);
+        if (o->prompt_tokens && o->gen_tokens)
+            remember(session, root);
         if (o->common.json)
             r = ofr_report_print(json_incref(root));
         else
@@ -266,6 +375,28 @@ static int measure(const struct bench_options *o, ofr_engine_session *session, o
     return r;
 }
 
+static int open_source(const struct bench_options *o, const ofr_engine_session *session,
+                       struct bench_source *source, ofr_error *err)
+{
+    char *text = NULL;
+    size_t size = 0;
+    if (getrandom(&source->random, sizeof source->random, 0) < 0)
+        source->random = ofr_clock_ns();
+    if (!o->text_file)
+        return 0;
+    int r = ofr_input_read(o->text_file, &text, &size, err);
+    if (r == 0)
+        r = ofr_input_check_utf8(o->text_file, text, size, err);
+    if (r == 0)
+        r = ofr_tokenizer_encode(session->tokenizer, text, size, 0, &source->ids, &source->count,
+                                 err);
+    if (r == 0 && source->count < (size_t)(o->depth + o->prompt_tokens + o->gen_tokens))
+        r = ofr_fail(err, OFR_EINVAL, "%s holds %zu tokens; a sample takes %lld", o->text_file,
+                     source->count, (long long)(o->depth + o->prompt_tokens + o->gen_tokens));
+    free(text);
+    return r;
+}
+
 int ofr_command_bench(int argc, char **argv)
 {
     struct bench_options o = {.prompt_tokens = 512, .gen_tokens = 128, .repeat = 5};
@@ -274,13 +405,17 @@ int ofr_command_bench(int argc, char **argv)
         return exit_code;
     ofr_error err = {0};
     ofr_engine_session session = {0};
+    struct bench_source source = {0};
     int r = ofr_engine_session_open(&session, &o.common, false, false, &err);
+    if (r == 0)
+        r = open_source(&o, &session, &source, &err);
     if (r == 0)
         r = ofr_engine_session_connect(&session, &o.common, &err);
     if (r == 0) {
         ofr_interrupt_catch(true);
-        r = measure(&o, &session, &err);
+        r = measure(&o, &session, &source, &err);
     }
+    free(source.ids);
     ofr_engine_session_done(&session);
     return r < 0 ? ofr_command_fail(help.name, &err) : ofr_command_finish(help.name);
 }

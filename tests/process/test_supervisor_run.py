@@ -119,6 +119,18 @@ def bench_reports_its_figures():
         deep = s.json("bench", "--prompt_tokens", "16", "--gen_tokens", "4", "--repeat", "1",
                       "--depth", "100")
         assert deep["bytes_per_token"] > r["bytes_per_token"], (deep, r)
+        text = s.write("text", "The sun rises in the east and sets in the west. " * 20)
+        prefill = s.json("bench", "--prompt_tokens", "31", "--gen_tokens", "0", "--repeat", "1",
+                         "--text_file", text, "--no_bandwidth")
+        equal(prefill["decode_tok_s"], None)
+        assert "bandwidth_gb_s" not in prefill, prefill
+        assert prefill["first_token_ms"]["median"] >= 31e3 / prefill["prefill_tok_s"]["max"] - 0.01, prefill
+        decode = s.json("bench", "--prompt_tokens", "0", "--gen_tokens", "4", "--repeat", "1",
+                        "--text_file", text, "--no_bandwidth")
+        equal((decode["prefill_tok_s"], decode["first_token_ms"]), (None, None))
+        assert decode["decode_tok_s"]["median"] > 0, decode
+        contains(s.run("bench", "--text_file", s.write("short", "Too short."), code=1).stderr,
+                 "a sample takes 640")
         done = s.run("bench", "--prompt_tokens", "1000000", code=1)
         contains(done.stderr, "the context holds")
         why = s.run("plan", "--why").stdout.decode()

@@ -39,6 +39,7 @@ def wrong_command_lines():
         (["render"], "--messages"),
         (["score"], "--file"),
         (["bench", "--repeat", "0"], "--repeat"),
+        (["bench", "--prompt_tokens", "0", "--gen_tokens", "0"], "both 0"),
         (["--unknown"], "unknown option '--unknown'"),
     ]
     with Session() as s:

@@ -64,12 +64,13 @@ static bool matrix_fits(const ofr_tensor *tensor, uint64_t rows, uint64_t column
     if (tensor->data == NULL || tensor->bytes / bits < elements / 8) {
         return false;
     }
-    if (tensor->dtype != OFR_DTYPE_I4 && tensor->dtype != OFR_DTYPE_I8) {
+    if (!ofr_dtype_is_grouped(tensor->dtype)) {
         return tensor->dtype == OFR_DTYPE_F16 || tensor->dtype == OFR_DTYPE_F32;
     }
     uint32_t group = tensor->group_size;
     return group >= 32 && group % 32 == 0 && columns % group == 0 && tensor->scales != NULL &&
-           tensor->scale_bytes / 2 >= rows * (columns / group);
+           tensor->scale_bytes / 2 / ofr_dtype_group_numbers(tensor->dtype) >=
+               rows * (columns / group);
 }
 
 static const ofr_tensor *find_matrix(tensor_resolver *resolver, const char *name, uint64_t rows,

@@ -54,6 +54,8 @@ static int ir_type_of_dtype(enum ofr_dtype dtype, enum ofr_ir_type *ret_type)
     case OFR_DTYPE_I4:
         *ret_type = OFR_IR_I4;
         return 0;
+    case OFR_DTYPE_I4M: /* for plans without an NPU; the graphs are symmetric */
+        break;
     }
     return OFR_EUNSUPPORTED;
 }

@@ -26,7 +26,8 @@ enum {
     X(OFR_DTYPE_F32, "f32", 32)                                                                    \
     X(OFR_DTYPE_F16, "f16", 16)                                                                    \
     X(OFR_DTYPE_I8, "i8", 8)                                                                       \
-    X(OFR_DTYPE_I4, "i4", 4)
+    X(OFR_DTYPE_I4, "i4", 4)                                                                       \
+    X(OFR_DTYPE_I4M, "i4m", 4)
 enum ofr_dtype {
 #define OFR_DTYPE_ENUM(symbol, name, bits) symbol,
     OFR_DTYPE_TABLE(OFR_DTYPE_ENUM)
@@ -39,7 +40,10 @@ enum ofr_dtype {
  * i4, i8:   a matrix [N, K] = shape[0], shape[1], stored row-major as [N, K/G, G]; element (n, k)
  * is q * scale[n, k/G]. i4 is two's complement (-8 .. 7), two elements a byte, the one with the
  *           even k in the low nibble; a row is K/2 bytes. Scales are f16 [N, K/G].
- *           G = group_size divides K and is a multiple of 32; one group per row: G = K. */
+ *           G = group_size divides K and is a multiple of 32; one group per row: G = K.
+ * i4m:      as i4 with G = 32, and a minimum for each group: element (n, k) is
+ *           (q + 8) * scale[n, k/G] + minimum[n, k/G]. The minima, f16 [N, K/G], follow the scales.
+ *           Each byte XOR 0x88 is OpenVINO's u4. What GGUF calls Q4_1, bit for bit. */
 typedef struct ofr_tensor {
     const char *name;
     enum ofr_dtype dtype;
@@ -49,7 +53,7 @@ typedef struct ofr_tensor {
     uint64_t offset, bytes; /* in weights.bin */
     uint64_t scale_offset, scale_bytes;
     const void *data;   /* mapped */
-    const void *scales; /* mapped f16, NULL where group_size is 0 */
+    const void *scales; /* mapped f16, NULL where group_size is 0; the minima behind them */
 } ofr_tensor;
 
 enum ofr_rope_scaling {
@@ -151,6 +155,10 @@ typedef struct ofr_golden {
 /* NULL where the package has none. */
 const ofr_golden *ofr_package_golden(const ofr_package *package);
 
+/* i4, i8, i4m: integers with group scales. */
+bool ofr_dtype_is_grouped(enum ofr_dtype dtype);
+/* f16 numbers for each group: 2 for i4m (scale and minimum), 1 for i4 and i8, else 0. */
+unsigned ofr_dtype_group_numbers(enum ofr_dtype dtype);
 const char *ofr_dtype_name(enum ofr_dtype dtype);
 unsigned ofr_dtype_bits(enum ofr_dtype dtype);
 

@@ -30,6 +30,18 @@ unsigned ofr_dtype_bits(enum ofr_dtype dtype)
     return 0;
 }
 
+bool ofr_dtype_is_grouped(enum ofr_dtype dtype)
+{
+    return ofr_dtype_group_numbers(dtype) > 0;
+}
+
+unsigned ofr_dtype_group_numbers(enum ofr_dtype dtype)
+{
+    if (dtype == OFR_DTYPE_I4M)
+        return 2;
+    return dtype == OFR_DTYPE_I4 || dtype == OFR_DTYPE_I8 ? 1 : 0;
+}
+
 static int check_range(const char *path, const char *name, uint64_t value, uint64_t minimum,
                        uint64_t maximum, ofr_error *err)
 {
@@ -129,8 +141,7 @@ int ofr_package_size_tensor(const char *path, ofr_tensor *tensor, ofr_error *err
     if (elements > (uint64_t)INT64_MAX / 32)
         return ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' has an absurd shape", path, name);
 
-    bool grouped = tensor->dtype == OFR_DTYPE_I4 || tensor->dtype == OFR_DTYPE_I8;
-    if (!grouped) {
+    if (!ofr_dtype_is_grouped(tensor->dtype)) {
         if (tensor->group_size != 0)
             return ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' has a group size but is %s", path,
                             name, ofr_dtype_name(tensor->dtype));
@@ -146,7 +157,10 @@ int ofr_package_size_tensor(const char *path, ofr_tensor *tensor, ofr_error *err
                             "not divide",
                             path, name, (unsigned long long)tensor->shape[1],
                             (unsigned long long)group);
-        tensor->scale_bytes = elements / group * 2;
+        if (tensor->dtype == OFR_DTYPE_I4M && group != 32)
+            return ofr_fail(err, OFR_EFORMAT, "%s: tensor '%s' is i4m in groups of %llu, not of 32",
+                            path, name, (unsigned long long)group);
+        tensor->scale_bytes = elements / group * 2 * ofr_dtype_group_numbers(tensor->dtype);
     }
     tensor->bytes = elements * bits / 8;
     return 0;

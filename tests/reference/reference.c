@@ -502,6 +502,13 @@ int ofr_reference_from_tensor(const ofr_tensor *tensor, uint64_t n, float *ret_v
             ret_values[i] =
                 (float)(int8_t)bytes[i] * ofr_half_to_float(scales[i / tensor->group_size]);
             break;
+        case OFR_DTYPE_I4M: {
+            uint64_t group = i / tensor->group_size, groups = n / tensor->group_size;
+            int unsigned_nibble = ((i % 2 == 0 ? bytes[i / 2] : bytes[i / 2] >> 4) & 15) ^ 8;
+            ret_values[i] = (float)unsigned_nibble * ofr_half_to_float(scales[group]) +
+                            ofr_half_to_float(scales[groups + group]);
+            break;
+        }
         case OFR_DTYPE_I4: {
             int nibble = i % 2 == 0 ? bytes[i / 2] % 16 : bytes[i / 2] / 16;
             ret_values[i] = (float)(nibble < 8 ? nibble : nibble - 16) *

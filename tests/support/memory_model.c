@@ -81,17 +81,20 @@ static const ofr_tensor *add_matrix(builder *b, const char *name, enum ofr_dtype
         return tensor;
     }
     tensor->group_size = group > 0 && columns % group == 0 ? group : (uint32_t)columns;
-    tensor->bytes = dtype == OFR_DTYPE_I4 ? n / 2 : n;
+    tensor->bytes = n * ofr_dtype_bits(dtype) / 8;
     uint8_t *bytes = checked(malloc(tensor->bytes));
     for (uint64_t i = 0; i < tensor->bytes; i++) {
         bytes[i] = (uint8_t)(128 + 127 * uniform(b));
     }
     uint64_t n_scales = n / tensor->group_size;
-    tensor->scale_bytes = n_scales * 2;
+    tensor->scale_bytes = n_scales * 2 * ofr_dtype_group_numbers(dtype);
     uint16_t *scales = checked(malloc(tensor->scale_bytes));
     for (uint64_t i = 0; i < n_scales; i++) {
         scales[i] =
-            ofr_float_to_half(limit * (1 + 0.3f * uniform(b)) / (dtype == OFR_DTYPE_I4 ? 8 : 128));
+            ofr_float_to_half(limit * (1 + 0.3f * uniform(b)) / (dtype == OFR_DTYPE_I8 ? 128 : 8));
+        if (dtype == OFR_DTYPE_I4M) {
+            scales[n_scales + i] = ofr_float_to_half(-limit * (1 + 0.3f * uniform(b)));
+        }
     }
     tensor->data = bytes;
     tensor->scales = scales;

@@ -103,6 +103,12 @@ static size_t widest_value(const ofr_cpu_kernels *kernels)
     return bytes;
 }
 
+/* Groups of the longest row, as many as group_stride can be. */
+static size_t padded_groups(const ofr_backend_session *session)
+{
+    return (session->widest / OFR_CPU_ACTIVATION_GROUP + 15) / 16 * 16;
+}
+
 static void carve_scratch(arena_carver *carver, const ofr_backend_session *session,
                           cpu_scratch *scratch)
 {
@@ -116,6 +122,7 @@ static void carve_scratch(arena_carver *carver, const ofr_backend_session *sessi
     }
     carve_activations(carver, &scratch->row, 1, session->widest, 1);
     scratch->normed = carve(carver, session->widest, sizeof(float));
+    scratch->group_sums = carve(carver, padded_groups(session), sizeof(float));
     scratch->query = carve(carver, rows * d, sizeof(float));
     scratch->scores = carve(carver, rows * OFR_CPU_KEY_BLOCK, sizeof(float));
     scratch->out = carve(carver, rows * padded, sizeof(float));
@@ -140,6 +147,8 @@ static void carve_all(arena_carver *carver, ofr_backend_session *session)
     session->tokens = carve(carver, n, sizeof *session->tokens);
     session->hidden = carve(carver, n * params->d_model, sizeof(float));
     session->normed = carve(carver, session->has_dense ? n * params->d_model : 0, sizeof(float));
+    session->group_sums =
+        carve(carver, session->has_minima ? n * padded_groups(session) : 0, sizeof(float));
     session->q = carve(carver, n * q, sizeof(float));
     session->k = carve(carver, n * kv, sizeof(float));
     session->v = carve(carver, n * kv, sizeof(float));
@@ -151,18 +160,25 @@ static void carve_all(arena_carver *carver, ofr_backend_session *session)
     session->slot_used = carve(carver, session->options.kv_layout.n_slots, 1);
 }
 
-static bool dense(const ofr_linear *linear)
+static bool is_dense(enum ofr_dtype dtype)
 {
-    return linear->weight->dtype == OFR_DTYPE_F16 || linear->weight->dtype == OFR_DTYPE_F32;
+    return dtype == OFR_DTYPE_F16 || dtype == OFR_DTYPE_F32;
 }
 
-static bool any_dense(const ofr_model *model)
+static bool has_minima(enum ofr_dtype dtype)
 {
-    bool found = dense(&model->head);
+    return dtype == OFR_DTYPE_I4M;
+}
+
+static bool any_weight(const ofr_model *model, bool (*is)(enum ofr_dtype))
+{
+    bool found = is(model->head.weight->dtype);
     for (uint32_t i = 0; i < model->params->n_layers; i++) {
         const ofr_layer *l = &model->layers[i];
-        found = found || dense(&l->q) || dense(&l->k) || dense(&l->v) || dense(&l->o) ||
-                dense(&l->gate) || dense(&l->up) || dense(&l->down);
+        const ofr_linear *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        for (size_t j = 0; j < sizeof all / sizeof all[0]; j++) {
+            found = found || is(all[j]->weight->dtype);
+        }
     }
     return found;
 }
@@ -236,7 +252,8 @@ static int backend_open(const ofr_backend_options *options, ofr_backend_session 
     size_t q_width = (size_t)params->n_heads * params->head_dim;
     session->widest = params->d_model > params->d_ff ? params->d_model : params->d_ff;
     session->widest = q_width > session->widest ? q_width : session->widest;
-    session->has_dense = any_dense(options->model);
+    session->has_dense = any_weight(options->model, is_dense);
+    session->has_minima = any_weight(options->model, has_minima);
     result = choose_kernels(options->kernels, &session->kernels, err);
     if (result == 0) {
         result =

@@ -19,13 +19,19 @@ static void embed_row(const ofr_backend_session *session, uint32_t token, float 
         return;
     case OFR_DTYPE_I8:
     case OFR_DTYPE_I4:
+    case OFR_DTYPE_I4M:
         break;
     }
     const uint8_t *bytes = table->data;
     const uint16_t *scales = table->scales;
     size_t group = table->group_size;
     for (size_t g = 0; g < d / group; g++) {
-        float scale = ofr_half_to_float(scales[token * (d / group) + g]);
+        size_t own = token * (d / group) + g;
+        float scale = ofr_half_to_float(scales[own]), minimum = 0;
+        bool shifted = table->dtype == OFR_DTYPE_I4M;
+        if (shifted) {
+            minimum = ofr_half_to_float(scales[(size_t)table->shape[0] * (d / group) + own]);
+        }
         for (size_t i = g * group; i < (g + 1) * group; i++) {
             int32_t value;
             if (table->dtype == OFR_DTYPE_I8) {
@@ -34,7 +40,7 @@ static void embed_row(const ofr_backend_session *session, uint32_t token, float 
                 uint8_t pair = bytes[(first + i) / 2];
                 value = ((i % 2 == 0 ? pair & 15 : pair >> 4) ^ 8) - 8;
             }
-            y[i] = (float)value * scale;
+            y[i] = shifted ? (float)(value + 8) * scale + minimum : (float)value * scale;
         }
     }
 }

@@ -151,6 +151,8 @@ static const memory_model_options shapes[] = {
      {24, 500, 0, 0, 0, 0, 0, 0, 0, 0},
      7},
     {1, 1024, 16, 4, 64, 1408, 300, OFR_DTYPE_I4, OFR_DTYPE_I8, 128, false, false, false, {0}, 8},
+    {2, 192, 9, 3, 64, 352, 130, OFR_DTYPE_I4M, OFR_DTYPE_I8, 32, true, false, false, {0}, 9},
+    {1, 96, 3, 3, 32, 160, 50, OFR_DTYPE_I4M, OFR_DTYPE_I4M, 32, false, true, false, {0}, 10},
 };
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 

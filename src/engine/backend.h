@@ -54,6 +54,8 @@ enum ofr_forward_output {
     OFR_FORWARD_OUTPUT_ALL,      /* logits of every token: [n_total, vocab] */
     OFR_FORWARD_OUTPUT_LOGPROBS, /* natural-log probability of targets[i] after token i: [n_total];
                                     a target of -1 gives 0 */
+    OFR_FORWARD_OUTPUT_HIDDEN_SUM, /* the hidden states of a segment's tokens after the last norm,
+                                      added up, in `logits`: [n_segments, d_model] */
 };
 
 typedef struct ofr_forward {
@@ -63,7 +65,7 @@ typedef struct ofr_forward {
     const float *hidden_in; /* [n_total, d_model] fp32 for layer_begin > 0, else unused */
     float *hidden_out;      /* [n_total, d_model] fp32 if layer_end < n_layers, else unused */
     enum ofr_forward_output output; /* only for layer_end == n_layers */
-    float *logits;                  /* LAST, ALL */
+    float *logits;                  /* LAST, ALL, HIDDEN_SUM */
     const int32_t *targets;         /* LOGPROBS: [n_total] */
     float *logprobs;                /* LOGPROBS: [n_total] */
 } ofr_forward;

@@ -65,8 +65,9 @@ static int check_buffers(const ofr_backend_options *options, const ofr_forward *
     const ofr_model_params *params = options->model->params;
     int64_t vocab = params->vocab_size;
     bool last_layer = options->layer_end == params->n_layers;
-    bool wants_logits =
-        forward->output == OFR_FORWARD_OUTPUT_LAST || forward->output == OFR_FORWARD_OUTPUT_ALL;
+    bool wants_logits = forward->output == OFR_FORWARD_OUTPUT_LAST ||
+                        forward->output == OFR_FORWARD_OUTPUT_ALL ||
+                        forward->output == OFR_FORWARD_OUTPUT_HIDDEN_SUM;
     bool wants_logprobs = forward->output == OFR_FORWARD_OUTPUT_LOGPROBS;
     if (options->layer_begin == 0 ? forward->tokens == NULL : forward->hidden_in == NULL) {
         return ofr_fail(err, OFR_EINVAL, "%s: the batch has no %s", backend,

@@ -1,6 +1,8 @@
 /* Arithmetic of the KV strips: sizes and offsets, overflow-checked. */
 #include "engine/kv.h"
 
+#include <string.h>
+
 int ofr_kv_layout_init(ofr_kv_layout *layout, const ofr_model_params *params, uint32_t n_slots,
                        uint32_t context, uint32_t chunk_max, ofr_error *err)
 {
@@ -51,4 +53,24 @@ uint64_t ofr_kv_strip_k(const ofr_kv_layout *layout, uint32_t slot, uint32_t lay
 uint64_t ofr_kv_strip_v(const ofr_kv_layout *layout, uint32_t slot, uint32_t layer)
 {
     return ofr_kv_strip_k(layout, slot, layer) + layout->strip_bytes;
+}
+
+int ofr_kv_copy_rows(const ofr_kv_layout *layout, void *arena, uint32_t from, uint32_t to,
+                     uint32_t n_rows, uint64_t *ret_bytes, ofr_error *err)
+{
+    if (from >= layout->n_slots || to >= layout->n_slots || from == to ||
+        n_rows > layout->context) {
+        return ofr_fail(err, OFR_EINVAL, "KV copy of %u rows from slot %u to slot %u of %u", n_rows,
+                        from, to, layout->n_slots);
+    }
+    size_t bytes = (size_t)(n_rows * layout->row_bytes);
+    char *base = arena;
+    for (uint32_t layer = 0; layer < layout->n_layers; layer++) {
+        memcpy(base + ofr_kv_strip_k(layout, to, layer), base + ofr_kv_strip_k(layout, from, layer),
+               bytes);
+        memcpy(base + ofr_kv_strip_v(layout, to, layer), base + ofr_kv_strip_v(layout, from, layer),
+               bytes);
+    }
+    *ret_bytes = 2 * (uint64_t)layout->n_layers * bytes;
+    return 0;
 }

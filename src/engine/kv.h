@@ -38,4 +38,9 @@ int ofr_kv_layout_init(ofr_kv_layout *layout, const ofr_model_params *params, ui
 uint64_t ofr_kv_strip_k(const ofr_kv_layout *layout, uint32_t slot, uint32_t layer);
 uint64_t ofr_kv_strip_v(const ofr_kv_layout *layout, uint32_t slot, uint32_t layer);
 
+/* Copies rows [0, n_rows) of every strip of slot `from` to slot `to`: a prefix that two sequences
+ * share. `arena` is the arena's base. *ret_bytes is what was moved. */
+int ofr_kv_copy_rows(const ofr_kv_layout *layout, void *arena, uint32_t from, uint32_t to,
+                     uint32_t n_rows, uint64_t *ret_bytes, ofr_error *err);
+
 #endif

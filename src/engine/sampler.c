@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A token this many temperatures below the best logit is never drawn: e^-30 of its weight. */
+static const float NEGLIGIBLE = 30;
+
 typedef struct candidate {
     int32_t token;
     float logit;
@@ -20,7 +23,10 @@ struct ofr_sampler {
     uint32_t *seen;     /* [vocab_size] occurrences within the window, owned */
     int32_t *window;    /* [repetition_window] ring of accepted tokens, owned; NULL: all count */
     uint32_t window_used, window_next;
-    candidate *candidates; /* [vocab_size], owned */
+    uint32_t *generated;   /* [vocab_size] occurrences; NULL: no penalty asks for them */
+    ofr_logit_bias *bias;  /* [sampling.n_bias], owned */
+    float *adjusted;       /* [vocab_size], owned; NULL until a stage changes logits */
+    candidate *candidates; /* [vocab_size], owned; NULL where all is greedy */
 };
 
 /* splitmix64 and xoshiro256**, by David Blackman and Sebastiano Vigna, public domain
@@ -76,7 +82,46 @@ static int check_sampling(const ofr_sampling *s, int32_t vocab_size, ofr_error *
         return ofr_fail(err, OFR_EINVAL, "repetition_penalty %g: use a positive number",
                         (double)s->repetition_penalty);
     }
+    if (!isfinite(s->presence_penalty) || !isfinite(s->frequency_penalty)) {
+        return ofr_fail(err, OFR_EINVAL, "presence_penalty and frequency_penalty must be finite");
+    }
+    for (uint32_t i = 0; i < s->n_bias; i++) {
+        if (s->bias[i].token < 0 || s->bias[i].token >= vocab_size || isnan(s->bias[i].bias)) {
+            return ofr_fail(err, OFR_EINVAL, "logit bias of token %d: tokens are from 0 to %d",
+                            s->bias[i].token, vocab_size - 1);
+        }
+    }
     return 0;
+}
+
+static int allocate(ofr_sampler *sampler)
+{
+    const ofr_sampling *s = &sampler->sampling;
+    size_t vocab = (size_t)sampler->vocab_size;
+    bool failed = false;
+    sampler->bias = NULL;
+    sampler->seen = calloc(vocab, sizeof *sampler->seen);
+    failed = failed || sampler->seen == NULL;
+    if (s->temperature > 0) {
+        sampler->candidates = calloc(vocab, sizeof *sampler->candidates);
+        failed = failed || sampler->candidates == NULL;
+    }
+    if (s->repetition_window > 0) {
+        sampler->window = calloc(s->repetition_window, sizeof *sampler->window);
+        failed = failed || sampler->window == NULL;
+    }
+    if (s->presence_penalty != 0 || s->frequency_penalty != 0) {
+        sampler->generated = calloc(vocab, sizeof *sampler->generated);
+        failed = failed || sampler->generated == NULL;
+    }
+    if (s->n_bias > 0) {
+        sampler->bias = calloc(s->n_bias, sizeof *sampler->bias);
+        failed = failed || sampler->bias == NULL;
+        if (sampler->bias != NULL) {
+            memcpy(sampler->bias, s->bias, s->n_bias * sizeof *sampler->bias);
+        }
+    }
+    return failed ? OFR_ENOMEM : 0;
 }
 
 int ofr_sampler_new(const ofr_sampling *sampling, int32_t vocab_size, ofr_sampler **ret_sampler,
@@ -92,13 +137,7 @@ int ofr_sampler_new(const ofr_sampling *sampling, int32_t vocab_size, ofr_sample
     }
     sampler->sampling = *sampling;
     sampler->vocab_size = vocab_size;
-    sampler->seen = calloc((size_t)vocab_size, sizeof *sampler->seen);
-    sampler->candidates = calloc((size_t)vocab_size, sizeof *sampler->candidates);
-    if (sampling->repetition_window > 0) {
-        sampler->window = calloc(sampling->repetition_window, sizeof *sampler->window);
-    }
-    if (sampler->seen == NULL || sampler->candidates == NULL ||
-        (sampling->repetition_window > 0 && sampler->window == NULL)) {
+    if (allocate(sampler) < 0) {
         ofr_sampler_free(sampler);
         return ofr_fail(err, OFR_ENOMEM, "sampler: out of memory for %d tokens", vocab_size);
     }
@@ -115,6 +154,9 @@ ofr_sampler *ofr_sampler_free(ofr_sampler *sampler)
     if (sampler != NULL) {
         free(sampler->seen);
         free(sampler->window);
+        free(sampler->generated);
+        free(sampler->bias);
+        free(sampler->adjusted);
         free(sampler->candidates);
         free(sampler);
     }
@@ -122,6 +164,15 @@ ofr_sampler *ofr_sampler_free(ofr_sampler *sampler)
 }
 
 void ofr_sampler_accept(ofr_sampler *sampler, int32_t token)
+{
+    if (token >= 0 && token < sampler->vocab_size && sampler->generated != NULL &&
+        sampler->generated[token] < UINT32_MAX) {
+        sampler->generated[token]++;
+    }
+    ofr_sampler_accept_prompt(sampler, token);
+}
+
+void ofr_sampler_accept_prompt(ofr_sampler *sampler, int32_t token)
 {
     if (token < 0 || token >= sampler->vocab_size) {
         return;
@@ -141,14 +192,69 @@ void ofr_sampler_accept(ofr_sampler *sampler, int32_t token)
     }
 }
 
-static float penalized(const ofr_sampler *sampler, const float *logits, int32_t token)
+/* *ret_logits: `logits`, or a copy that penalties, bias and mask have changed. */
+static int adjust(ofr_sampler *sampler, const float *logits, const uint32_t *mask,
+                  const float **ret_logits)
 {
-    float logit = logits[token];
-    if (sampler->seen[token] > 0) {
-        float penalty = sampler->sampling.repetition_penalty;
-        logit = logit > 0 ? logit / penalty : logit * penalty;
+    const ofr_sampling *s = &sampler->sampling;
+    bool repetition = s->repetition_penalty != 1;
+    *ret_logits = logits;
+    if (!repetition && sampler->generated == NULL && s->n_bias == 0 && mask == NULL) {
+        return 0;
     }
-    return logit;
+    size_t vocab = (size_t)sampler->vocab_size;
+    if (sampler->adjusted == NULL) {
+        sampler->adjusted = malloc(vocab * sizeof *sampler->adjusted);
+        if (sampler->adjusted == NULL) {
+            return OFR_ENOMEM;
+        }
+    }
+    float *changed = sampler->adjusted;
+    memcpy(changed, logits, vocab * sizeof *changed);
+    for (size_t i = 0; repetition && i < vocab; i++) {
+        if (sampler->seen[i] > 0) {
+            changed[i] = changed[i] > 0 ? changed[i] / s->repetition_penalty
+                                        : changed[i] * s->repetition_penalty;
+        }
+    }
+    for (size_t i = 0; sampler->generated != NULL && i < vocab; i++) {
+        uint32_t count = sampler->generated[i];
+        changed[i] -= count > 0 ? s->presence_penalty + (float)count * s->frequency_penalty : 0;
+    }
+    for (uint32_t i = 0; i < s->n_bias; i++) {
+        changed[sampler->bias[i].token] += sampler->bias[i].bias;
+    }
+    for (size_t i = 0; mask != NULL && i < vocab; i++) {
+        if ((mask[i / 32] >> (i % 32) & 1) == 0) {
+            changed[i] = -INFINITY;
+        }
+    }
+    *ret_logits = changed;
+    return 0;
+}
+
+/* The largest logit that is a number; -INFINITY where there is none. */
+static float largest_logit(const float *logits, int32_t n)
+{
+    enum { LANES = 32 };
+    float lanes[LANES];
+    for (int j = 0; j < LANES; j++) {
+        lanes[j] = -INFINITY;
+    }
+    int32_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int j = 0; j < LANES; j++) {
+            lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
+        }
+    }
+    float best = -INFINITY;
+    for (int j = 0; j < LANES; j++) {
+        best = lanes[j] > best ? lanes[j] : best;
+    }
+    for (; i < n; i++) {
+        best = logits[i] > best ? logits[i] : best;
+    }
+    return best;
 }
 
 /* Higher logit first; the lower id wins a tie. A total order, so that the same are kept everywhere.
@@ -193,9 +299,12 @@ static size_t collect(ofr_sampler *sampler, const float *logits)
     candidate *kept = sampler->candidates;
     size_t limit = sampler->sampling.top_k > 0 ? sampler->sampling.top_k : SIZE_MAX;
     size_t n = 0;
+    float best = largest_logit(logits, sampler->vocab_size);
+    float lowest = best - NEGLIGIBLE * sampler->sampling.temperature;
     for (int32_t token = 0; token < sampler->vocab_size; token++) {
-        candidate next = {.token = token, .logit = penalized(sampler, logits, token)};
-        if (isnan(next.logit) || (isinf(next.logit) && next.logit < 0)) {
+        candidate next = {.token = token, .logit = logits[token]};
+        /* Also what is no number. */
+        if (!(next.logit >= lowest) || (isinf(next.logit) && next.logit < 0)) {
             continue;
         }
         if (n < limit) {
@@ -252,21 +361,31 @@ static size_t cut_top_p(ofr_sampler *sampler, size_t n, double sum)
 
 static int32_t greedy(const ofr_sampler *sampler, const float *logits)
 {
-    int32_t best = -1;
-    float best_logit = 0;
+    float best = largest_logit(logits, sampler->vocab_size);
     for (int32_t token = 0; token < sampler->vocab_size; token++) {
-        float logit = penalized(sampler, logits, token);
-        if (!isnan(logit) && (best < 0 || logit > best_logit)) {
-            best = token;
-            best_logit = logit;
+        if (logits[token] == best) {
+            return token;
         }
     }
-    return best;
+    return -1;
 }
 
 int ofr_sampler_sample(ofr_sampler *sampler, const float *logits, int32_t *ret_token,
                        ofr_error *err)
 {
+    return ofr_sampler_sample_masked(sampler, logits, NULL, ret_token, err);
+}
+
+int ofr_sampler_sample_masked(ofr_sampler *sampler, const float *logits, const uint32_t *mask,
+                              int32_t *ret_token, ofr_error *err)
+{
+    if (adjust(sampler, logits, mask, &logits) < 0) {
+        return ofr_fail(err, OFR_ENOMEM, "sampler: out of memory");
+    }
+    if (mask != NULL && isinf(largest_logit(logits, sampler->vocab_size)) &&
+        largest_logit(logits, sampler->vocab_size) < 0) {
+        return ofr_fail(err, OFR_EINVAL, "no token is allowed here");
+    }
     if (sampler->sampling.temperature == 0) {
         int32_t token = greedy(sampler, logits);
         if (token < 0) {

@@ -413,13 +413,13 @@ const int32_t *ofr_client_slot_tokens(const ofr_client *client, uint32_t slot, u
     return ofr_slot_ledger_tokens(&client->ledger, slot, ret_n);
 }
 
-int ofr_client_wait(ofr_client *client, ofr_client_result *ret_result, ofr_error *err)
+/* The completion of the job in flight. */
+static int wait_completion(struct ofr_client *client, ofr_session_completion *ret, ofr_error *err)
 {
-    ofr_session_completion completion;
     for (;;) {
         uint32_t bell = ofr_ring_bell(&client->completions);
-        int r = ofr_ring_pop(&client->completions, &completion);
-        if (r == 0 && completion.sequence == client->sequence)
+        int r = ofr_ring_pop(&client->completions, ret);
+        if (r == 0 && ret->sequence == client->sequence)
             break;
         if (r == 0)
             continue;
@@ -431,16 +431,49 @@ int ofr_client_wait(ofr_client *client, ofr_client_result *ret_result, ofr_error
         ofr_ring_wait(&client->completions, bell, SPIN_NS, UINT64_MAX);
     }
     client->in_flight_tokens = 0;
-    if (completion.status == 0)
-        note_in_ledger(client);
-    completion.text[sizeof completion.text - 1] = 0;
-    if (completion.status < 0)
-        return ofr_fail(err, completion.status, "the worker: %s", completion.text);
+    ret->text[sizeof ret->text - 1] = 0;
+    return ret->status < 0 ? ofr_fail(err, ret->status, "the worker: %s", ret->text) : 0;
+}
+
+int ofr_client_wait(ofr_client *client, ofr_client_result *ret_result, ofr_error *err)
+{
+    ofr_session_completion completion;
+    int r = wait_completion(client, &completion, err);
+    if (r < 0)
+        return r;
+    note_in_ledger(client);
     ret_result->worker_ns = completion.worker_ns;
     ret_result->logprobs = client->in_flight.output == OFR_FORWARD_OUTPUT_LOGPROBS
                                ? ofr_session_logprobs(client->base, &client->layout)
                                : NULL;
     return 0;
+}
+
+int ofr_client_copy(ofr_client *client, uint32_t from, uint32_t to, uint32_t n, ofr_error *err)
+{
+    int r = fail_state(client, err);
+    if (r < 0)
+        return r;
+    if (client->in_flight_tokens || from >= client->layout.n_slots ||
+        to >= client->layout.n_slots || from == to || n == 0 || n > client->layout.context)
+        return ofr_fail(err, OFR_EINVAL, "a copy of %u rows from slot %u to slot %u", n, from, to);
+    ofr_session_job entry = {
+        .sequence = ++client->sequence, .kind = OFR_SESSION_JOB_COPY, .n_segments = 2};
+    entry.segments[0].slot = to;
+    entry.segments[1].slot = from;
+    entry.segments[0].n_tokens = entry.segments[1].n_tokens = n;
+    ofr_slot_ledger_cut(&client->ledger, to, 0);
+    ofr_session_completion completion;
+    r = ofr_ring_push(&client->jobs, &entry);
+    if (r < 0)
+        return ofr_fail(err, r, "the worker does not take jobs");
+    r = wait_completion(client, &completion, err);
+    uint32_t held = 0;
+    if (r == 0) {
+        const int32_t *tokens = ofr_slot_ledger_tokens(&client->ledger, from, &held);
+        ofr_slot_ledger_add(&client->ledger, to, 0, tokens, held < n ? held : n);
+    }
+    return r;
 }
 
 int ofr_client_run(ofr_client *client, const ofr_client_job *job, ofr_client_result *ret_result,

@@ -56,7 +56,8 @@ const ofr_client_info *ofr_client_get_info(const ofr_client *client);
 
 /* One forward call. Tokens and targets are copied into the shared token buffer. The logits of
  * OFR_FORWARD_OUTPUT_LAST are at ofr_client_logits(client, i) for segment i, valid until the next
- * submit; OFR_FORWARD_OUTPUT_ALL is not offered (use LOGPROBS). At most one job is in flight. */
+ * submit; those of HIDDEN_SUM (one segment only) are at row 0. ALL is not offered. At most one job
+ * is in flight. */
 typedef struct ofr_client_job {
     const ofr_segment *segments;
     uint32_t n_segments;
@@ -81,6 +82,10 @@ int ofr_client_run(ofr_client *client, const ofr_client_job *job, ofr_client_res
 /* After OFR_EDEVICE: waits until the worker serves again. */
 int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *err);
 const float *ofr_client_logits(const ofr_client *client, uint32_t row); /* [vocab_size] */
+
+/* Copies the first `n` rows of K and V of slot `from` to slot `to`; waits for it. Errors as for
+ * ofr_client_wait. Counted in the executive's handoff_bytes_copied. */
+int ofr_client_copy(ofr_client *client, uint32_t from, uint32_t to, uint32_t n, ofr_error *err);
 
 /* The tokens whose K and V the slot's strips hold: what this client forwarded, and at first what
  * earlier clients left there. Valid until the slot is part of a job, or a worker is lost. */

@@ -53,12 +53,19 @@ typedef struct ofr_session_header {
     uint64_t features; /* 0; a bit that is not known is refused */
 } ofr_session_header;
 
+enum ofr_session_job_kind {
+    OFR_SESSION_JOB_FORWARD,
+    /* Rows [0, segments[1].n_tokens) of slot segments[1].slot are copied to segments[0].slot, which
+     * has the same n_tokens; n_segments is 2, positions and the job's n_tokens are 0. */
+    OFR_SESSION_JOB_COPY,
+};
+
 typedef struct ofr_session_job {
     uint64_t sequence; /* chosen by the client, returned in the completion */
     uint32_t output;   /* enum ofr_forward_output */
     uint32_t n_segments;
     uint32_t n_tokens; /* of all segments together */
-    uint32_t reserved; /* 0 */
+    uint32_t kind;     /* enum ofr_session_job_kind */
     struct {
         uint32_t slot, position, n_tokens;
     } segments[OFR_SESSION_SEGMENTS_MAX];

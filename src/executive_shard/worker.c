@@ -30,6 +30,7 @@ struct worker {
     const ofr_backend *backend;
     ofr_backend_session *backend_session;
     int32_t *tokens, *targets; /* [chunk_max]: private copies, the client may change its own */
+    uint64_t copied_bytes;     /* between strips, by jobs of kind COPY */
     struct session session;    /* of the job loop */
     pthread_mutex_t lock;      /* the only one: guards what follows */
     pthread_cond_t changed;
@@ -114,10 +115,30 @@ static void take_next(struct worker *worker)
     pthread_mutex_unlock(&worker->lock);
 }
 
+/* One segment, whose row of the logits holds the sums. */
+static bool is_hidden_sum(const struct worker *worker, const ofr_session_job *job)
+{
+    return job->output == OFR_FORWARD_OUTPUT_HIDDEN_SUM && job->n_segments == 1 &&
+           worker->model.params->d_model <= worker->options.layout.vocab_size;
+}
+
+static int run_copy(struct worker *worker, const ofr_session_job *job, ofr_error *err)
+{
+    uint64_t bytes = 0;
+    if (job->n_segments != 2 || job->segments[0].n_tokens != job->segments[1].n_tokens)
+        return ofr_fail(err, OFR_EPROTOCOL, "a copy of %u segments", job->n_segments);
+    int r = ofr_kv_copy_rows(&worker->options.kv_layout, worker->kv, job->segments[1].slot,
+                             job->segments[0].slot, job->segments[0].n_tokens, &bytes, err);
+    worker->copied_bytes += bytes;
+    return r;
+}
+
 /* The job is a private copy. Sums are checked here; the backend checks slots and positions. */
 static int check_job(const struct worker *worker, const ofr_session_job *job, ofr_error *err)
 {
     uint64_t total = 0;
+    if (job->kind != OFR_SESSION_JOB_FORWARD)
+        return ofr_fail(err, OFR_EPROTOCOL, "a job of kind %u", job->kind);
     if (job->n_segments == 0 || job->n_segments > OFR_SESSION_SEGMENTS_MAX ||
         job->n_segments > worker->options.layout.n_slots)
         return ofr_fail(err, OFR_EPROTOCOL, "a job of %u segments", job->n_segments);
@@ -126,13 +147,15 @@ static int check_job(const struct worker *worker, const ofr_session_job *job, of
     if (total != job->n_tokens || total > worker->options.layout.chunk_max)
         return ofr_fail(err, OFR_EPROTOCOL, "a job of %u tokens", job->n_tokens);
     if (job->output != OFR_FORWARD_OUTPUT_NONE && job->output != OFR_FORWARD_OUTPUT_LAST &&
-        job->output != OFR_FORWARD_OUTPUT_LOGPROBS)
+        job->output != OFR_FORWARD_OUTPUT_LOGPROBS && !is_hidden_sum(worker, job))
         return ofr_fail(err, OFR_EPROTOCOL, "a job with output %u", job->output);
     return 0;
 }
 
 static int run_job(struct worker *worker, const ofr_session_job *job, ofr_error *err)
 {
+    if (job->kind == OFR_SESSION_JOB_COPY)
+        return run_copy(worker, job, err);
     int r = check_job(worker, job, err);
     if (r < 0)
         return r;
@@ -179,9 +202,10 @@ static void answer_job(struct worker *worker, const ofr_session_job *job)
         atomic_fetch_add(&worker->board->tokens, job->n_tokens);
     }
     atomic_fetch_add(&worker->board->busy_ns, completion.worker_ns);
+    uint64_t copied = worker->copied_bytes;
     if (worker->backend->handoff_bytes_copied)
-        atomic_store(&worker->board->handoff_bytes_copied,
-                     worker->backend->handoff_bytes_copied(worker->backend_session));
+        copied += worker->backend->handoff_bytes_copied(worker->backend_session);
+    atomic_store(&worker->board->handoff_bytes_copied, copied);
     board_step(worker, OFR_BOARD_STATE_IDLE);
     /* A client that does not take its completions only harms itself. */
     ofr_ring_push(&worker->session.completions, &completion);

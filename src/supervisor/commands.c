@@ -15,6 +15,7 @@ static const struct command {
 } commands[] = {
     {"chat", ofr_command_chat, "interactive session (also without a command)"},
     {"run", ofr_command_run, "answer one prompt"},
+    {"serve", ofr_command_serve, "serve the model over HTTP, with a page to chat"},
     {"bench", ofr_command_bench, "measure prefill and decode on this machine"},
     {"tokenize", ofr_command_tokenize, "text to token ids, and back"},
     {"render", ofr_command_render, "render a conversation through a chat template"},
@@ -58,10 +59,7 @@ int ofr_supervisor_main(int argc, char **argv)
         argv[0] = "chat";
         return ofr_command_chat(argc, argv);
     }
-    fprintf(stderr,
-            strcmp(argv[1], "serve") == 0
-                ? "supervisor: '%s' is not in this version: there is no HTTP server yet\n"
-                : "supervisor: unknown command '%s'; 'supervisor --help' lists the commands\n",
+    fprintf(stderr, "supervisor: unknown command '%s'; 'supervisor --help' lists the commands\n",
             argv[1]);
     return OFR_EXIT_USAGE;
 }

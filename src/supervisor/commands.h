@@ -9,6 +9,7 @@ int ofr_command_tokenize(int argc, char **argv);
 int ofr_command_render(int argc, char **argv);
 int ofr_command_score(int argc, char **argv);
 int ofr_command_plan(int argc, char **argv);
+int ofr_command_serve(int argc, char **argv);
 
 /* Chooses the command from the program's whole command line; without one it is chat. */
 int ofr_supervisor_main(int argc, char **argv);

@@ -168,7 +168,7 @@ int ofr_generation_run(ofr_generation *generation, ofr_sequence *sequence, const
                         n_prompt + generation->n_ids, context);
     if (generation->n_ids == 0)
         for (uint32_t i = 0; i < n_prompt; i++)
-            ofr_sampler_accept(generation->sampler, prompt[i]);
+            ofr_sampler_accept_prompt(generation->sampler, prompt[i]);
     const float *logits = NULL;
     ofr_error reason = {0};
     uint64_t begin = ofr_clock_ns();

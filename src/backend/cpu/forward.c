@@ -153,6 +153,26 @@ static void log_probabilities(ofr_backend_session *session, uint32_t first, uint
     ofr_thread_pool_barrier(session->pool);
 }
 
+/* Thread 0: the normed hidden states of each segment, added up. */
+static void sum_hidden(ofr_backend_session *session)
+{
+    const ofr_forward *pass = session->pass;
+    uint32_t d = session->params->d_model, token = 0;
+    float *normed = session->scratch[0].normed;
+    for (uint32_t s = 0; s < pass->n_segments; s++) {
+        float *sums = pass->logits + (size_t)s * d;
+        memset(sums, 0, d * sizeof *sums);
+        for (uint32_t end = token + pass->segments[s].n_tokens; token < end; token++) {
+            session->kernels->rms_norm(session->hidden + (size_t)token * d,
+                                       session->model->final_norm, d, session->params->rms_epsilon,
+                                       normed);
+            for (uint32_t i = 0; i < d; i++) {
+                sums[i] += normed[i];
+            }
+        }
+    }
+}
+
 static void end_pass(ofr_backend_session *session, uint32_t thread)
 {
     const ofr_forward *pass = session->pass;
@@ -179,6 +199,11 @@ static void end_pass(ofr_backend_session *session, uint32_t thread)
         return;
     case OFR_FORWARD_OUTPUT_ALL:
         run_head(session, thread, session->hidden, n, pass->logits);
+        return;
+    case OFR_FORWARD_OUTPUT_HIDDEN_SUM:
+        if (thread == 0) {
+            sum_hidden(session);
+        }
         return;
     case OFR_FORWARD_OUTPUT_LOGPROBS:
         for (uint32_t i = 0; i < n; i += OFR_CPU_LOGPROB_ROWS) {

@@ -1,0 +1,677 @@
+/* The batch loop: admission, decode and prefill jobs, lost workers. */
+#include "supervisor/serve/batch.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "supervisor/serve/slots.h"
+
+enum {
+    LOSSES_MAX = 3, /* of a worker or executive, without one job that succeeds */
+    READY_TIMEOUT_MS = 120000,
+    PREFILL_SHARE_MIN = 16, /* tokens of one sequence in a chunk */
+};
+static const uint64_t STALL_NS = 60000000;
+
+enum state { STATE_PREFILL, STATE_DECODE };
+
+struct sequence {
+    ofr_batch_request request;
+    struct sequence *next; /* of those that wait */
+    int32_t *tokens;       /* [room], owned */
+    uint32_t n_tokens, room;
+    uint32_t n_prompt, n_reused, n_in_kv;
+    uint32_t slot;
+    enum state state;
+    uint64_t id, leader; /* leader: not admitted while that one is not prefilled; 0: none */
+    uint64_t submitted_ns, admitted_ns, prefilled_ns;
+};
+
+struct ofr_batch {
+    ofr_batch_options options;
+    ofr_batch_counters counters;
+    pthread_t thread;
+    bool started;
+    pthread_mutex_t lock; /* guards what follows, up to the next blank line */
+    pthread_cond_t changed;
+    struct sequence *waiting; /* oldest first */
+    uint32_t n_waiting;
+    uint64_t next_id;
+    bool stop;
+    ofr_batch_slot_status *slot_status; /* [n_slots], owned */
+
+    /* The batch thread's own. */
+    struct sequence **running; /* [n_slots], owned; by slot; NULL: free */
+    ofr_slot_view *views;      /* [n_slots], owned */
+    uint64_t *last_used_ns;    /* [n_slots], owned */
+    ofr_segment *segments;     /* [n_slots], owned */
+    struct sequence **members; /* [n_slots], owned: the sequences of a job */
+    int32_t *ids;              /* [chunk_max], owned: the tokens of a job */
+    uint32_t n_running;
+    uint32_t losses;
+    double prefill_ns_per_token;
+    _Atomic uint64_t mean_run_ns; /* of sequences that ended, smoothed */
+};
+
+static void free_sequence(struct sequence *sequence)
+{
+    if (sequence)
+        free(sequence->tokens);
+    free(sequence);
+}
+
+static void end_sequence(struct ofr_batch *batch, struct sequence *sequence, int status,
+                         const ofr_error *err)
+{
+    uint64_t now = ofr_clock_ns();
+    ofr_batch_report report = {.n_prompt = sequence->n_prompt, .n_reused = sequence->n_reused};
+    if (sequence->admitted_ns) {
+        report.queued_ns = sequence->admitted_ns - sequence->submitted_ns;
+        if (sequence->prefilled_ns)
+            report.prefill_ns = sequence->prefilled_ns - sequence->admitted_ns;
+        batch->running[sequence->slot] = NULL;
+        batch->last_used_ns[sequence->slot] = now;
+        batch->n_running--;
+        uint64_t took = now - sequence->admitted_ns, mean = atomic_load(&batch->mean_run_ns);
+        atomic_store(&batch->mean_run_ns, mean ? (mean * 7 + took) / 8 : took);
+    }
+    ofr_error plain = {0};
+    if (status < 0 && !err)
+        ofr_fail(&plain, status, "%s", ofr_status_message(status));
+    sequence->request.end(sequence->request.user, status, err ? err : &plain, &report);
+    free_sequence(sequence);
+}
+
+static void end_running(struct ofr_batch *batch, int status, const ofr_error *err)
+{
+    for (uint32_t i = 0; i < batch->options.engine.n_slots; i++)
+        if (batch->running[i])
+            end_sequence(batch, batch->running[i], status, err);
+}
+
+static bool is_canceled(const struct sequence *sequence)
+{
+    const atomic_bool *canceled = sequence->request.canceled;
+    return canceled && atomic_load(canceled);
+}
+
+/* Takes those that wait and were canceled (all of them with `all`) out of the list. */
+static struct sequence *take_canceled(struct ofr_batch *batch, bool all)
+{
+    struct sequence *taken = NULL;
+    pthread_mutex_lock(&batch->lock);
+    for (struct sequence **at = &batch->waiting; *at;) {
+        struct sequence *sequence = *at;
+        if (all || is_canceled(sequence)) {
+            *at = sequence->next;
+            sequence->next = taken;
+            taken = sequence;
+            batch->n_waiting--;
+        } else {
+            at = &sequence->next;
+        }
+    }
+    atomic_store(&batch->counters.waiting, batch->n_waiting);
+    pthread_mutex_unlock(&batch->lock);
+    return taken;
+}
+
+static void end_canceled(struct ofr_batch *batch, bool all)
+{
+    for (struct sequence *taken = take_canceled(batch, all); taken;) {
+        struct sequence *next = taken->next;
+        end_sequence(batch, taken, OFR_ECANCELED, NULL);
+        taken = next;
+    }
+    for (uint32_t i = 0; i < batch->options.engine.n_slots; i++)
+        if (batch->running[i] && (all || is_canceled(batch->running[i])))
+            end_sequence(batch, batch->running[i], OFR_ECANCELED, NULL);
+}
+
+static bool is_held_back(const struct ofr_batch *batch, const struct sequence *sequence)
+{
+    if (!sequence->leader)
+        return false;
+    for (const struct sequence *other = batch->waiting; other; other = other->next)
+        if (other->id == sequence->leader)
+            return true;
+    for (uint32_t i = 0; i < batch->options.engine.n_slots; i++)
+        if (batch->running[i] && batch->running[i]->id == sequence->leader)
+            return batch->running[i]->state == STATE_PREFILL;
+    return false;
+}
+
+static uint32_t running_of(const struct ofr_batch *batch, uint64_t owner)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < batch->options.engine.n_slots; i++)
+        n += batch->running[i] && batch->running[i]->request.owner == owner;
+    return n;
+}
+
+/* The next to be admitted, out of the list; NULL: none. */
+static struct sequence *take_next(struct ofr_batch *batch)
+{
+    struct sequence **best = NULL;
+    uint32_t best_running = 0;
+    pthread_mutex_lock(&batch->lock);
+    for (struct sequence **at = &batch->waiting; *at; at = &(*at)->next) {
+        if (is_held_back(batch, *at))
+            continue;
+        uint32_t running = (*at)->request.first ? 0 : running_of(batch, (*at)->request.owner);
+        if (!best || running < best_running || ((*at)->request.first && !(*best)->request.first)) {
+            best = at;
+            best_running = running;
+            if ((*at)->request.first)
+                break;
+        }
+    }
+    struct sequence *sequence = best ? *best : NULL;
+    if (sequence) {
+        *best = sequence->next;
+        batch->n_waiting--;
+    }
+    atomic_store(&batch->counters.waiting, batch->n_waiting);
+    pthread_mutex_unlock(&batch->lock);
+    return sequence;
+}
+
+static void look_at_slots(struct ofr_batch *batch)
+{
+    const ofr_batch_engine *engine = &batch->options.engine;
+    for (uint32_t i = 0; i < engine->n_slots; i++) {
+        ofr_slot_view *view = &batch->views[i];
+        view->tokens = engine->slot_tokens(engine->engine.user, i, &view->n_tokens);
+        view->busy = batch->running[i] != NULL;
+        view->last_used_ns = batch->last_used_ns[i];
+    }
+}
+
+static int recover(struct ofr_batch *batch, int code, ofr_error *err);
+
+/* True if the sequence got a slot. */
+static bool admit(struct ofr_batch *batch, struct sequence *sequence)
+{
+    const ofr_batch_engine *engine = &batch->options.engine;
+    ofr_slot_choice choice;
+    bool may_reuse = !sequence->request.fresh && !sequence->request.embed;
+    look_at_slots(batch);
+    if (!ofr_slot_choose(batch->views, engine->n_slots, sequence->tokens, sequence->n_tokens,
+                         may_reuse, engine->copy != NULL, &choice))
+        return false;
+    sequence->slot = choice.slot;
+    sequence->n_in_kv = sequence->n_reused = choice.reused;
+    sequence->admitted_ns = ofr_clock_ns();
+    batch->running[choice.slot] = sequence;
+    batch->n_running++;
+    if (choice.copy) {
+        ofr_error err = {0};
+        int r =
+            engine->copy(engine->engine.user, choice.copy_from, choice.slot, choice.reused, &err);
+        if (r == 0)
+            atomic_fetch_add(&batch->counters.copied_tokens, choice.reused);
+        else
+            sequence->n_in_kv = sequence->n_reused = 0;
+        if (r == OFR_EDEVICE || r == OFR_EGONE)
+            recover(batch, r, &err);
+    }
+    atomic_fetch_add(&batch->counters.prompt_tokens, sequence->n_prompt);
+    atomic_fetch_add(&batch->counters.reused_tokens, sequence->n_reused);
+    return true;
+}
+
+static void admit_all(struct ofr_batch *batch)
+{
+    while (batch->n_running < batch->options.engine.n_slots) {
+        struct sequence *sequence = take_next(batch);
+        if (!sequence)
+            return;
+        if (!admit(batch, sequence)) {
+            ofr_error err = {0};
+            int r = ofr_fail(&err, OFR_EINTERNAL, "no slot is free although one should be");
+            end_sequence(batch, sequence, r, &err);
+        }
+    }
+}
+
+static void forget_strips(struct ofr_batch *batch)
+{
+    for (uint32_t i = 0; i < batch->options.engine.n_slots; i++) {
+        if (batch->running[i]) {
+            batch->running[i]->n_in_kv = 0;
+            batch->running[i]->state = STATE_PREFILL;
+        }
+    }
+}
+
+/* After a failed job: 0 if the loop can go on with every sequence prefilled again. */
+static int recover(struct ofr_batch *batch, int code, ofr_error *err)
+{
+    const ofr_batch_engine *engine = &batch->options.engine;
+    bool gone = code == OFR_EGONE;
+    int r = code;
+    forget_strips(batch);
+    if (batch->losses++ < LOSSES_MAX) {
+        if (batch->options.notify)
+            batch->options.notify(batch->options.notify_user, err->text);
+        if (!gone) {
+            atomic_fetch_add(&batch->counters.worker_losses, 1);
+            r = engine->engine.wait_ready(engine->engine.user, READY_TIMEOUT_MS, err);
+            gone = r == OFR_EGONE;
+        }
+        if (gone) {
+            atomic_fetch_add(&batch->counters.executive_losses, 1);
+            r = engine->reconnect ? engine->reconnect(engine->engine.user, err) : OFR_EGONE;
+        }
+    }
+    if (r < 0) {
+        end_running(batch, r, err);
+        batch->losses = 0;
+    }
+    return r;
+}
+
+/* One job of the sequences in batch->members. 0: completed. */
+static int run_job(struct ofr_batch *batch, uint32_t n, enum ofr_forward_output output,
+                   uint64_t *ret_ns)
+{
+    const ofr_engine *engine = &batch->options.engine.engine;
+    uint32_t total = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct sequence *sequence = batch->members[i];
+        const ofr_segment *segment = &batch->segments[i];
+        memcpy(batch->ids + total, sequence->tokens + segment->position,
+               segment->n_tokens * sizeof *batch->ids);
+        total += segment->n_tokens;
+    }
+    ofr_client_job job = {
+        .segments = batch->segments, .n_segments = n, .tokens = batch->ids, .output = output};
+    ofr_client_result result = {0};
+    ofr_error err = {0};
+    uint64_t begin = ofr_clock_ns();
+    int r = engine->run(engine->user, &job, &result, &err);
+    *ret_ns = ofr_clock_ns() - begin;
+    if (r == OFR_EDEVICE || r == OFR_EGONE) {
+        recover(batch, r, &err);
+    } else if (r < 0) {
+        for (uint32_t i = 0; i < n; i++)
+            end_sequence(batch, batch->members[i], r, &err);
+    } else {
+        batch->losses = 0;
+        for (uint32_t i = 0; i < n; i++)
+            batch->members[i]->n_in_kv += batch->segments[i].n_tokens;
+    }
+    return r;
+}
+
+static int append(struct ofr_batch *batch, struct sequence *sequence, int32_t token)
+{
+    if (sequence->n_tokens + 1 >= batch->options.engine.engine.context)
+        return OFR_ELIMIT;
+    if (sequence->n_tokens == sequence->room) {
+        uint32_t room = sequence->room * 2;
+        int32_t *grown = realloc(sequence->tokens, room * sizeof *grown);
+        if (!grown)
+            return OFR_ENOMEM;
+        sequence->tokens = grown;
+        sequence->room = room;
+    }
+    sequence->tokens[sequence->n_tokens++] = token;
+    return 0;
+}
+
+/* Everything is in the strips, and row `row` of the logits is the sequence's. */
+static void choose_next(struct ofr_batch *batch, struct sequence *sequence, uint32_t row)
+{
+    const ofr_engine *engine = &batch->options.engine.engine;
+    ofr_error err = {0};
+    int32_t token = -1;
+    int r = sequence->request.next(sequence->request.user, engine->logits(engine->user, row),
+                                   &token, &err);
+    if (!sequence->prefilled_ns)
+        sequence->prefilled_ns = ofr_clock_ns();
+    if (r == 0) {
+        atomic_store(&batch->counters.last_token_ns, ofr_clock_ns());
+        atomic_fetch_add(&batch->counters.generated_tokens, 1);
+    }
+    if (r == 0 && token >= 0) {
+        r = append(batch, sequence, token);
+        sequence->state = STATE_DECODE;
+        if (r == 0)
+            return;
+    }
+    end_sequence(batch, sequence, r, err.text[0] ? &err : NULL);
+}
+
+static void decode_round(struct ofr_batch *batch)
+{
+    uint32_t n = 0, limit = batch->options.engine.engine.chunk_max;
+    for (uint32_t i = 0; i < batch->options.engine.n_slots && n < limit; i++) {
+        struct sequence *sequence = batch->running[i];
+        if (!sequence || sequence->state != STATE_DECODE)
+            continue;
+        batch->segments[n] = (ofr_segment){sequence->slot, sequence->n_in_kv, 1};
+        batch->members[n++] = sequence;
+    }
+    uint64_t ns = 0;
+    if (n == 0 || run_job(batch, n, OFR_FORWARD_OUTPUT_LAST, &ns) < 0)
+        return;
+    atomic_fetch_add(&batch->counters.decode_ns, ns);
+    atomic_fetch_add(&batch->counters.decode_jobs, 1);
+    for (uint32_t i = 0; i < n; i++)
+        choose_next(batch, batch->members[i], i);
+}
+
+/* Tokens that one round may prefill. */
+static uint32_t prefill_budget(const struct ofr_batch *batch)
+{
+    uint32_t most = batch->options.engine.engine.chunk_max;
+    bool decoding = false;
+    for (uint32_t i = 0; i < batch->options.engine.n_slots; i++)
+        decoding = decoding || (batch->running[i] && batch->running[i]->state == STATE_DECODE);
+    if (!decoding)
+        return most;
+    double tokens = (double)batch->options.stall_ns / batch->prefill_ns_per_token;
+    if (tokens < PREFILL_SHARE_MIN)
+        return PREFILL_SHARE_MIN < most ? PREFILL_SHARE_MIN : most;
+    return tokens < most ? (uint32_t)tokens : most;
+}
+
+static uint32_t remaining(const struct sequence *sequence)
+{
+    return sequence->n_tokens - sequence->n_in_kv;
+}
+
+/* Puts the sequences to prefill into batch->members: the one admitted first, then those with least
+ * left to do. Returns their number. */
+static uint32_t order_prefill(struct ofr_batch *batch, bool embed)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < batch->options.engine.n_slots; i++) {
+        struct sequence *sequence = batch->running[i];
+        if (sequence && sequence->state == STATE_PREFILL && sequence->request.embed == embed)
+            batch->members[n++] = sequence;
+    }
+    for (uint32_t i = 1; i < n; i++) {
+        struct sequence *moved = batch->members[i];
+        uint32_t at = i;
+        for (; at > 0 && remaining(batch->members[at - 1]) > remaining(moved); at--)
+            batch->members[at] = batch->members[at - 1];
+        batch->members[at] = moved;
+    }
+    uint32_t first = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (batch->members[i]->id < batch->members[first]->id)
+            first = i;
+    for (; first > 0; first--) {
+        struct sequence *swap = batch->members[first];
+        batch->members[first] = batch->members[first - 1];
+        batch->members[first - 1] = swap;
+    }
+    return n;
+}
+
+static void note_prefill(struct ofr_batch *batch, uint32_t tokens, uint64_t ns)
+{
+    atomic_fetch_add(&batch->counters.prefill_ns, ns);
+    atomic_fetch_add(&batch->counters.prefill_tokens, tokens);
+    double sample = (double)ns / tokens;
+    /* A few tokens say nothing of what a chunk costs. */
+    if (tokens >= PREFILL_SHARE_MIN)
+        batch->prefill_ns_per_token = batch->prefill_ns_per_token * 0.7 + sample * 0.3;
+}
+
+static void prefill_round(struct ofr_batch *batch)
+{
+    uint32_t left = prefill_budget(batch), total = 0, n = 0;
+    uint32_t count = order_prefill(batch, false);
+    bool complete = false;
+    for (uint32_t i = 0; i < count && left > 0; i++) {
+        struct sequence *sequence = batch->members[i];
+        /* The one that came first gets half at least, so that it is done some time. */
+        uint32_t share = i == 0 && count > 1 ? (left + 1) / 2 : left;
+        uint32_t tokens = remaining(sequence) < share ? remaining(sequence) : share;
+        batch->segments[n] = (ofr_segment){sequence->slot, sequence->n_in_kv, tokens};
+        batch->members[n++] = sequence;
+        complete = complete || tokens == remaining(sequence);
+        left -= tokens;
+        total += tokens;
+    }
+    uint64_t ns = 0;
+    if (n == 0 ||
+        run_job(batch, n, complete ? OFR_FORWARD_OUTPUT_LAST : OFR_FORWARD_OUTPUT_NONE, &ns) < 0)
+        return;
+    note_prefill(batch, total, ns);
+    for (uint32_t i = 0; i < n; i++)
+        if (remaining(batch->members[i]) == 0)
+            choose_next(batch, batch->members[i], i);
+}
+
+/* One chunk of one sequence that is to be embedded. */
+static void embed_round(struct ofr_batch *batch)
+{
+    const ofr_engine *engine = &batch->options.engine.engine;
+    if (order_prefill(batch, true) == 0)
+        return;
+    struct sequence *sequence = batch->members[0];
+    uint32_t tokens = prefill_budget(batch);
+    tokens = remaining(sequence) < tokens ? remaining(sequence) : tokens;
+    batch->segments[0] = (ofr_segment){sequence->slot, sequence->n_in_kv, tokens};
+    uint64_t ns = 0;
+    if (run_job(batch, 1, OFR_FORWARD_OUTPUT_HIDDEN_SUM, &ns) < 0)
+        return;
+    note_prefill(batch, tokens, ns);
+    ofr_error err = {0};
+    int r = sequence->request.embed_sum(sequence->request.user, engine->logits(engine->user, 0),
+                                        tokens, &err);
+    if (r < 0 || remaining(sequence) == 0)
+        end_sequence(batch, sequence, r, err.text[0] ? &err : NULL);
+}
+
+static void publish(struct ofr_batch *batch)
+{
+    uint64_t kv_tokens = 0;
+    uint32_t prefilling = 0;
+    const ofr_batch_engine *engine = &batch->options.engine;
+    pthread_mutex_lock(&batch->lock);
+    for (uint32_t i = 0; i < engine->n_slots; i++) {
+        const struct sequence *sequence = batch->running[i];
+        ofr_batch_slot_status *status = &batch->slot_status[i];
+        if (sequence) {
+            status->state = sequence->state == STATE_PREFILL ? "prefill" : "decode";
+            status->n_tokens = sequence->n_in_kv;
+            kv_tokens += sequence->n_in_kv;
+            prefilling += sequence->state == STATE_PREFILL;
+        } else {
+            status->state = "free";
+            engine->slot_tokens(engine->engine.user, i, &status->n_tokens);
+        }
+    }
+    pthread_mutex_unlock(&batch->lock);
+    atomic_store(&batch->counters.running, batch->n_running);
+    atomic_store(&batch->counters.prefilling, prefilling);
+    atomic_store(&batch->counters.kv_tokens, kv_tokens);
+}
+
+static void *loop(void *argument)
+{
+    struct ofr_batch *batch = argument;
+    for (;;) {
+        publish(batch);
+        pthread_mutex_lock(&batch->lock);
+        while (!batch->stop && !batch->waiting && batch->n_running == 0)
+            pthread_cond_wait(&batch->changed, &batch->lock);
+        bool stop = batch->stop;
+        pthread_mutex_unlock(&batch->lock);
+        end_canceled(batch, stop);
+        if (stop)
+            break;
+        admit_all(batch);
+        decode_round(batch);
+        prefill_round(batch);
+        embed_round(batch);
+    }
+    publish(batch);
+    return NULL;
+}
+
+int ofr_batch_new(const ofr_batch_options *options, ofr_batch **ret_batch, ofr_error *err)
+{
+    struct ofr_batch *batch = calloc(1, sizeof *batch);
+    if (!batch)
+        return ofr_fail(err, OFR_ENOMEM, "no memory for the batch");
+    uint32_t n = options->engine.n_slots;
+    batch->options = *options;
+    if (!batch->options.stall_ns)
+        batch->options.stall_ns = STALL_NS;
+    batch->prefill_ns_per_token = 1e6;
+    batch->next_id = 1;
+    pthread_mutex_init(&batch->lock, NULL);
+    pthread_cond_init(&batch->changed, NULL);
+    batch->running = calloc(n, sizeof *batch->running);
+    batch->views = calloc(n, sizeof *batch->views);
+    batch->last_used_ns = calloc(n, sizeof *batch->last_used_ns);
+    batch->segments = calloc(n, sizeof *batch->segments);
+    batch->members = calloc(n, sizeof *batch->members);
+    batch->slot_status = calloc(n, sizeof *batch->slot_status);
+    batch->ids = calloc(options->engine.engine.chunk_max, sizeof *batch->ids);
+    int r = 0;
+    if (n == 0 || !batch->running || !batch->views || !batch->last_used_ns || !batch->segments ||
+        !batch->members || !batch->slot_status || !batch->ids)
+        r = ofr_fail(err, OFR_ENOMEM, "no memory for a batch of %u slots", n);
+    if (r == 0 && pthread_create(&batch->thread, NULL, loop, batch) != 0)
+        r = ofr_fail(err, OFR_ENOMEM, "cannot start a thread");
+    if (r < 0) {
+        ofr_batch_free(batch);
+        return r;
+    }
+    batch->started = true;
+    *ret_batch = batch;
+    return 0;
+}
+
+ofr_batch *ofr_batch_free(ofr_batch *batch)
+{
+    if (!batch)
+        return NULL;
+    if (batch->started) {
+        pthread_mutex_lock(&batch->lock);
+        batch->stop = true;
+        pthread_cond_signal(&batch->changed);
+        pthread_mutex_unlock(&batch->lock);
+        pthread_join(batch->thread, NULL);
+        end_canceled(batch, true); /* submitted while the loop ended */
+    }
+    pthread_cond_destroy(&batch->changed);
+    pthread_mutex_destroy(&batch->lock);
+    free(batch->running);
+    free(batch->views);
+    free(batch->last_used_ns);
+    free(batch->segments);
+    free(batch->members);
+    free(batch->slot_status);
+    free(batch->ids);
+    free(batch);
+    return NULL;
+}
+
+static int make_sequence(const struct ofr_batch *batch, const ofr_batch_request *request,
+                         struct sequence **ret_sequence, ofr_error *err)
+{
+    uint32_t context = batch->options.engine.engine.context;
+    if (request->n_tokens == 0)
+        return ofr_fail(err, OFR_EINVAL, "the prompt has no tokens");
+    if (request->n_tokens >= context + request->embed)
+        return ofr_fail(err, OFR_ELIMIT,
+                        "the prompt has %u tokens and the context holds %u, which leaves no room "
+                        "for an answer",
+                        request->n_tokens, context);
+    struct sequence *sequence = calloc(1, sizeof *sequence);
+    uint32_t room = request->n_tokens + 64;
+    if (sequence)
+        sequence->tokens = malloc(room * sizeof *sequence->tokens);
+    if (!sequence || !sequence->tokens) {
+        free_sequence(sequence);
+        return ofr_fail(err, OFR_ENOMEM, "no memory for %u tokens", room);
+    }
+    memcpy(sequence->tokens, request->tokens, request->n_tokens * sizeof *sequence->tokens);
+    sequence->request = *request;
+    sequence->request.tokens = NULL;
+    sequence->n_tokens = sequence->n_prompt = request->n_tokens;
+    sequence->room = room;
+    sequence->submitted_ns = ofr_clock_ns();
+    *ret_sequence = sequence;
+    return 0;
+}
+
+static bool same_tokens(const struct sequence *a, const struct sequence *b)
+{
+    return a->n_tokens == b->n_tokens &&
+           memcmp(a->tokens, b->tokens, a->n_tokens * sizeof *a->tokens) == 0;
+}
+
+int ofr_batch_submit(ofr_batch *batch, const ofr_batch_request *requests, uint32_t n,
+                     ofr_error *err)
+{
+    struct sequence *first = NULL, **end = &first;
+    int r = 0;
+    for (uint32_t i = 0; i < n && r == 0; i++) {
+        r = make_sequence(batch, &requests[i], end, err);
+        if (r == 0)
+            end = &(*end)->next;
+    }
+    if (r == 0) {
+        pthread_mutex_lock(&batch->lock);
+        if (batch->stop)
+            r = ofr_fail(err, OFR_ECANCELED, "the server is stopping");
+        else if (batch->n_waiting + n > batch->options.waiting_max &&
+                 !(n == 1 && requests[0].first))
+            r = ofr_fail(err, OFR_EBUSY, "%u sequences wait already; try again later",
+                         batch->n_waiting);
+        if (r == 0) {
+            for (struct sequence *sequence = first; sequence; sequence = sequence->next) {
+                sequence->id = batch->next_id++;
+                if (sequence != first && batch->options.engine.copy && !sequence->request.fresh &&
+                    same_tokens(first, sequence))
+                    sequence->leader = first->id;
+            }
+            struct sequence **at = &batch->waiting;
+            while (*at)
+                at = &(*at)->next;
+            *at = first;
+            first = NULL;
+            batch->n_waiting += n;
+            atomic_store(&batch->counters.waiting, batch->n_waiting);
+            pthread_cond_signal(&batch->changed);
+        }
+        pthread_mutex_unlock(&batch->lock);
+    }
+    while (first) {
+        struct sequence *next = first->next;
+        free_sequence(first);
+        first = next;
+    }
+    return r;
+}
+
+const ofr_batch_counters *ofr_batch_get_counters(const ofr_batch *batch)
+{
+    return &batch->counters;
+}
+
+uint32_t ofr_batch_retry_after(const ofr_batch *batch)
+{
+    uint64_t ahead = atomic_load(&batch->counters.waiting) + 1;
+    uint64_t ns = atomic_load(&batch->mean_run_ns) * ahead / batch->options.engine.n_slots;
+    uint64_t seconds = ns / 1000000000 + 1;
+    return seconds > 60 ? 60 : (uint32_t)seconds;
+}
+
+void ofr_batch_slots(ofr_batch *batch, ofr_batch_slot_status *ret_slots)
+{
+    pthread_mutex_lock(&batch->lock);
+    memcpy(ret_slots, batch->slot_status, batch->options.engine.n_slots * sizeof *ret_slots);
+    pthread_mutex_unlock(&batch->lock);
+}

@@ -10,6 +10,7 @@
 #ifndef OFR_ENGINE_BACKEND_H
 #define OFR_ENGINE_BACKEND_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -38,6 +39,9 @@ typedef struct ofr_backend_options {
     uint32_t max_batch_tokens; /* most tokens of one forward call, all segments together */
     const char *kernels; /* kernel set by name, as capabilities.kernels names it; NULL: the best */
     const char *device;  /* as plans name it ("opencl:1"); NULL: the backend's first or only one */
+    /* Adds 1 after every layer (or compiled block), so that a watchdog can tell slow from hung; may
+     * lie in shared memory. NULL: nobody watches. */
+    _Atomic uint64_t *progress;
 } ofr_backend_options;
 
 /* Consecutive new tokens of one sequence. Rows [position, position + n_tokens) of the slot's strips

@@ -2,6 +2,7 @@
 #include "executive_shard/executive.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
@@ -21,19 +22,23 @@
 #include "base/shm.h"
 #include "executive_shard/control.h"
 #include "executive_shard/instance.h"
+#include "executive_shard/monitor.h"
+#include "executive_shard/service.h"
 #include "executive_shard/slot_ledger.h"
 #include "executive_shard/worker.h"
 
 enum {
     CLIENTS_MAX = 16,
+    FIXED = 5, /* polled descriptors before those of the clients */
     FAILURES_MAX = 3,
     SLOTS_MAX = OFR_SESSION_SEGMENTS_MAX,
     SLOTS_WANTED = 4,
     CONTEXT_ENOUGH = 8192,
 };
 static const uint32_t CHUNK_MAX = 512;
-/* Three deaths within this time are a defect that a restart does not cure. */
-static const uint64_t FAILURE_WINDOW_NS = 30 * UINT64_C(1000000000);
+/* A client whose work moves on is waited for, at a stop, this long. */
+static const uint64_t STOP_LIMIT_NS = 10 * UINT64_C(1000000000);
+static const uint64_t STOP_QUIET_NS = 500 * UINT64_C(1000000);
 
 struct client {
     int fd; /* -1: free */
@@ -58,12 +63,19 @@ struct executive {
     struct client *attached; /* NULL: none */
     pid_t worker_pid;        /* 0: none */
     int worker_fd, kv_fd, board_fd, ledger_fd;
+    int session_fd; /* of the attached client and this worker; -1: none */
     uint32_t generation;
-    bool worker_ready, quarantined, stopping;
+    bool worker_ready, quarantined, stopping, told;
+    bool socket_inherited;
     char device[256], failure[512];
     uint64_t failures_ns[FAILURES_MAX];
     uint32_t n_failures, restarts;
     uint64_t started_ns;
+    ofr_monitor monitor;
+    ofr_watchdog watchdog;
+    ofr_health_work work_before; /* of the workers before this one */
+    char fault[256];             /* what the worker or the watchdog said of its end; "": nothing */
+    uint64_t stop_asked_ns, stop_moved_ns, stop_progress; /* stop_asked_ns 0: not asked */
 };
 
 static void close_fd(int *fd)
@@ -149,6 +161,10 @@ static int inspect_package(struct executive *x, ofr_error *err)
 
 static int listen_on_socket(struct executive *x, ofr_error *err)
 {
+    int r = ofr_service_socket(&x->listen_fd, err);
+    x->socket_inherited = r == 0 && x->listen_fd >= 0;
+    if (r < 0 || x->socket_inherited)
+        return r;
     x->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (x->listen_fd < 0)
         return ofr_fail_errno(err, errno, "cannot make the control socket");
@@ -200,6 +216,8 @@ static int start_worker(struct executive *x, ofr_error *err)
         ofr_instance_lock_release(&x->lock);
         close_fd(&x->listen_fd);
         close_fd(&x->signal_fd);
+        close_fd(&x->session_fd);
+        ofr_monitor_forget(&x->monitor);
         close(pair[0]);
         for (size_t i = 0; i < CLIENTS_MAX; i++)
             close_fd(&x->clients[i].fd);
@@ -219,6 +237,7 @@ static int start_worker(struct executive *x, ofr_error *err)
     x->worker_pid = pid;
     x->worker_ready = false;
     x->generation++;
+    x->watchdog = (ofr_watchdog){0};
     return 0;
 }
 
@@ -239,11 +258,14 @@ static int make_session(struct executive *x, int *ret_fd, ofr_error *err)
         r = ofr_control_send(x->worker_fd, message, &fd, 1, false, err);
         json_decref(message);
     }
-    if (r < 0)
+    if (r < 0) {
         close(fd);
-    else
-        *ret_fd = fd;
-    return r;
+        return r;
+    }
+    close_fd(&x->session_fd);
+    x->session_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    *ret_fd = fd;
+    return 0;
 }
 
 static void drop_client(struct executive *x, struct client *client)
@@ -254,6 +276,7 @@ static void drop_client(struct executive *x, struct client *client)
         if (x->worker_fd >= 0)
             ofr_control_send(x->worker_fd, message, NULL, 0, false, NULL);
         json_decref(message);
+        close_fd(&x->session_fd);
     }
     close_fd(&client->fd);
 }
@@ -277,10 +300,12 @@ static json_t *status_object(const struct executive *x)
     uint64_t worker_resident = x->worker_pid ? ofr_process_resident_bytes(x->worker_pid) : 0;
     uint64_t own_resident = ofr_process_resident_bytes(getpid());
     json_t *worker = json_pack(
-        "{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I}", "name", "cpu",
-        "device", x->device, "state", state, "failure", x->failure, "pid", (int)x->worker_pid,
-        "generation", (int)x->generation, "restarts", (int)x->restarts, "resident_bytes",
-        (json_int_t)worker_resident, "jobs", (json_int_t)atomic_load(&board.jobs), "tokens",
+        "{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name",
+        "cpu", "device", x->device, "state", state, "failure", x->failure, "pid",
+        (int)x->worker_pid, "generation", (int)x->generation, "restarts", (int)x->restarts,
+        "resident_bytes", (json_int_t)worker_resident, "jobs", (json_int_t)atomic_load(&board.jobs),
+        "progress", (json_int_t)atomic_load(&board.progress), "decode_tokens",
+        (json_int_t)atomic_load(&board.decode_tokens), "tokens",
         (json_int_t)atomic_load(&board.tokens), "busy_ns", (json_int_t)atomic_load(&board.busy_ns),
         "heartbeat_ns", (json_int_t)atomic_load(&board.heartbeat_ns), "handoff_bytes_copied",
         (json_int_t)atomic_load(&board.handoff_bytes_copied));
@@ -288,9 +313,11 @@ static json_t *status_object(const struct executive *x)
                                              (int)x->attached->pid)
                                  : json_null();
     return json_pack(
-        "{s:s, s:b, s:s, s:i, s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:o, s:[o]}",
+        "{s:s, s:b, s:s, s:i, s:s, s:s, s:s, s:o, s:I, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:o, "
+        "s:[o]}",
         "op", "status", "ok", 1, "instance", x->options->instance, "pid", (int)getpid(), "package",
-        x->package_directory, "fingerprint", x->fingerprint, "model", x->model_name, "uptime_ms",
+        x->package_directory, "fingerprint", x->fingerprint, "model", x->model_name, "health",
+        ofr_health_to_json(&x->monitor.health, &x->monitor.conditions), "uptime_ms",
         (json_int_t)((ofr_clock_ns() - x->started_ns) / 1000000), "n_slots",
         (int)x->kv_layout.n_slots, "context", (int)x->kv_layout.context, "kv_bytes",
         (json_int_t)x->kv_layout.total_bytes, "kv_committed_bytes",
@@ -327,6 +354,86 @@ static int attach(struct executive *x, struct client *client, json_t **ret_answe
     return 0;
 }
 
+static bool read_board(const struct executive *x, ofr_board *ret_board)
+{
+    return x->board_fd >= 0 &&
+           pread(x->board_fd, ret_board, sizeof *ret_board, 0) == (ssize_t)sizeof *ret_board;
+}
+
+/* A client at work may finish; asked twice, or with nobody at work, the end is now. */
+static void ask_to_stop(struct executive *x)
+{
+    ofr_board board = {0};
+    if (x->stop_asked_ns || !x->attached || !read_board(x, &board)) {
+        x->stopping = true;
+        return;
+    }
+    ofr_log(OFR_LOG_LEVEL_INFO, "stopping once %s (pid %d) has its answer", x->attached->program,
+            (int)x->attached->pid);
+    ofr_service_notify("STOPPING=1");
+    x->stop_asked_ns = x->stop_moved_ns = ofr_clock_ns();
+    x->stop_progress = atomic_load(&board.progress);
+    tell_client(x, json_pack("{s:s}", "event", "stopping"), NULL, 0);
+}
+
+static void look_at_stop(struct executive *x)
+{
+    ofr_board board = {0};
+    uint64_t now = ofr_clock_ns();
+    if (read_board(x, &board) && atomic_load(&board.progress) != x->stop_progress) {
+        x->stop_progress = atomic_load(&board.progress);
+        x->stop_moved_ns = now;
+    }
+    if (!x->attached || now - x->stop_moved_ns > STOP_QUIET_NS ||
+        now - x->stop_asked_ns > STOP_LIMIT_NS)
+        x->stopping = true;
+}
+
+static void take_tick(struct executive *x)
+{
+    ofr_monitor_take_tick(&x->monitor);
+    if (x->stop_asked_ns)
+        look_at_stop(x);
+    ofr_monitored_worker worker = {
+        .pid = x->worker_pid,
+        .ready = x->worker_ready,
+        .board_fd = x->board_fd,
+        .session_fd = x->session_fd,
+        .jobs_offset = x->layout.jobs_offset,
+    };
+    if (ofr_monitor_worker_hangs(&x->watchdog, &worker, x->fault, sizeof x->fault)) {
+        ofr_log(OFR_LOG_LEVEL_ERROR, "worker %d hangs: %s", (int)x->worker_pid, x->fault);
+        kill(x->worker_pid, SIGKILL); /* SIGCHLD does the rest */
+        x->watchdog = (ofr_watchdog){0};
+    }
+}
+
+/* What the workers have done so far, this one included. */
+static ofr_health_work work_done(const struct executive *x)
+{
+    ofr_board board = {0};
+    ofr_health_work work = x->work_before;
+    if (read_board(x, &board)) {
+        uint64_t decoded = atomic_load(&board.decode_tokens);
+        uint64_t all = atomic_load(&board.tokens);
+        work.decode_tokens += decoded;
+        work.prefill_tokens += all > decoded ? all - decoded : 0;
+    }
+    return work;
+}
+
+static void take_sample(struct executive *x)
+{
+    ofr_health_work work = work_done(x);
+    if (!ofr_monitor_take_sample(&x->monitor, &work))
+        return;
+    for (size_t i = 0; i < x->monitor.conditions.count; i++) {
+        const ofr_condition_entry *entry = &x->monitor.conditions.entries[i];
+        ofr_log(OFR_LOG_LEVEL_WARNING, "device %s is %s%s%s", entry->device,
+                ofr_condition_name(entry->condition), entry->reason[0] ? ": " : "", entry->reason);
+    }
+}
+
 static void answer_request(struct executive *x, struct client *client, const char *data,
                            size_t size)
 {
@@ -353,7 +460,7 @@ static void answer_request(struct executive *x, struct client *client, const cha
             drop = true;
             break;
         case OFR_CONTROL_OPERATION_STOP:
-            x->stopping = true;
+            ask_to_stop(x);
             break;
         }
     }
@@ -413,7 +520,8 @@ static int read_worker(struct executive *x, char *data, ofr_error *err)
         return 0;
     }
     r = 0;
-    if (ofr_control_get_text(event, "device", x->device, sizeof x->device, NULL) == 0) {
+    if (x->worker_pid > 0 &&
+        ofr_control_get_text(event, "device", x->device, sizeof x->device, NULL) == 0) {
         x->worker_ready = true;
         int fds[2] = {-1, x->ledger_fd};
         if (x->attached && make_session(x, &fds[0], NULL) == 0)
@@ -422,26 +530,47 @@ static int read_worker(struct executive *x, char *data, ofr_error *err)
                 fds, 2);
         close_fd(&fds[0]);
     } else if (ofr_control_get_text(event, "text", x->failure, sizeof x->failure, NULL) == 0) {
-        r = ofr_fail(err, OFR_EDEVICE, "the cpu worker cannot start: %s", x->failure);
+        snprintf(x->fault, sizeof x->fault, "%.255s", x->failure);
+        /* At first this ends the executive with the reason; later it counts as a failure. */
+        if (!x->told)
+            r = ofr_fail(err, OFR_EDEVICE, "the cpu worker cannot start: %s", x->failure);
+    } else {
+        ofr_control_get_text(event, "reason", x->fault, sizeof x->fault, NULL);
     }
     json_decref(event);
     return r;
+}
+
+/* What a dead worker said last may still be unread. */
+static void read_last_words(struct executive *x)
+{
+    char *data = malloc(OFR_CONTROL_MESSAGE_MAX);
+    ofr_error err = {0};
+    for (int i = 0; data && x->worker_fd >= 0 && i < 4; i++)
+        read_worker(x, data, &err);
+    free(data);
 }
 
 static void worker_died(struct executive *x, int wait_status)
 {
     char how[128];
     ofr_process_describe_status(wait_status, how, sizeof how);
-    snprintf(x->failure, sizeof x->failure, "worker %d %s", (int)x->worker_pid, how);
-    ofr_log(OFR_LOG_LEVEL_ERROR, "%s", x->failure);
+    pid_t pid = x->worker_pid;
     x->worker_pid = 0;
+    x->work_before = work_done(x);
+    read_last_words(x);
+    snprintf(x->failure, sizeof x->failure, "worker %d %s%s%s", (int)pid, how,
+             x->fault[0] ? ": " : "", x->fault);
+    x->fault[0] = 0;
+    ofr_log(OFR_LOG_LEVEL_ERROR, "%s", x->failure);
     x->worker_ready = false;
     close_fd(&x->worker_fd);
     x->restarts++;
     uint64_t now = ofr_clock_ns();
     uint64_t oldest = x->failures_ns[x->n_failures % FAILURES_MAX];
     x->failures_ns[x->n_failures++ % FAILURES_MAX] = now;
-    x->quarantined = x->n_failures > FAILURES_MAX && now - oldest < FAILURE_WINDOW_NS;
+    x->quarantined = x->n_failures > FAILURES_MAX &&
+                     now - oldest < (uint64_t)x->options->failure_window_s * 1000000000;
     tell_client(x,
                 json_pack("{s:s, s:i, s:s}", "event", "worker_down", "generation",
                           (int)x->generation, "text", x->failure),
@@ -453,6 +582,7 @@ static void worker_died(struct executive *x, int wait_status)
     }
     if (x->quarantined) {
         ofr_log(OFR_LOG_LEVEL_ERROR, "the cpu worker is not started again: %s", x->failure);
+        ofr_conditions_set(&x->monitor.conditions, "cpu", OFR_CONDITION_QUARANTINED, x->failure);
         tell_client(x, json_pack("{s:s, s:s}", "event", "worker_failed", "text", x->failure), NULL,
                     0);
     }
@@ -463,45 +593,57 @@ static void read_signals(struct executive *x)
     struct signalfd_siginfo info;
     while (read(x->signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
         if (info.ssi_signo != SIGCHLD)
-            x->stopping = true;
+            ask_to_stop(x);
     int status = 0;
     pid_t pid;
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (pid == x->monitor.sampler.pid)
+            x->monitor.sampler.pid = 0; /* the end of its pipe says the rest */
         if (pid == x->worker_pid && !x->stopping)
             worker_died(x, status);
+    }
 }
 
 static int serve(struct executive *x, void (*ready)(void *, const char *), void *user,
                  ofr_error *err)
 {
     char *data = malloc(OFR_CONTROL_MESSAGE_MAX);
-    bool told = false;
     int r = data ? 0 : ofr_fail(err, OFR_ENOMEM, "no memory for control messages");
     while (r == 0 && !x->stopping) {
-        struct pollfd polled[3 + CLIENTS_MAX] = {{.fd = x->signal_fd, .events = POLLIN},
-                                                 {.fd = x->listen_fd, .events = POLLIN},
-                                                 {.fd = x->worker_fd, .events = POLLIN}};
+        ofr_monitor_arm(&x->monitor, x->attached || !x->worker_ready || x->stop_asked_ns);
+        struct pollfd polled[FIXED + CLIENTS_MAX] = {
+            {.fd = x->signal_fd, .events = POLLIN},
+            {.fd = x->listen_fd, .events = POLLIN},
+            {.fd = x->worker_fd, .events = POLLIN},
+            {.fd = x->monitor.sampler.fd, .events = POLLIN},
+            {.fd = x->monitor.timer_fd, .events = POLLIN}};
         for (size_t i = 0; i < CLIENTS_MAX; i++)
-            polled[3 + i] = (struct pollfd){.fd = x->clients[i].fd, .events = POLLIN};
-        if (poll(polled, 3 + CLIENTS_MAX, -1) < 0) {
+            polled[FIXED + i] = (struct pollfd){.fd = x->clients[i].fd, .events = POLLIN};
+        if (poll(polled, FIXED + CLIENTS_MAX, -1) < 0) {
             if (errno != EINTR)
                 r = ofr_fail_errno(err, errno, "cannot wait for events");
             continue;
         }
         for (size_t i = 0; i < CLIENTS_MAX; i++)
-            if (polled[3 + i].revents && x->clients[i].fd == polled[3 + i].fd)
+            if (polled[FIXED + i].revents && x->clients[i].fd == polled[FIXED + i].fd)
                 read_client(x, &x->clients[i], data);
         if (polled[2].revents && x->worker_fd == polled[2].fd)
             r = read_worker(x, data, err);
         if (polled[1].revents)
             accept_client(x);
+        if (polled[3].revents)
+            take_sample(x);
         if (r == 0 && polled[0].revents)
             read_signals(x);
-        if (r == 0 && x->worker_ready && !told) {
-            told = true;
+        /* After the signals: a worker that has died is not one that hangs. */
+        if (r == 0 && polled[4].revents && !x->stopping)
+            take_tick(x);
+        if (r == 0 && x->worker_ready && !x->told) {
+            x->told = true;
             ready(user, x->device);
+            ofr_service_notify("READY=1");
         }
-        if (r == 0 && x->quarantined && !told)
+        if (r == 0 && x->quarantined && !x->told)
             r = ofr_fail(err, OFR_EDEVICE, "the cpu worker cannot start: %s", x->failure);
     }
     free(data);
@@ -533,6 +675,8 @@ int ofr_executive_run(const ofr_executive_options *options,
                           .kv_fd = -1,
                           .board_fd = -1,
                           .ledger_fd = -1,
+                          .session_fd = -1,
+                          .monitor = {.sampler = {.fd = -1}, .timer_fd = -1},
                           .started_ns = ofr_clock_ns()};
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         x.clients[i].fd = -1;
@@ -552,6 +696,11 @@ int ofr_executive_run(const ofr_executive_options *options,
         ofr_instance_lock_started(&x.lock);
         r = start_worker(&x, err);
     }
+    if (r == 0) {
+        ofr_error why = {0};
+        if (ofr_monitor_init(&x.monitor, &why) < 0)
+            ofr_log(OFR_LOG_LEVEL_WARNING, "no health monitoring: %s", why.text);
+    }
     if (r == 0)
         r = serve(&x, ready, user, err);
     if (x.worker_pid > 0) {
@@ -560,13 +709,16 @@ int ofr_executive_run(const ofr_executive_options *options,
     }
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         close_fd(&x.clients[i].fd);
-    if (served && x.listen_fd >= 0)
+    ofr_monitor_done(&x.monitor);
+    /* An inherited socket stays the service manager's, with the clients that wait on it. */
+    if (served && x.listen_fd >= 0 && !x.socket_inherited)
         unlinkat(x.directory_fd, OFR_CONTROL_SOCKET, 0);
     close_fd(&x.listen_fd);
     close_fd(&x.worker_fd);
     close_fd(&x.kv_fd);
     close_fd(&x.board_fd);
     close_fd(&x.ledger_fd);
+    close_fd(&x.session_fd);
     close_fd(&x.signal_fd);
     ofr_instance_lock_release(&x.lock);
     close_fd(&x.directory_fd);

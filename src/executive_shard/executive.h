@@ -15,6 +15,9 @@ typedef struct ofr_executive_options {
     uint32_t threads;     /* 0: the backend's default */
     uint32_t context;     /* 0: the model's, or what memory allows */
     uint32_t n_slots;     /* 0: what memory allows */
+    /* More than three deaths of a worker within this time are a defect that a restart does not
+     * cure: quarantine. 0: never. */
+    uint32_t failure_window_s;
 } ofr_executive_options;
 
 /* Serves until told to stop (control message, SIGTERM, SIGINT). `ready` is called once, when the

@@ -16,7 +16,7 @@
 
 struct options {
     const char *model, *instance, *log_level, *root;
-    int64_t context, slots, threads;
+    int64_t context, slots, threads, failure_window;
     bool foreground, json, help, version;
 };
 
@@ -127,7 +127,8 @@ static int command_run(const struct options *o)
                                      .instance = instance,
                                      .threads = (uint32_t)o->threads,
                                      .context = (uint32_t)o->context,
-                                     .n_slots = (uint32_t)o->slots};
+                                     .n_slots = (uint32_t)o->slots,
+                                     .failure_window_s = (uint32_t)o->failure_window};
     return o->foreground ? serve(&options, -1) : daemonize(&options);
 }
 
@@ -201,9 +202,7 @@ static int command_ask(const struct options *o, const char *command)
 
 int main(int argc, char **argv)
 {
-    struct options o = {
-        .log_level = "info",
-    };
+    struct options o = {.log_level = "info", .failure_window = 30};
     const ofr_option table[] = {
         {"model", OFR_OPTION_STRING, &o.model, 0, 0, "DIR",
          "package (default " OFR_DEFAULT_PACKAGE ")"},
@@ -217,6 +216,8 @@ int main(int argc, char **argv)
          "run: sequences kept at once (default: what memory allows)"},
         {"threads", OFR_OPTION_INT, &o.threads, 1, 256, "N",
          "run: CPU threads (default: one per core)"},
+        {"failure_window", OFR_OPTION_INT, &o.failure_window, 0, 3600, "S",
+         "run: more than 3 worker deaths in S seconds quarantine a device (default 30, 0: never)"},
         {"log_level", OFR_OPTION_STRING, &o.log_level, 0, 0, "L", "error, warning, info or debug"},
         {"root", OFR_OPTION_STRING, &o.root, 0, 0, "DIR",
          "devices: read /sys, /proc and /dev below DIR"},

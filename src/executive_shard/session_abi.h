@@ -134,18 +134,19 @@ typedef struct ofr_board {
     uint32_t abi_version;
     uint32_t worker_pid;
     _Atomic uint64_t heartbeat_ns; /* CLOCK_MONOTONIC of the last change of state */
-    _Atomic uint64_t progress;     /* adds 1 at the begin and at the end of each job */
-    _Atomic uint64_t jobs;         /* completed without an error */
+    _Atomic uint64_t progress; /* adds 1 at the begin and the end of each job and after a layer */
+    _Atomic uint64_t jobs;     /* completed without an error */
     _Atomic uint64_t tokens;
     _Atomic uint64_t busy_ns; /* inside the backend */
     _Atomic uint64_t handoff_bytes_copied;
     _Atomic uint32_t state; /* enum ofr_board_state */
     uint32_t reserved;
+    _Atomic uint64_t decode_tokens; /* of `tokens`, those that were alone in their segment */
 } ofr_board;
 
 enum { OFR_BOARD_BYTES = 4096 };
 _Static_assert(sizeof(_Atomic uint64_t) == 8, "board layout");
-_Static_assert(sizeof(ofr_board) == 72, "board layout");
+_Static_assert(sizeof(ofr_board) == 80, "board layout");
 _Static_assert(offsetof(ofr_board, heartbeat_ns) == 16, "board layout");
 _Static_assert(offsetof(ofr_board, state) == 64, "board layout");
 

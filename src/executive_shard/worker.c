@@ -11,6 +11,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "base/clock.h"
 #include "base/shm.h"
+#include "executive_shard/canary.h"
 #include "executive_shard/control.h"
 
 /* A wake-up by futex costs tens of microseconds; the next token of a conversation comes sooner. */
@@ -152,6 +153,26 @@ static int check_job(const struct worker *worker, const ofr_session_job *job, of
     return 0;
 }
 
+/* Logits that are no numbers mean that the device or the strips are broken: this process is not to
+ * be trusted with another job. The client gets the answer from the next one. */
+static void check_numbers(const struct worker *worker, const ofr_session_job *job,
+                          const ofr_forward *forward)
+{
+    const float *values = NULL;
+    size_t n = 0;
+    if (forward->output == OFR_FORWARD_OUTPUT_LAST) {
+        values = forward->logits;
+        n = (size_t)job->n_segments * worker->options.layout.vocab_size;
+    } else if (forward->output == OFR_FORWARD_OUTPUT_LOGPROBS) {
+        values = forward->logprobs;
+        n = job->n_tokens;
+    }
+    if (values && !ofr_canary_finite(values, n)) {
+        say(worker, "fault", "reason", "its logits are not numbers (NaN or infinity)");
+        _exit(OFR_WORKER_EXIT_FAULT);
+    }
+}
+
 static int run_job(struct worker *worker, const ofr_session_job *job, ofr_error *err)
 {
     if (job->kind == OFR_SESSION_JOB_COPY)
@@ -176,7 +197,10 @@ static int run_job(struct worker *worker, const ofr_session_job *job, ofr_error 
         .targets = worker->targets,
         .logprobs = ofr_session_logprobs(base, layout),
     };
-    return worker->backend->forward(worker->backend_session, &forward, err);
+    r = worker->backend->forward(worker->backend_session, &forward, err);
+    if (r == 0)
+        check_numbers(worker, job, &forward);
+    return r;
 }
 
 static void board_step(const struct worker *worker, uint32_t state)
@@ -200,6 +224,10 @@ static void answer_job(struct worker *worker, const ofr_session_job *job)
     } else {
         atomic_fetch_add(&worker->board->jobs, 1);
         atomic_fetch_add(&worker->board->tokens, job->n_tokens);
+        uint32_t decoded = 0;
+        for (uint32_t i = 0; i < job->n_segments; i++)
+            decoded += job->segments[i].n_tokens == 1;
+        atomic_fetch_add(&worker->board->decode_tokens, decoded);
     }
     atomic_fetch_add(&worker->board->busy_ns, completion.worker_ns);
     uint64_t copied = worker->copied_bytes;
@@ -263,8 +291,14 @@ static int open_backend(struct worker *worker, ofr_error *err)
         .kv_arena = worker->kv,
         .threads = options->threads,
         .max_batch_tokens = options->layout.chunk_max,
+        .progress = &worker->board->progress,
     };
-    return worker->backend->open(&open, &worker->backend_session, err);
+    r = worker->backend->open(&open, &worker->backend_session, err);
+    if (r == 0)
+        r = ofr_canary_golden(worker->backend, worker->backend_session,
+                              ofr_package_golden(worker->package), options->layout.vocab_size,
+                              options->layout.chunk_max, err);
+    return r;
 }
 
 _Noreturn void ofr_worker_main(const ofr_worker_options *options)

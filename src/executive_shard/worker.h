@@ -2,12 +2,15 @@
  *
  * It is told over its socket from the executive: {"op":"session","generation":N} with the session
  * segment's descriptor, or {"op":"session_end"}; it says {"event":"ready","device":TEXT} or
- * {"event":"failed","text":TEXT} once. The end of that socket ends the worker. */
+ * {"event":"failed","text":TEXT} once, and {"event":"fault","reason":TEXT} before it ends itself.
+ * The end of that socket ends the worker. */
 #ifndef OFR_EXECUTIVE_SHARD_WORKER_H
 #define OFR_EXECUTIVE_SHARD_WORKER_H
 
 #include "engine/kv.h"
 #include "executive_shard/session_abi.h"
+
+enum { OFR_WORKER_EXIT_FAULT = 3 };
 
 typedef struct ofr_worker_options {
     const char *package_directory;

@@ -221,6 +221,9 @@ void ofr_cpu_forward_region(void *context, uint32_t thread)
     begin_pass(session);
     for (uint32_t i = session->options.layer_begin; i < session->options.layer_end; i++) {
         run_layer(session, thread, i);
+        if (thread == 0 && session->options.progress) {
+            atomic_fetch_add_explicit(session->options.progress, 1, memory_order_relaxed);
+        }
     }
     end_pass(session, thread);
 }

@@ -37,8 +37,8 @@ enum {
 };
 static const uint32_t CHUNK_MAX = 512;
 /* A client whose work moves on is waited for, at a stop, this long. */
-static const uint64_t STOP_LIMIT_NS = 10 * UINT64_C(1000000000);
-static const uint64_t STOP_QUIET_NS = 500 * UINT64_C(1000000);
+static const uint64_t STOP_LIMIT_NS = 60 * UINT64_C(1000000000);
+static const uint64_t STOP_QUIET_NS = 2 * UINT64_C(1000000000);
 
 struct client {
     int fd; /* -1: free */
@@ -364,14 +364,17 @@ static bool read_board(const struct executive *x, ofr_board *ret_board)
 static void ask_to_stop(struct executive *x)
 {
     ofr_board board = {0};
-    if (x->stop_asked_ns || !x->attached || !read_board(x, &board)) {
+    uint64_t now = ofr_clock_ns();
+    bool at_work = x->attached && !x->stop_asked_ns && read_board(x, &board) &&
+                   now - atomic_load(&board.heartbeat_ns) < STOP_QUIET_NS;
+    if (!at_work) {
         x->stopping = true;
         return;
     }
     ofr_log(OFR_LOG_LEVEL_INFO, "stopping once %s (pid %d) has its answer", x->attached->program,
             (int)x->attached->pid);
     ofr_service_notify("STOPPING=1");
-    x->stop_asked_ns = x->stop_moved_ns = ofr_clock_ns();
+    x->stop_asked_ns = x->stop_moved_ns = now;
     x->stop_progress = atomic_load(&board.progress);
     tell_client(x, json_pack("{s:s}", "event", "stopping"), NULL, 0);
 }

@@ -8,11 +8,11 @@
 #include <unistd.h>
 
 #include "bake_model/bake_graphs.h"
+#include "bake_model/bake_pipeline.h"
 #include "bake_model/bake_tensor.h"
-#include "bake_model/gguf_vocab.h"
-#include "base/file.h"
+#include "bake_model/gguf_source.h"
+#include "bake_model/hf_source.h"
 #include "base/progress.h"
-#include "base/sha256.h"
 
 enum { MAX_DEFAULT_THREADS = 8 };
 
@@ -27,74 +27,51 @@ const char *ofr_tensor_class_name(enum ofr_tensor_class tensor_class)
     return tensor_class < OFR_TENSOR_CLASS_COUNT ? names[tensor_class] : "unknown";
 }
 
-static bool is_cancelled(const ofr_bake_options *options)
-{
-    return options->cancel && *options->cancel;
-}
-
-typedef struct source_hash {
-    const ofr_bake_options *options;
-    ofr_progress progress;
-} source_hash;
-
-static int on_source_bytes(void *context, size_t bytes, ofr_error *err)
-{
-    source_hash *hash = context;
-    ofr_progress_add(&hash->progress, bytes);
-    if (is_cancelled(hash->options))
-        return ofr_fail(err, OFR_ECANCELED, "interrupted; nothing was written");
-    return 0;
-}
-
-static int hash_source(const ofr_bake_options *options, const ofr_gguf *gguf,
-                       char ret_sha256[OFR_SHA256_HEX_SIZE], ofr_error *err)
-{
-    source_hash hash = {.options = options};
-    ofr_progress_begin(&hash.progress, options->progress_fd, "reading the source",
-                       ofr_gguf_size(gguf));
-    int r = ofr_sha256_file(ofr_gguf_fd(gguf), ofr_gguf_path(gguf), 0, ofr_gguf_size(gguf),
-                            on_source_bytes, &hash, ret_sha256, err);
-    if (r < 0)
-        ofr_progress_abandon(&hash.progress);
-    else
-        ofr_progress_end(&hash.progress);
-    return r;
-}
-
 /* ---- what model.json says beside the format's own members ---- */
 
-/* Text of the file as JSON; text that is not UTF-8 is left out. */
-static int set_metadata(json_t *object, const char *member, const ofr_gguf *gguf, const char *key)
+static json_t *describe_file(const ofr_source_file *file, const char *sha256)
 {
-    ofr_gguf_string text;
-    if (ofr_gguf_get_string(gguf, key, &text, NULL) <= 0)
-        return 0;
-    json_t *value = json_stringn(text.data, text.size);
+    return json_pack("{s:s, s:I, s:s}", "file", file->name, "size", (json_int_t)file->size,
+                     "sha256", sha256);
+}
+
+/* Text that is not UTF-8 is left out. */
+static int set_text(json_t *object, const char *member, const char *text)
+{
+    json_t *value = text ? json_string(text) : NULL;
     return value ? json_object_set_new(object, member, value) : 0;
 }
 
-static json_t *describe_source(const ofr_gguf *gguf, const char *sha256)
+/* One file is described by members of "source" itself, several by the list "files". */
+static json_t *describe_source(const ofr_bake_source *source, char (*sha256)[OFR_SHA256_HEX_SIZE])
 {
-    char *base = ofr_path_base(ofr_gguf_path(gguf));
-    json_t *source = json_pack("{s:s, s:s*, s:I, s:s}", "format", "gguf", "file", base ? base : "",
-                               "size", (json_int_t)ofr_gguf_size(gguf), "sha256", sha256);
-    free(base);
-    if (!source)
-        return NULL;
-    int bad = set_metadata(source, "name", gguf, "general.name");
-    bad |= set_metadata(source, "license", gguf, "general.license");
+    const ofr_source *files = &source->files;
+    json_t *root = json_pack("{s:s}", "format", source->format);
+    int bad = !root;
+    bad |= set_text(root, "repository", source->repository);
+    bad |= set_text(root, "revision", source->revision);
+    if (files->n_files == 1) {
+        bad |= json_object_update_new(root, describe_file(&files->files[0], sha256[0]));
+    } else if (files->n_files > 1) {
+        json_t *list = json_array();
+        for (size_t i = 0; i < files->n_files; i++)
+            bad |= json_array_append_new(list, describe_file(&files->files[i], sha256[i]));
+        bad |= json_object_set_new(root, "files", list);
+    }
+    bad |= set_text(root, "name", source->name);
+    bad |= set_text(root, "license", source->license);
     if (bad) {
-        json_decref(source);
+        json_decref(root);
         return NULL;
     }
-    return source;
+    return root;
 }
 
-static char *describe(const ofr_bake_options *options, const ofr_gguf *gguf, const char *sha256)
+static char *describe(const ofr_bake_options *options, const ofr_bake_source *source,
+                      char (*sha256)[OFR_SHA256_HEX_SIZE])
 {
     json_t *root = json_object();
-    json_t *source = describe_source(gguf, sha256);
-    int bad = json_object_set_new(root, "source", source);
+    int bad = json_object_set_new(root, "source", describe_source(source, sha256));
     if (!options->tokenizer_only)
         bad |= json_object_set_new(root, "quantization",
                                    json_pack("{s:s, s:s, s:i, s:s}", "weights", "i4", "embedding",
@@ -107,30 +84,15 @@ static char *describe(const ofr_bake_options *options, const ofr_gguf *gguf, con
 
 /* ---- steps ---- */
 
-static int write_tokenizer(ofr_package_writer *writer, const ofr_gguf *gguf, void *data,
-                           size_t size, ofr_error *err)
+static int write_tokenizer(ofr_package_writer *writer, const ofr_bake_source *source,
+                           ofr_error *err)
 {
-    int r = ofr_package_writer_file(writer, "tokenizer.bin", data, size, err);
-    if (r < 0)
+    int r = ofr_package_writer_file(writer, "tokenizer.bin", source->tokenizer,
+                                    source->tokenizer_size, err);
+    if (r < 0 || !source->chat_template)
         return r;
-    ofr_gguf_string text;
-    r = ofr_gguf_get_string(gguf, "tokenizer.chat_template", &text, err);
-    if (r <= 0)
-        return r;
-    return ofr_package_writer_file(writer, "chat_template.jinja", text.data, text.size, err);
-}
-
-static uint64_t expected_bytes(const ofr_bake_model *model)
-{
-    uint64_t total = 0;
-    for (size_t i = 0; i < model->n_tensors; i++) {
-        const ofr_bake_tensor *t = &model->tensors[i];
-        uint64_t elements = t->shape[0] * (t->n_dims == 2 ? t->shape[1] : 1);
-        total += elements * ofr_dtype_bits(t->dtype) / 8;
-        total += t->group_size ? elements / t->group_size * 2 : 0;
-        total += 2 * OFR_PACKAGE_PAGE_ALIGN;
-    }
-    return total;
+    return ofr_package_writer_file(writer, "chat_template.jinja", source->chat_template,
+                                   source->chat_template_size, err);
 }
 
 static unsigned thread_count(const ofr_bake_options *options)
@@ -143,126 +105,154 @@ static unsigned thread_count(const ofr_bake_options *options)
     return online < MAX_DEFAULT_THREADS ? (unsigned)online : MAX_DEFAULT_THREADS;
 }
 
-static int write_tensors(const ofr_bake_options *options, const ofr_gguf *gguf,
-                         const ofr_bake_model *model, ofr_package_writer *writer,
+static int write_tensors(const ofr_bake_options *options, const ofr_bake_source *source,
+                         ofr_package_writer *writer, char (*sha256)[OFR_SHA256_HEX_SIZE],
                          ofr_bake_result *result, ofr_error *err)
 {
-    uint64_t total = 0;
-    for (size_t i = 0; i < model->n_tensors; i++)
-        total += model->tensors[i].source->bytes;
     ofr_progress progress;
-    ofr_progress_begin(&progress, options->progress_fd, "quantizing", total);
-    ofr_bake_context context = {.options = options,
-                                .gguf = gguf,
-                                .params = &model->params,
-                                .writer = writer,
-                                .progress = &progress,
-                                .threads = thread_count(options)};
-    int r = 0;
-    for (size_t i = 0; i < model->n_tensors && r == 0; i++) {
-        const ofr_bake_tensor *t = &model->tensors[i];
-        result->n_tensors++;
-        result->dtype_counts[t->dtype]++;
-        if (is_cancelled(options)) {
-            r = ofr_fail(err, OFR_ECANCELED, "interrupted; run the same command again to continue");
-        } else if (ofr_package_writer_has(writer, t->name)) {
-            result->n_resumed++;
-            ofr_progress_skip(&progress, t->source->bytes);
-        } else {
-            r = ofr_bake_tensor_convert(&context, t, &result->quantization_error[t->class], err);
-        }
-    }
+    ofr_progress_begin(&progress, options->progress_fd,
+                       source->files.fetch ? "fetching and quantizing" : "quantizing",
+                       ofr_bake_pipeline_bytes(source));
+    ofr_bake_pipeline pipeline = {.options = options,
+                                  .source = source,
+                                  .writer = writer,
+                                  .progress = &progress,
+                                  .threads = thread_count(options),
+                                  .ret_sha256 = sha256,
+                                  .result = result};
+    int r = ofr_bake_pipeline_run(&pipeline, err);
     if (r < 0)
         ofr_progress_abandon(&progress);
     else
         ofr_progress_end(&progress);
-    ofr_bake_buffers_done(&context.buffers);
+    return r;
+}
+
+/* The sha256 of the files of a source of which only the tokenizer is taken. */
+static int hash_files(const ofr_bake_source *source, char (*sha256)[OFR_SHA256_HEX_SIZE],
+                      ofr_error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i < source->files.n_files && r == 0; i++) {
+        const ofr_source_file *file = &source->files.files[i];
+        if (file->fd >= 0)
+            r = ofr_sha256_file(file->fd, file->path, 0, file->size, NULL, NULL, sha256[i], err);
+        else
+            memcpy(sha256[i], file->sha256, sizeof file->sha256);
+    }
     return r;
 }
 
 /* Everything that the finished weights depend on; where it changes, a partial bake is of no use. */
-static char *source_identity(const ofr_bake_options *options, const char *sha256)
+static char *source_identity(const ofr_bake_options *options, const ofr_bake_source *source)
 {
-    char *identity = NULL;
-    if (asprintf(&identity, "gguf %s group_size %d tokenizer_only %d chunks %s", sha256,
-                 options->group_size, (int)options->tokenizer_only,
-                 options->chunks ? options->chunks : "") < 0)
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    if (!out)
         return NULL;
-    return identity;
+    fprintf(out, "%s group_size %d tokenizer_only %d allow_nan %d chunks %s %s", source->format,
+            options->group_size, (int)options->tokenizer_only, (int)options->allow_nan,
+            options->chunks ? options->chunks : "", source->identity ? source->identity : "");
+    for (size_t i = 0; i < source->files.n_files; i++) {
+        const ofr_source_file *file = &source->files.files[i];
+        fprintf(out, " file %s %llu %lld %s", file->name, (unsigned long long)file->size,
+                (long long)file->mtime, file->sha256);
+    }
+    if (fclose(out) != 0) {
+        free(text);
+        return NULL;
+    }
+    return text;
 }
 
-static int write_package(const ofr_bake_options *options, const ofr_gguf *gguf,
-                         const ofr_bake_model *model, void *tokenizer, size_t tokenizer_size,
-                         const char *sha256, ofr_bake_result *result, ofr_error *err)
+static int open_writer(const ofr_bake_options *options, const ofr_bake_source *source,
+                       ofr_package_writer **ret_writer, ofr_error *err)
+{
+    const ofr_bake_model *model = &source->model;
+    char *identity = source_identity(options, source);
+    ofr_tensor *plan = calloc(model->n_tensors + 1, sizeof *plan);
+    uint64_t expected = source->tokenizer_size;
+    int r = 0;
+    if (!identity || !plan)
+        r = ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
+    for (size_t i = 0; i < model->n_tensors && r == 0; i++) {
+        const ofr_bake_tensor *t = &model->tensors[i];
+        ofr_bake_tensor_spec(t, &plan[i]);
+        uint64_t rows = t->n_dims == 2 ? t->shape[0] : 1;
+        expected += rows * (ofr_bake_row_data_bytes(t) + ofr_bake_row_scale_bytes(t)) +
+                    2 * OFR_PACKAGE_PAGE_ALIGN;
+    }
+    ofr_package_writer_options writer_options = {
+        .output = options->output,
+        .source = identity,
+        .overwrite = options->overwrite,
+        .expected_bytes = expected,
+        .tensors = options->tokenizer_only ? NULL : plan,
+        .n_tensors = model->n_tensors,
+    };
+    if (r == 0)
+        r = ofr_package_writer_open(&writer_options, ret_writer, err);
+    free(plan);
+    free(identity);
+    return r;
+}
+
+static int write_package(const ofr_bake_options *options, const ofr_bake_source *source,
+                         ofr_bake_result *result, ofr_error *err)
 {
     ofr_package_writer *writer = NULL;
-    char *identity = source_identity(options, sha256);
-    char *extra = describe(options, gguf, sha256);
-    int r = 0;
-    if (!identity || !extra)
+    char *extra = NULL;
+    char(*sha256)[OFR_SHA256_HEX_SIZE] = calloc(source->files.n_files + 1, sizeof *sha256);
+    int r = sha256 ? open_writer(options, source, &writer, err)
+                   : ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
+    if (r == 0)
+        r = write_tokenizer(writer, source, err);
+    if (r == 0)
+        r = options->tokenizer_only ? hash_files(source, sha256, err)
+                                    : write_tensors(options, source, writer, sha256, result, err);
+    if (r == 0 && !(extra = describe(options, source, sha256)))
         r = ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
-    ofr_package_writer_options writer_options = {.output = options->output,
-                                                 .source = identity,
-                                                 .overwrite = options->overwrite,
-                                                 .expected_bytes =
-                                                     expected_bytes(model) + tokenizer_size};
-    if (r == 0)
-        r = ofr_package_writer_open(&writer_options, &writer, err);
-    if (r == 0)
-        r = write_tokenizer(writer, gguf, tokenizer, tokenizer_size, err);
-    if (r == 0)
-        r = write_tensors(options, gguf, model, writer, result, err);
     if (r == 0 && !options->tokenizer_only)
-        r = ofr_bake_graphs(writer, &model->params, options->chunks, result, err);
+        r = ofr_bake_graphs(writer, &source->model.params, options->chunks, result, err);
     if (r == 0)
-        r = ofr_package_writer_finish(writer, options->tokenizer_only ? NULL : &model->params,
-                                      extra, err);
+        r = ofr_package_writer_finish(
+            writer, options->tokenizer_only ? NULL : &source->model.params, extra, err);
     if (r == 0)
         result->weights_bytes = ofr_package_writer_bytes(writer);
-    if (r == OFR_EFORMAT) /* the source is bad: running again cannot help */
+    if (r == OFR_EFORMAT || r == OFR_ECORRUPT) /* the source is bad: what is there is worthless */
         ofr_package_writer_discard(writer);
     else
         ofr_package_writer_close(writer);
-    free(identity);
+    free(sha256);
     free(extra);
     return r;
 }
 
-static int bake_gguf(const ofr_bake_options *options, const ofr_gguf *gguf, ofr_bake_model *model,
-                     ofr_bake_result *result, ofr_error *err)
+static int load_source(const ofr_bake_options *options, ofr_bake_source *source, ofr_error *err)
 {
-    void *tokenizer = NULL;
-    size_t tokenizer_size = 0, n_vocab = 0;
-    int r = 0;
-    if (!options->tokenizer_only)
-        r = ofr_gguf_model_init(model, gguf, options->group_size, options->max_context, err);
-    if (r == 0)
-        r = ofr_gguf_vocab_build(gguf, &tokenizer, &tokenizer_size, &n_vocab, err);
-    if (r == 0 && !options->tokenizer_only && n_vocab > model->params.vocab_size)
-        r = ofr_fail(err, OFR_EFORMAT, "%s: the vocabulary has %zu tokens, the embedding %u rows",
-                     ofr_gguf_path(gguf), n_vocab, model->params.vocab_size);
-    result->n_vocab = (uint32_t)n_vocab;
-    char sha256[OFR_SHA256_HEX_SIZE];
-    if (r == 0)
-        r = hash_source(options, gguf, sha256, err);
-    if (r == 0)
-        r = write_package(options, gguf, model, tokenizer, tokenizer_size, sha256, result, err);
-    free(tokenizer);
-    return r;
+    if (options->model_dir)
+        return ofr_hf_source_load(options, source, err);
+    uint32_t file = 0;
+    int r = ofr_source_add_local(&source->files, options->gguf, &file, err);
+    return r < 0 ? r : ofr_gguf_source_load(options, source, err);
 }
 
 int ofr_bake(const ofr_bake_options *options, ofr_bake_result *ret_result, ofr_error *err)
 {
-    ofr_gguf *gguf = NULL;
-    ofr_bake_model model = {0};
+    ofr_bake_source source = {0};
     ofr_bake_result result = {0};
     int r = ofr_package_writer_check(options->output, options->overwrite, err);
     if (r == 0)
-        r = ofr_gguf_open(options->gguf, &gguf, err);
+        r = load_source(options, &source, err);
+    if (r == 0 && !options->tokenizer_only && source.n_vocab > source.model.params.vocab_size)
+        r = ofr_fail(err, OFR_EFORMAT, "%s: the vocabulary has %zu tokens, the embedding %u rows",
+                     options->model_dir ? options->model_dir : options->gguf, source.n_vocab,
+                     source.model.params.vocab_size);
+    result.n_vocab = (uint32_t)source.n_vocab;
     if (r == 0)
-        r = bake_gguf(options, gguf, &model, &result, err);
-    ofr_gguf_model_done(&model);
-    ofr_gguf_close(gguf);
+        r = write_package(options, &source, &result, err);
+    ofr_bake_source_done(&source);
     if (r == 0)
         *ret_result = result;
     return r;

@@ -1,5 +1,6 @@
-/* Bakes a package from a GGUF file: tensor by tensor, in blocks of rows, so that peak memory does
- * not depend on the model's size. Resumes where an earlier bake of the same source stopped. */
+/* Bakes a package from a GGUF file or from a directory as the hub has it: in blocks of rows, so
+ * that peak memory does not depend on the model's size. Resumes where an earlier bake of the same
+ * source stopped. */
 #ifndef OFR_BAKE_MODEL_BAKE_H
 #define OFR_BAKE_MODEL_BAKE_H
 
@@ -7,17 +8,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "bake_model/gguf_model.h"
+#include "bake_model/bake_source.h"
 #include "bake_model/quantize.h"
 
 typedef struct ofr_bake_options {
-    const char *gguf;     /* source file */
-    const char *output;   /* directory to be made */
-    int group_size;       /* 128, 64, 32, or -1: one group per row */
-    uint32_t max_context; /* 0: the model's own */
-    const char *chunks;   /* chunk lengths of the static graphs; NULL: the default ladder */
+    /* One of these. */
+    const char *gguf;      /* file */
+    const char *model_dir; /* directory with config.json */
+    const char *output;    /* directory to be made */
+    int group_size;        /* 128, 64, 32, or -1: one group per row */
+    uint32_t max_context;  /* 0: the model's own */
+    const char *chunks;    /* chunk lengths of the static graphs; NULL: the default ladder */
     bool tokenizer_only;
     bool overwrite;
+    bool allow_nan;   /* weights that are not finite are replaced instead of refused */
     unsigned threads; /* 0: one per CPU, at most 8. The result does not depend on it. */
     int progress_fd;  /* -1: quiet */
     const volatile sig_atomic_t *cancel; /* NULL: never. Nonzero ends the bake with OFR_ECANCELED */

@@ -97,7 +97,7 @@ static int write_constants(ofr_package_writer *writer, graph_bake *bake, ofr_err
     int r = ofr_package_writer_begin(writer, &spec, err);
     if (r == 0)
         r = ofr_package_writer_data(writer, bake->pool.bytes, bake->pool.size, err);
-    return r < 0 ? r : ofr_package_writer_end(writer, err);
+    return r < 0 ? r : ofr_package_writer_end(writer, NULL, err);
 }
 
 static int bake_all(graph_bake *bake, ofr_package_writer *writer, ofr_error *err)

@@ -1,33 +1,32 @@
-/* Converts one tensor: reads rows of the source, dequantizes, quantizes, hands blocks of rows to
- * the package writer. */
+/* Converts rows of a tensor: dequantizes the source's, quantizes for the package. Pure; any thread.
+ */
 #ifndef OFR_BAKE_MODEL_BAKE_TENSOR_H
 #define OFR_BAKE_MODEL_BAKE_TENSOR_H
 
-#include "bake_model/bake.h"
-#include "base/progress.h"
-#include "package/package_writer.h"
-
-/* Buffers of one block of rows; owned by the bake, reused for all tensors. */
-typedef struct ofr_bake_buffers {
-    void *data, *scales;
-    size_t data_bytes, scales_bytes;
-} ofr_bake_buffers;
-
-typedef struct ofr_bake_context {
-    const ofr_bake_options *options;
-    const ofr_gguf *gguf;
-    const ofr_model_params *params;
-    ofr_package_writer *writer;
-    ofr_progress *progress;
-    ofr_bake_buffers buffers;
-    unsigned threads;
-} ofr_bake_context;
+#include "bake_model/bake_source.h"
+#include "bake_model/quantize.h"
 
 /* The tensor as the package describes it, without offsets. */
 void ofr_bake_tensor_spec(const ofr_bake_tensor *tensor, ofr_tensor *ret_spec);
-/* OFR_EFORMAT where the source holds NaN or infinity. The error of quantization is added. */
-int ofr_bake_tensor_convert(ofr_bake_context *context, const ofr_bake_tensor *tensor,
-                            ofr_quantize_error *add_error, ofr_error *err);
-void ofr_bake_buffers_done(ofr_bake_buffers *buffers);
+/* Rows that are converted at once: they take a few MiB, and are whole heads where heads are
+ * reordered. */
+uint64_t ofr_bake_block_rows(const ofr_bake_tensor *tensor, const ofr_model_params *params);
+/* Bytes of one row of the package's data and scales. */
+size_t ofr_bake_row_data_bytes(const ofr_bake_tensor *tensor);
+size_t ofr_bake_row_scale_bytes(const ofr_bake_tensor *tensor);
+
+typedef struct ofr_bake_block {
+    const ofr_bake_tensor *tensor;
+    const ofr_model_params *params;
+    const char *path;            /* of the source's file, for errors */
+    bool allow_nan;              /* NaN becomes 0, infinity 65504 */
+    uint64_t row_begin, row_end; /* a block as ofr_bake_block_rows cuts it */
+    const char *raw;             /* the same rows of the source */
+    char *data, *scales;         /* where they go */
+    ofr_quantize_error error;    /* out */
+} ofr_bake_block;
+
+/* OFR_EFORMAT where the source holds NaN or infinity and that is not allowed. */
+int ofr_bake_block_convert(ofr_bake_block *block, ofr_error *err);
 
 #endif

@@ -90,6 +90,11 @@ static const unsigned char *take(cursor *in, uint64_t size)
 {
     if (in->result < 0)
         return NULL;
+    if (size > in->gguf->size - in->at && size <= in->gguf->file_size - in->at) {
+        in->result = ofr_fail(in->err, OFR_EAGAIN, "%s: the header is longer than what was read",
+                              in->gguf->path);
+        return NULL;
+    }
     if (size > in->gguf->size - in->at) {
         in->result = ofr_fail(in->err, OFR_EFORMAT,
                               "%s: is truncated or corrupt: the header needs %llu bytes at byte "
@@ -281,7 +286,7 @@ static int compare_tensor_names(const void *a, const void *b)
  */
 static int place_tensors(ofr_gguf *gguf, uint64_t begin, uint32_t alignment, ofr_error *err)
 {
-    uint64_t available = begin <= gguf->size ? gguf->size - begin : 0;
+    uint64_t available = begin <= gguf->file_size ? gguf->file_size - begin : 0;
     for (size_t i = 0; i < gguf->n_tensors; i++) {
         ofr_gguf_tensor *t = &gguf->tensors[i];
         if (t->offset % alignment != 0)
@@ -292,7 +297,7 @@ static int place_tensors(ofr_gguf *gguf, uint64_t begin, uint32_t alignment, ofr
             return ofr_fail(err, OFR_EFORMAT,
                             "%s: is truncated or corrupt: tensor '%s' ends outside the file of "
                             "%llu bytes; get the file again",
-                            gguf->path, t->name, (unsigned long long)gguf->size);
+                            gguf->path, t->name, (unsigned long long)gguf->file_size);
         t->offset += begin;
     }
     qsort(gguf->tensors, gguf->n_tensors, sizeof *gguf->tensors, compare_offsets);
@@ -351,9 +356,9 @@ static int parse(ofr_gguf *gguf, ofr_error *err)
     uint64_t n_tensors = take_u64(&in), n_entries = take_u64(&in);
     if (in.result < 0)
         return in.result;
-    if (n_tensors > OFR_GGUF_MAX_TENSORS || n_tensors > gguf->size / 24)
+    if (n_tensors > OFR_GGUF_MAX_TENSORS || n_tensors > gguf->file_size / 24)
         return fail_at(&in, "the tensor count is the absurd", n_tensors);
-    if (n_entries > OFR_GGUF_MAX_METADATA || n_entries > gguf->size / 13)
+    if (n_entries > OFR_GGUF_MAX_METADATA || n_entries > gguf->file_size / 13)
         return fail_at(&in, "the metadata count is the absurd", n_entries);
     int r = parse_metadata(gguf, &in, n_entries);
     return r < 0 ? r : parse_tensors(gguf, &in, n_tensors);
@@ -397,7 +402,7 @@ int ofr_gguf_open(const char *path, ofr_gguf **ret_gguf, ofr_error *err)
         return r;
     }
     gguf->data = gguf->map.data;
-    gguf->size = gguf->map.size;
+    gguf->size = gguf->file_size = gguf->map.size;
     return open_parsed(gguf, ret_gguf, err);
 }
 
@@ -409,7 +414,20 @@ int ofr_gguf_open_memory(const char *name, const void *data, size_t size, ofr_gg
     if (r < 0)
         return r;
     gguf->data = data;
+    gguf->size = gguf->file_size = size;
+    return open_parsed(gguf, ret_gguf, err);
+}
+
+int ofr_gguf_open_header(const char *name, const void *data, size_t size, uint64_t file_size,
+                         ofr_gguf **ret_gguf, ofr_error *err)
+{
+    ofr_gguf *gguf = NULL;
+    int r = new_gguf(name, &gguf, err);
+    if (r < 0)
+        return r;
+    gguf->data = data;
     gguf->size = size;
+    gguf->file_size = file_size;
     return open_parsed(gguf, ret_gguf, err);
 }
 
@@ -437,7 +455,7 @@ uint32_t ofr_gguf_version(const ofr_gguf *gguf)
 
 uint64_t ofr_gguf_size(const ofr_gguf *gguf)
 {
-    return gguf->size;
+    return gguf->file_size;
 }
 
 int ofr_gguf_fd(const ofr_gguf *gguf)
@@ -474,6 +492,8 @@ int ofr_gguf_read(const ofr_gguf *gguf, const ofr_gguf_tensor *tensor, uint64_t 
                         tensor->name);
     if (gguf->map.fd >= 0)
         return ofr_file_pread(gguf->map.fd, gguf->path, data, size, tensor->offset + offset, err);
+    if (tensor->offset + offset + size > gguf->size)
+        return ofr_fail(err, OFR_EINVAL, "%s: only the header was read", gguf->path);
     memcpy(data, gguf->data + tensor->offset + offset, size);
     return 0;
 }

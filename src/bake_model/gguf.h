@@ -96,6 +96,10 @@ int ofr_gguf_open(const char *path, ofr_gguf **ret_gguf, ofr_error *err);
 /* A whole file in memory (borrowed until close); `name` is for errors and is copied. */
 int ofr_gguf_open_memory(const char *name, const void *data, size_t size, ofr_gguf **ret_gguf,
                          ofr_error *err);
+/* The first `size` bytes of a file of `file_size`: OFR_EAGAIN where the header needs more of them.
+ * Tensors cannot be read from it. */
+int ofr_gguf_open_header(const char *name, const void *data, size_t size, uint64_t file_size,
+                         ofr_gguf **ret_gguf, ofr_error *err);
 ofr_gguf *ofr_gguf_close(ofr_gguf *gguf);
 
 const char *ofr_gguf_path(const ofr_gguf *gguf);

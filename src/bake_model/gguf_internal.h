@@ -17,7 +17,8 @@ struct ofr_gguf {
     char *path;
     ofr_file_map map; /* empty for memory */
     const unsigned char *data;
-    uint64_t size;
+    uint64_t size;      /* of `data` */
+    uint64_t file_size; /* of the whole file: more, where only its header is at hand */
     uint32_t version;
     gguf_entry *entries; /* [n_entries], sorted by key */
     size_t n_entries;

@@ -12,8 +12,7 @@ typedef struct loader {
     ofr_bake_model *model;
     const ofr_gguf *gguf;
     char architecture[32];
-    int group_size;
-    size_t capacity;
+    uint32_t file;
     size_t n_used; /* tensors of the file that were mapped or are known to be unneeded */
     ofr_error *err;
 } loader;
@@ -194,33 +193,6 @@ static int load_params(loader *in, uint32_t max_context)
 
 /* ---- tensors ---- */
 
-static uint32_t group_for(const loader *in, uint64_t k)
-{
-    if (in->group_size < 0)
-        return k % 32 == 0 && k <= UINT32_MAX ? (uint32_t)k : 0;
-    for (uint32_t group = (uint32_t)in->group_size; group >= 32; group /= 2)
-        if (k % group == 0)
-            return group;
-    return 0;
-}
-
-static ofr_bake_tensor *new_tensor(loader *in)
-{
-    if (in->model->n_tensors == in->capacity) {
-        size_t capacity = in->capacity ? in->capacity * 2 : 512;
-        ofr_bake_tensor *tensors = realloc(in->model->tensors, capacity * sizeof *tensors);
-        if (!tensors) {
-            ofr_fail(in->err, OFR_ENOMEM, "%s: out of memory", ofr_gguf_path(in->gguf));
-            return NULL;
-        }
-        in->model->tensors = tensors;
-        in->capacity = capacity;
-    }
-    ofr_bake_tensor *tensor = &in->model->tensors[in->model->n_tensors];
-    *tensor = (ofr_bake_tensor){0};
-    return tensor;
-}
-
 static int check_shape(const loader *in, const ofr_gguf_tensor *source, uint64_t rows, uint64_t k)
 {
     if (source->dims[0] == k && source->rows == rows && source->dims[2] == 1 &&
@@ -266,29 +238,21 @@ static int map_tensor(loader *in, const mapping *m, int layer)
     int r = check_shape(in, source, m->rows ? m->rows : 1, m->k);
     if (r < 0)
         return r;
-    ofr_bake_tensor *t = new_tensor(in);
-    if (!t)
-        return OFR_ENOMEM;
-    compose_name(t->name, "model.layers.", layer, m->name);
-    t->source = source;
-    t->class = m->class;
+    char name[256];
+    compose_name(name, "model.layers.", layer, m->name);
+    ofr_bake_tensor *t = NULL;
+    r = ofr_bake_model_add(in->model, ofr_gguf_path(in->gguf), name, m->rows, m->k, m->class, &t,
+                           in->err);
+    if (r < 0)
+        return r;
     t->rope_heads = m->rope_heads;
-    if (m->rows == 0) {
-        t->dtype = OFR_DTYPE_F32;
-        t->n_dims = 1;
-        t->shape[0] = m->k;
-    } else {
-        t->dtype = m->class == OFR_TENSOR_CLASS_EMBEDDING ? OFR_DTYPE_I8 : OFR_DTYPE_I4;
-        t->n_dims = 2;
-        t->shape[0] = m->rows;
-        t->shape[1] = m->k;
-        t->group_size = group_for(in, m->k);
-        if (t->group_size == 0)
-            return ofr_fail(in->err, OFR_EUNSUPPORTED,
-                            "%s: tensor '%s' has rows of %llu elements, which 32 does not divide",
-                            ofr_gguf_path(in->gguf), source->name, (unsigned long long)m->k);
-    }
-    in->model->n_tensors++;
+    t->source = (ofr_source_tensor){.type = source->type,
+                                    .file = in->file,
+                                    .rows = m->rows ? m->rows : 1,
+                                    .k = m->k,
+                                    .row_bytes = source->row_bytes,
+                                    .offset = source->offset};
+    snprintf(t->source.name, sizeof t->source.name, "%s", source->name);
     in->n_used++;
     return 1;
 }
@@ -335,7 +299,7 @@ static int check_all_used(const loader *in)
         const ofr_gguf_tensor *source = ofr_gguf_tensor_at(in->gguf, i);
         bool used = false;
         for (size_t j = 0; j < in->model->n_tensors && !used; j++)
-            used = in->model->tensors[j].source == source;
+            used = strcmp(in->model->tensors[j].source.name, source->name) == 0;
         if (!used)
             return ofr_fail(in->err, OFR_EUNSUPPORTED,
                             "%s: tensor '%s' is not part of the %s architecture that this build "
@@ -426,11 +390,11 @@ static int check_params(const loader *in)
     return 0;
 }
 
-int ofr_gguf_model_init(ofr_bake_model *model, const ofr_gguf *gguf, int group_size,
+int ofr_gguf_model_init(ofr_bake_model *model, const ofr_gguf *gguf, uint32_t file, int group_size,
                         uint32_t max_context, ofr_error *err)
 {
-    *model = (ofr_bake_model){0};
-    loader in = {.model = model, .gguf = gguf, .group_size = group_size, .err = err};
+    *model = (ofr_bake_model){.group_size = group_size};
+    loader in = {.model = model, .gguf = gguf, .file = file, .err = err};
     int r = load_architecture(&in);
     if (r == 0)
         r = load_params(&in, max_context);
@@ -439,21 +403,6 @@ int ofr_gguf_model_init(ofr_bake_model *model, const ofr_gguf *gguf, int group_s
     if (r == 0)
         r = map_tensors(&in);
     if (r < 0)
-        ofr_gguf_model_done(model);
+        ofr_bake_model_done(model);
     return r;
-}
-
-void ofr_gguf_model_done(ofr_bake_model *model)
-{
-    free(model->tensors);
-    *model = (ofr_bake_model){0};
-}
-
-uint64_t ofr_gguf_rope_row(uint64_t row, uint32_t head_dim, uint32_t rope_dims)
-{
-    uint64_t head = row / head_dim, i = row % head_dim;
-    if (i >= rope_dims)
-        return row;
-    uint32_t half = rope_dims / 2;
-    return head * head_dim + (i < half ? 2 * i : 2 * (i - half) + 1);
 }

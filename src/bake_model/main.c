@@ -25,7 +25,7 @@ typedef struct command_line {
     const char *gguf, *model_id, *model_dir, *output;
     const char *chunks;
     int64_t group_size, max_context;
-    bool tokenizer_only, overwrite, json, help, version;
+    bool tokenizer_only, overwrite, allow_nan, json, help, version;
 } command_line;
 
 static void print_json(const command_line *line, const ofr_bake_result *result, double seconds,
@@ -72,10 +72,10 @@ static int usage_error(const char *text)
 
 static const char *check(const command_line *line)
 {
-    if (line->model_id || line->model_dir)
-        return "this build takes --gguf FILE only, not --model_id or --model_dir";
-    if (!line->gguf)
-        return "--gguf FILE is missing: the model to bake";
+    if (line->model_id)
+        return "this build takes --model_dir DIR or --gguf FILE, not --model_id";
+    if (!line->gguf == !line->model_dir)
+        return "one of --model_dir DIR and --gguf FILE is needed: the model to bake";
     if (line->group_size != 128 && line->group_size != 64 && line->group_size != 32 &&
         line->group_size != -1)
         return "--group_size takes 128, 64, 32 or -1 (one group per row)";
@@ -93,6 +93,8 @@ static int run(const command_line *line)
     sigaction(SIGTERM, &action, NULL);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is then an error of write */
     ofr_bake_options options = {.gguf = line->gguf,
+                                .model_dir = line->model_dir,
+                                .allow_nan = line->allow_nan,
                                 .output = line->output,
                                 .group_size = (int)line->group_size,
                                 .max_context = (uint32_t)line->max_context,
@@ -130,7 +132,8 @@ int main(int argc, char **argv)
     const ofr_option table[] = {
         {"gguf", OFR_OPTION_STRING, &line.gguf, 0, 0, "FILE", "model to bake, a GGUF file"},
         {"model_id", OFR_OPTION_STRING, &line.model_id, 0, 0, "ORG/NAME", "not in this version"},
-        {"model_dir", OFR_OPTION_STRING, &line.model_dir, 0, 0, "DIR", "not in this version"},
+        {"model_dir", OFR_OPTION_STRING, &line.model_dir, 0, 0, "DIR",
+         "model to bake, a directory with config.json and safetensors"},
         {"output", OFR_OPTION_STRING, &line.output, 0, 0, "DIR",
          "package to write (default ./offering_int4_binary)"},
         {"group_size", OFR_OPTION_INT, &line.group_size, -1, 128, "N",
@@ -143,6 +146,8 @@ int main(int argc, char **argv)
          "write the tokenizer and the chat template, no weights"},
         {"overwrite", OFR_OPTION_FLAG, &line.overwrite, 0, 0, NULL,
          "replace the package that is there"},
+        {"allow_nan", OFR_OPTION_FLAG, &line.allow_nan, 0, 0, NULL,
+         "bake weights that are not finite: NaN as 0, infinity as 65504"},
         {"json", OFR_OPTION_FLAG, &line.json, 0, 0, NULL, "print the result as JSON"},
         {"help", OFR_OPTION_FLAG, &line.help, 0, 0, NULL, "print this text"},
         {"version", OFR_OPTION_FLAG, &line.version, 0, 0, NULL, "print the version"},
@@ -153,7 +158,7 @@ int main(int argc, char **argv)
     if (ofr_options_parse(table, count, argc, argv, &positional, &err) < 0)
         return usage_error(err.text);
     if (line.help) {
-        printf("Usage: bake_model --gguf FILE [options]\n\n"
+        printf("Usage: bake_model --model_dir DIR | --gguf FILE [options]\n\n"
                "Quantizes a model to INT4 and writes the package that the other programs use.\n"
                "A bake that was interrupted continues when it is run again.\n\n");
         ofr_options_print(table, count, stdout);

@@ -7,10 +7,14 @@
 
 #include "base/status.h"
 
-enum { OFR_SHA256_BYTES = 32, OFR_SHA256_HEX_SIZE = 65 /* with the NUL */ };
+enum {
+    OFR_SHA256_BYTES = 32,
+    OFR_SHA256_HEX_SIZE = 65, /* with the NUL */
+    OFR_SHA256_STATE_SIZE = 2 * (32 + 8 + 63) + 1,
+};
 
 typedef struct ofr_sha256 {
-    void *context; /* libcrypto's EVP_MD_CTX, owned */
+    void *context; /* libcrypto's SHA256_CTX, owned */
 } ofr_sha256;
 
 int ofr_sha256_init(ofr_sha256 *sha, ofr_error *err);
@@ -19,6 +23,12 @@ int ofr_sha256_update(ofr_sha256 *sha, const void *data, size_t size, ofr_error 
 int ofr_sha256_finish_hex(ofr_sha256 *sha, char ret_hex[OFR_SHA256_HEX_SIZE], ofr_error *err);
 /* Accepts a zeroed object and one that was done already. */
 void ofr_sha256_done(ofr_sha256 *sha);
+
+/* The state as text, to go on in another process: the eight words of the hash, the count of bytes,
+ * and the bytes of the unfinished block, all in hex. Import takes a zeroed object and refuses text
+ * that no export has written. */
+void ofr_sha256_export(const ofr_sha256 *sha, char ret_text[OFR_SHA256_STATE_SIZE]);
+int ofr_sha256_import(ofr_sha256 *sha, const char *text, ofr_error *err);
 
 /* The checksum of memory in one call. */
 int ofr_sha256_hex(const void *data, size_t size, char ret_hex[OFR_SHA256_HEX_SIZE],

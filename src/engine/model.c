@@ -133,6 +133,27 @@ static void find_layer(tensor_resolver *resolver, const ofr_model_params *params
     layer->gate = find_linear(resolver, index, "mlp.gate_proj", params->d_ff, d);
     layer->up = find_linear(resolver, index, "mlp.up_proj", params->d_ff, d);
     layer->down = find_linear(resolver, index, "mlp.down_proj", d, params->d_ff);
+    layer->flags = params->layer_flags[index];
+    const struct {
+        const char *part;
+        uint64_t length;
+        const float **to;
+    } norms[] = {
+        {"attention_output_norm", d, &layer->attention_output_norm},
+        {"mlp_output_norm", d, &layer->mlp_output_norm},
+        {"self_attn.q_norm", params->head_dim, &layer->q_norm},
+        {"self_attn.k_norm", params->head_dim, &layer->k_norm},
+    };
+    for (size_t i = 0; i < sizeof norms / sizeof norms[0]; i++) {
+        snprintf(name, sizeof name, "model.layers.%u.%s.weight", index, norms[i].part);
+        *norms[i].to = find_vector(resolver, name, norms[i].length, false);
+    }
+    if (resolver->result == 0 && (layer->q_norm == NULL) != (layer->k_norm == NULL)) {
+        resolver->result = ofr_fail(resolver->err, OFR_EFORMAT,
+                                    "layer %u has a norm for only one of Q and K; bake the package "
+                                    "again",
+                                    index);
+    }
 }
 
 static int check_params(const ofr_model_params *params, ofr_error *err)
@@ -182,6 +203,11 @@ int ofr_model_init(ofr_model *model, const ofr_package *package, ofr_error *err)
     model->final_norm = find_vector(&resolver, "model.norm.weight", params->d_model, true);
     model->rope_freq_factors =
         find_vector(&resolver, "rope_freq_factors", params->rope.dims / 2, false);
+    bool is_long = params->rope.scaling == OFR_ROPE_SCALING_LONGROPE;
+    if (is_long) {
+        model->rope_freq_factors_long =
+            find_vector(&resolver, "rope_freq_factors_long", params->rope.dims / 2, true);
+    }
     model->head.weight = params->tied_embedding ? model->embedding
                                                 : find_matrix(&resolver, "lm_head.weight",
                                                               params->vocab_size, params->d_model);
@@ -201,4 +227,50 @@ void ofr_model_done(ofr_model *model)
         free(model->layers);
         memset(model, 0, sizeof *model);
     }
+}
+
+const char *ofr_model_beyond_llama(const ofr_model *model)
+{
+    const ofr_model_params *p = model->params;
+    unsigned flags = 0;
+    bool head_norms = false, output_norms = false;
+    for (uint32_t i = 0; i < p->n_layers; i++) {
+        const ofr_layer *layer = &model->layers[i];
+        flags |= layer->flags;
+        head_norms = head_norms || layer->q_norm != NULL;
+        output_norms =
+            output_norms || layer->attention_output_norm != NULL || layer->mlp_output_norm != NULL;
+    }
+    const struct {
+        bool present;
+        const char *words;
+    } features[] = {
+        {(flags & OFR_LAYER_WINDOWED) != 0 && p->sliding_window < p->context_length,
+         "a sliding window"},
+        {(flags & OFR_LAYER_UNROTATED) != 0, "layers without RoPE"},
+        {head_norms, "norms of Q and K"},
+        {output_norms, "norms of what a layer adds"},
+        {p->activation != OFR_ACTIVATION_SILU, "an activation other than SiLU"},
+        {ofr_scale_or_one(p->embedding_scale) != 1 || ofr_scale_or_one(p->residual_scale) != 1 ||
+             ofr_scale_or_one(p->logit_scale) != 1 || p->attention_scale != 0,
+         "scaled embeddings, residuals, scores or logits"},
+        {p->attention_softcap != 0 || p->logit_softcap != 0, "capped scores or logits"},
+        {p->rope_local.dims > 0, "two RoPE bases"},
+        {p->rope.scaling == OFR_ROPE_SCALING_LONGROPE, "long RoPE"},
+    };
+    for (size_t i = 0; i < sizeof features / sizeof features[0]; i++) {
+        if (features[i].present) {
+            return features[i].words;
+        }
+    }
+    return NULL;
+}
+
+const float *ofr_model_freq_factors(const ofr_model *model, uint32_t context)
+{
+    const ofr_rope_params *rope = &model->params->rope;
+    if (rope->scaling == OFR_ROPE_SCALING_LONGROPE && context > rope->original_context) {
+        return model->rope_freq_factors_long;
+    }
+    return model->rope_freq_factors;
 }

@@ -57,7 +57,7 @@ static int check_params(const ofr_rope_params *params, ofr_error *err)
     if (!(params->base > 1) || !isfinite(params->base)) {
         return ofr_fail(err, OFR_EFORMAT, "RoPE: base %g is not above 1", (double)params->base);
     }
-    if (params->scaling == OFR_ROPE_SCALING_NONE) {
+    if (params->scaling == OFR_ROPE_SCALING_NONE || params->scaling == OFR_ROPE_SCALING_LONGROPE) {
         return 0;
     }
     if (!(params->factor > 0) || !isfinite(params->factor)) {
@@ -89,6 +89,7 @@ static int check_params(const ofr_rope_params *params, ofr_error *err)
         }
         return 0;
     case OFR_ROPE_SCALING_NONE:
+    case OFR_ROPE_SCALING_LONGROPE:
         break;
     }
     return ofr_fail(err, OFR_EUNSUPPORTED, "RoPE: unknown scaling %d", (int)params->scaling);
@@ -114,6 +115,7 @@ int ofr_rope_init(ofr_rope *rope, const ofr_rope_params *params, const float *fr
         }
         switch (params->scaling) {
         case OFR_ROPE_SCALING_NONE:
+        case OFR_ROPE_SCALING_LONGROPE:
             break;
         case OFR_ROPE_SCALING_LINEAR:
             frequency /= (double)params->factor;
@@ -136,6 +138,9 @@ int ofr_rope_init(ofr_rope *rope, const ofr_rope_params *params, const float *fr
         magnitude = params->attention_factor != 0 ? (double)params->attention_factor
                     : params->factor > 1          ? 0.1 * log((double)params->factor) + 1
                                                   : 1;
+    }
+    if (params->scaling == OFR_ROPE_SCALING_LONGROPE && params->attention_factor != 0) {
+        magnitude = (double)params->attention_factor;
     }
     *rope =
         (ofr_rope){.half = half, .magnitude = (float)magnitude, .inverse_frequency = frequencies};

@@ -61,6 +61,8 @@ enum ofr_rope_scaling {
     OFR_ROPE_SCALING_LINEAR,
     OFR_ROPE_SCALING_LLAMA3,
     OFR_ROPE_SCALING_YARN,
+    /* The frequency factors hold everything; the long ones for contexts beyond the original. */
+    OFR_ROPE_SCALING_LONGROPE,
 };
 
 /* Rotary position embedding. Rotation pairs element i with i + dims/2 ("rotate half", as in the HF
@@ -70,16 +72,30 @@ typedef struct ofr_rope_params {
     float base;    /* theta */
     enum ofr_rope_scaling scaling;
     float factor;               /* all scalings */
-    uint32_t original_context;  /* llama3, yarn */
+    uint32_t original_context;  /* llama3, yarn, longrope */
     float low_freq_factor;      /* llama3 */
     float high_freq_factor;     /* llama3 */
     float beta_fast, beta_slow; /* yarn */
-    float attention_factor;     /* yarn: multiplies cos and sin; 0: 0.1 ln(factor) + 1 */
+    /* Multiplies cos and sin. yarn: 0 means 0.1 ln(factor) + 1; longrope: 0 means 1. */
+    float attention_factor;
 } ofr_rope_params;
 
-/* Hyper-parameters of a decoder-only transformer with RMSNorm, GQA, RoPE and a SwiGLU MLP. */
+enum ofr_activation {
+    OFR_ACTIVATION_SILU,
+    OFR_ACTIVATION_GELU_TANH, /* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
+};
+
+/* What a layer differs in from the others. */
+enum ofr_layer_flag {
+    OFR_LAYER_WINDOWED =
+        1 << 0, /* a token sees the last `sliding_window` tokens, itself included */
+    OFR_LAYER_UNROTATED = 1 << 1, /* no RoPE */
+};
+
+/* Hyper-parameters of a decoder-only transformer with RMSNorm, GQA, RoPE and a gated MLP. What only
+ * some architectures have is 0 in the others. */
 typedef struct ofr_model_params {
-    char architecture[32]; /* "llama" */
+    char architecture[32]; /* "llama", "qwen2", ... */
     char name[128];
     uint32_t n_layers;
     uint32_t d_model;
@@ -90,17 +106,42 @@ typedef struct ofr_model_params {
     float rms_epsilon;
     bool tied_embedding; /* the head is model.embed_tokens.weight */
     ofr_rope_params rope;
+    enum ofr_activation activation; /* of the MLP's gate */
+    float embedding_scale;          /* multiplies the embedding; 0: 1 */
+    float residual_scale;           /* multiplies what attention and MLP add; 0: 1 */
+    float attention_scale;          /* multiplies q.k; 0: 1 / sqrt(head_dim) */
+    float logit_scale;              /* multiplies the logits; 0: 1 */
+    float attention_softcap;        /* c: scaled scores become c tanh(score / c); 0: as they are */
+    float logit_softcap;            /* the same for scaled logits */
+    uint32_t sliding_window;        /* tokens, of layers with OFR_LAYER_WINDOWED; else 0 */
+    ofr_rope_params rope_local;     /* of windowed layers; dims 0: `rope` */
+    uint8_t layer_flags[OFR_PACKAGE_MAX_LAYERS]; /* [n_layers] enum ofr_layer_flag */
 } ofr_model_params;
+
+/* With the defaults that a 0 stands for. */
+float ofr_model_params_attention_scale(const ofr_model_params *params);
+static inline float ofr_scale_or_one(float scale)
+{
+    return scale != 0 ? scale : 1;
+}
 
 /* Tensor names, in the terms of the HF models:
  *   model.embed_tokens.weight            [vocab, d_model] i8
- *   model.layers.<i>.input_layernorm.weight, .post_attention_layernorm.weight   [d_model] f32
+ *   model.layers.<i>.input_layernorm.weight      [d_model] f32, before attention
+ *   model.layers.<i>.post_attention_layernorm.weight   [d_model] f32, before the MLP
+ *   model.layers.<i>.{attention,mlp}_output_norm.weight   [d_model] f32, optional: RMSNorm of what
+ *       attention and MLP add to the residual (gemma)
+ *   model.layers.<i>.self_attn.{q,k}_norm.weight   [head_dim] f32, optional, both or none: RMSNorm
+ *       of each head before RoPE (qwen3, gemma3)
  *   model.layers.<i>.self_attn.{q,k,v,o}_proj.weight   i4; optional .bias f32
  *   model.layers.<i>.mlp.{gate,up,down}_proj.weight    i4; optional .bias f32
  *   model.norm.weight                    [d_model] f32
  *   lm_head.weight                       [vocab, d_model] i8, absent where the embedding is tied
  *   rope_freq_factors                    [rope.dims/2] f32, optional: divides each inverse
- * frequency */
+ *       frequency of `rope`
+ *   rope_freq_factors_long               [rope.dims/2] f32, with longrope only: used instead where
+ *       the context exceeds rope.original_context
+ * Norm weights multiply as they are: what a source stores as w - 1 (gemma), the bake adds up. */
 
 typedef struct ofr_package ofr_package;
 

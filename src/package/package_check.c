@@ -1,6 +1,7 @@
 /* The rules of the format that hold for a writer and for a reader: hyper-parameters, tensor sizes,
  * alignment, overlaps. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,36 +61,83 @@ static int check_positive(const char *path, const char *name, float value, ofr_e
     return 0;
 }
 
-static int check_rope(const char *path, const ofr_model_params *params, ofr_error *err)
+/* `what` is "rope" or "rope_local". */
+static int check_rope(const char *path, const char *what, const ofr_rope_params *rope,
+                      uint32_t head_dim, ofr_error *err)
 {
-    const ofr_rope_params *rope = &params->rope;
-    int r = check_range(path, "rope.dims", rope->dims, 2, params->head_dim, err);
+    const struct {
+        const char *name;
+        float value;
+        bool checked;
+    } reals[] = {
+        {"base", rope->base, true},
+        {"factor", rope->factor,
+         rope->scaling != OFR_ROPE_SCALING_NONE && rope->scaling != OFR_ROPE_SCALING_LONGROPE},
+        {"low_freq_factor", rope->low_freq_factor, rope->scaling == OFR_ROPE_SCALING_LLAMA3},
+        {"high_freq_factor", rope->high_freq_factor, rope->scaling == OFR_ROPE_SCALING_LLAMA3},
+        {"beta_fast", rope->beta_fast, rope->scaling == OFR_ROPE_SCALING_YARN},
+        {"beta_slow", rope->beta_slow, rope->scaling == OFR_ROPE_SCALING_YARN},
+    };
+    char name[64];
+    snprintf(name, sizeof name, "%s.dims", what);
+    int r = check_range(path, name, rope->dims, 2, head_dim, err);
     if (r == 0 && rope->dims % 2 != 0)
-        r = ofr_fail(err, OFR_EFORMAT, "%s: rope.dims is %u, which is odd", path, rope->dims);
-    if (r == 0)
-        r = check_positive(path, "rope.base", rope->base, err);
-    if (r < 0 || rope->scaling == OFR_ROPE_SCALING_NONE)
+        r = ofr_fail(err, OFR_EFORMAT, "%s: %s.dims is %u, which is odd", path, what, rope->dims);
+    for (size_t i = 0; i < sizeof reals / sizeof reals[0] && r == 0; i++) {
+        snprintf(name, sizeof name, "%s.%s", what, reals[i].name);
+        if (reals[i].checked)
+            r = check_positive(path, name, reals[i].value, err);
+    }
+    if (r < 0 || rope->scaling == OFR_ROPE_SCALING_NONE || rope->scaling == OFR_ROPE_SCALING_LINEAR)
         return r;
-    r = check_positive(path, "rope.factor", rope->factor, err);
-    if (r == 0 && rope->scaling != OFR_ROPE_SCALING_LINEAR)
-        r = check_range(path, "rope.original_context", rope->original_context, 1, 1u << 30, err);
-    if (r == 0 && rope->scaling == OFR_ROPE_SCALING_LLAMA3) {
-        r = check_positive(path, "rope.low_freq_factor", rope->low_freq_factor, err);
-        if (r == 0)
-            r = check_positive(path, "rope.high_freq_factor", rope->high_freq_factor, err);
-        if (r == 0 && rope->high_freq_factor <= rope->low_freq_factor)
-            r = ofr_fail(err, OFR_EFORMAT,
-                         "%s: rope.high_freq_factor is not above rope.low_freq_factor", path);
-    }
-    if (r == 0 && rope->scaling == OFR_ROPE_SCALING_YARN) {
-        r = check_positive(path, "rope.beta_fast", rope->beta_fast, err);
-        if (r == 0)
-            r = check_positive(path, "rope.beta_slow", rope->beta_slow, err);
-        if (r == 0 && (!isfinite(rope->attention_factor) || rope->attention_factor < 0))
-            r = ofr_fail(err, OFR_EFORMAT, "%s: rope.attention_factor is %g", path,
-                         (double)rope->attention_factor);
-    }
+    snprintf(name, sizeof name, "%s.original_context", what);
+    r = check_range(path, name, rope->original_context, 1, 1u << 30, err);
+    if (r == 0 && rope->scaling == OFR_ROPE_SCALING_LLAMA3 &&
+        rope->high_freq_factor <= rope->low_freq_factor)
+        r = ofr_fail(err, OFR_EFORMAT, "%s: %s.high_freq_factor is not above %s.low_freq_factor",
+                     path, what, what);
+    if (r == 0 && rope->scaling != OFR_ROPE_SCALING_LLAMA3 &&
+        (!isfinite(rope->attention_factor) || rope->attention_factor < 0))
+        r = ofr_fail(err, OFR_EFORMAT, "%s: %s.attention_factor is %g", path, what,
+                     (double)rope->attention_factor);
     return r;
+}
+
+static int check_optional(const char *path, const ofr_model_params *params, ofr_error *err)
+{
+    const struct {
+        const char *name;
+        float value;
+    } reals[] = {
+        {"embedding_scale", params->embedding_scale},
+        {"residual_scale", params->residual_scale},
+        {"attention_scale", params->attention_scale},
+        {"logit_scale", params->logit_scale},
+        {"attention_softcap", params->attention_softcap},
+        {"logit_softcap", params->logit_softcap},
+    };
+    for (size_t i = 0; i < sizeof reals / sizeof reals[0]; i++)
+        if (reals[i].value != 0) {
+            int r = check_positive(path, reals[i].name, reals[i].value, err);
+            if (r < 0)
+                return r;
+        }
+    bool windowed = false;
+    for (uint32_t i = 0; i < params->n_layers; i++)
+        windowed |= (params->layer_flags[i] & OFR_LAYER_WINDOWED) != 0;
+    if (windowed != (params->sliding_window > 0))
+        return ofr_fail(err, OFR_EFORMAT,
+                        "%s: a sliding window of %u tokens, and %s layers that have one", path,
+                        params->sliding_window, windowed ? "there are" : "no");
+    if (params->rope_local.dims == 0)
+        return 0;
+    return check_rope(path, "rope_local", &params->rope_local, params->head_dim, err);
+}
+
+float ofr_model_params_attention_scale(const ofr_model_params *params)
+{
+    return params->attention_scale != 0 ? params->attention_scale
+                                        : 1 / sqrtf((float)params->head_dim);
 }
 
 int ofr_package_check_params(const char *path, const ofr_model_params *params, ofr_error *err)
@@ -119,7 +167,9 @@ int ofr_package_check_params(const char *path, const ofr_model_params *params, o
     if (params->head_dim % 2 != 0)
         return ofr_fail(err, OFR_EFORMAT, "%s: head_dim %u is odd", path, params->head_dim);
     int r = check_positive(path, "rms_epsilon", params->rms_epsilon, err);
-    return r < 0 ? r : check_rope(path, params, err);
+    if (r == 0)
+        r = check_rope(path, "rope", &params->rope, params->head_dim, err);
+    return r < 0 ? r : check_optional(path, params, err);
 }
 
 int ofr_package_size_tensor(const char *path, ofr_tensor *tensor, ofr_error *err)

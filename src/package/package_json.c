@@ -2,6 +2,7 @@
 #include "package/package_json.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,10 +11,9 @@ static const char PREFIX[] = "{\n  \"checksum\": \"";
 enum { PREFIX_SIZE = sizeof PREFIX - 1, HEX_SIZE = OFR_SHA256_HEX_SIZE - 1 };
 
 static const char *const rope_scaling_names[] = {
-    [OFR_ROPE_SCALING_NONE] = "none",
-    [OFR_ROPE_SCALING_LINEAR] = "linear",
-    [OFR_ROPE_SCALING_LLAMA3] = "llama3",
-    [OFR_ROPE_SCALING_YARN] = "yarn",
+    [OFR_ROPE_SCALING_NONE] = "none",         [OFR_ROPE_SCALING_LINEAR] = "linear",
+    [OFR_ROPE_SCALING_LLAMA3] = "llama3",     [OFR_ROPE_SCALING_YARN] = "yarn",
+    [OFR_ROPE_SCALING_LONGROPE] = "longrope",
 };
 enum { N_ROPE_SCALINGS = sizeof rope_scaling_names / sizeof rope_scaling_names[0] };
 
@@ -31,41 +31,111 @@ static double shortest(float value)
     return (double)value;
 }
 
-static json_t *params_to_json(const ofr_model_params *p)
+static json_t *rope_to_json(const ofr_rope_params *rope)
 {
-    const ofr_rope_params *rope = &p->rope;
-    json_t *rope_json =
-        json_pack("{s:I, s:f, s:s}", "dims", (json_int_t)rope->dims, "base", shortest(rope->base),
-                  "scaling", rope_scaling_names[rope->scaling]);
-    int bad = !rope_json;
-    if (rope->scaling != OFR_ROPE_SCALING_NONE)
-        bad |= json_object_set_new(rope_json, "factor", json_real(shortest(rope->factor)));
-    if (rope->scaling == OFR_ROPE_SCALING_LLAMA3 || rope->scaling == OFR_ROPE_SCALING_YARN)
-        bad |= json_object_set_new(rope_json, "original_context",
-                                   json_integer(rope->original_context));
-    if (rope->scaling == OFR_ROPE_SCALING_LLAMA3) {
-        bad |= json_object_set_new(rope_json, "low_freq_factor",
-                                   json_real(shortest(rope->low_freq_factor)));
-        bad |= json_object_set_new(rope_json, "high_freq_factor",
-                                   json_real(shortest(rope->high_freq_factor)));
-    }
-    if (rope->scaling == OFR_ROPE_SCALING_YARN) {
-        bad |= json_object_set_new(rope_json, "beta_fast", json_real(shortest(rope->beta_fast)));
-        bad |= json_object_set_new(rope_json, "beta_slow", json_real(shortest(rope->beta_slow)));
-        bad |= json_object_set_new(rope_json, "attention_factor",
-                                   json_real(shortest(rope->attention_factor)));
-    }
+    enum ofr_rope_scaling scaling = rope->scaling;
+    bool is_llama3 = scaling == OFR_ROPE_SCALING_LLAMA3, is_yarn = scaling == OFR_ROPE_SCALING_YARN;
+    bool is_long = scaling == OFR_ROPE_SCALING_LONGROPE;
+    const struct {
+        bool present;
+        const char *key;
+        float value;
+    } reals[] = {
+        {scaling != OFR_ROPE_SCALING_NONE && !is_long, "factor", rope->factor},
+        {is_llama3, "low_freq_factor", rope->low_freq_factor},
+        {is_llama3, "high_freq_factor", rope->high_freq_factor},
+        {is_yarn, "beta_fast", rope->beta_fast},
+        {is_yarn, "beta_slow", rope->beta_slow},
+        {is_yarn || is_long, "attention_factor", rope->attention_factor},
+    };
+    json_t *json = json_pack("{s:I, s:f, s:s}", "dims", (json_int_t)rope->dims, "base",
+                             shortest(rope->base), "scaling", rope_scaling_names[scaling]);
+    int bad = !json;
+    if (is_llama3 || is_yarn || is_long)
+        bad |= json_object_set_new(json, "original_context", json_integer(rope->original_context));
+    for (size_t i = 0; i < sizeof reals / sizeof reals[0]; i++)
+        if (reals[i].present)
+            bad |= json_object_set_new(json, reals[i].key, json_real(shortest(reals[i].value)));
     if (bad) {
-        json_decref(rope_json);
+        json_decref(json);
         return NULL;
     }
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b, s:o}", "name",
-                     p->name, "n_layers", (json_int_t)p->n_layers, "d_model",
-                     (json_int_t)p->d_model, "n_heads", (json_int_t)p->n_heads, "n_kv_heads",
-                     (json_int_t)p->n_kv_heads, "head_dim", (json_int_t)p->head_dim, "d_ff",
-                     (json_int_t)p->d_ff, "vocab_size", (json_int_t)p->vocab_size, "context_length",
-                     (json_int_t)p->context_length, "rms_epsilon", shortest(p->rms_epsilon),
-                     "tied_embedding", p->tied_embedding, "rope", rope_json);
+    return json;
+}
+
+/* The members that a plain llama does not have; where each is in the structure. */
+static const struct {
+    const char *key;
+    size_t offset;
+} optional_reals[] = {
+    {"embedding_scale", offsetof(ofr_model_params, embedding_scale)},
+    {"residual_scale", offsetof(ofr_model_params, residual_scale)},
+    {"attention_scale", offsetof(ofr_model_params, attention_scale)},
+    {"logit_scale", offsetof(ofr_model_params, logit_scale)},
+    {"attention_softcap", offsetof(ofr_model_params, attention_softcap)},
+    {"logit_softcap", offsetof(ofr_model_params, logit_softcap)},
+};
+enum { N_OPTIONAL_REALS = sizeof optional_reals / sizeof optional_reals[0] };
+
+static const struct {
+    const char *key;
+    enum ofr_layer_flag flag;
+} layer_lists[] = {{"windowed_layers", OFR_LAYER_WINDOWED},
+                   {"unrotated_layers", OFR_LAYER_UNROTATED}};
+enum { N_LAYER_LISTS = sizeof layer_lists / sizeof layer_lists[0] };
+
+static int add_layer_list(json_t *json, const ofr_model_params *p, const char *key,
+                          enum ofr_layer_flag flag)
+{
+    json_t *list = json_array();
+    int bad = !list;
+    for (uint32_t i = 0; i < p->n_layers && i < OFR_PACKAGE_MAX_LAYERS; i++)
+        if (p->layer_flags[i] & flag)
+            bad |= json_array_append_new(list, json_integer(i));
+    if (!bad && json_array_size(list) > 0)
+        return json_object_set_new(json, key, list);
+    json_decref(list);
+    return bad;
+}
+
+static int add_optional_params(json_t *json, const ofr_model_params *p)
+{
+    int bad = 0;
+    if (p->activation == OFR_ACTIVATION_GELU_TANH)
+        bad |= json_object_set_new(json, "activation", json_string("gelu_tanh"));
+    for (size_t i = 0; i < N_OPTIONAL_REALS; i++) {
+        float value;
+        memcpy(&value, (const char *)p + optional_reals[i].offset, sizeof value);
+        if (value != 0)
+            bad |= json_object_set_new(json, optional_reals[i].key, json_real(shortest(value)));
+    }
+    if (p->sliding_window > 0)
+        bad |= json_object_set_new(json, "sliding_window", json_integer(p->sliding_window));
+    if (p->rope_local.dims > 0)
+        bad |= json_object_set_new(json, "rope_local", rope_to_json(&p->rope_local));
+    for (size_t i = 0; i < N_LAYER_LISTS; i++)
+        bad |= add_layer_list(json, p, layer_lists[i].key, layer_lists[i].flag);
+    return bad;
+}
+
+static json_t *params_to_json(const ofr_model_params *p)
+{
+    json_t *rope = rope_to_json(&p->rope);
+    json_t *json =
+        !rope ? NULL
+              : json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b, s:o}", "name",
+                          p->name, "n_layers", (json_int_t)p->n_layers, "d_model",
+                          (json_int_t)p->d_model, "n_heads", (json_int_t)p->n_heads, "n_kv_heads",
+                          (json_int_t)p->n_kv_heads, "head_dim", (json_int_t)p->head_dim, "d_ff",
+                          (json_int_t)p->d_ff, "vocab_size", (json_int_t)p->vocab_size,
+                          "context_length", (json_int_t)p->context_length, "rms_epsilon",
+                          shortest(p->rms_epsilon), "tied_embedding", p->tied_embedding, "rope",
+                          rope);
+    if (json && add_optional_params(json, p) != 0) {
+        json_decref(json);
+        return NULL;
+    }
+    return json;
 }
 
 static json_t *tensor_to_json(const ofr_tensor *t)
@@ -286,9 +356,11 @@ static void read_rope(reader *in, const json_t *json, ofr_rope_params *rope)
         return;
     }
     rope->scaling = (enum ofr_rope_scaling)scaling;
-    if (rope->scaling != OFR_ROPE_SCALING_NONE)
+    bool is_long = rope->scaling == OFR_ROPE_SCALING_LONGROPE;
+    if (rope->scaling != OFR_ROPE_SCALING_NONE && !is_long)
         rope->factor = get_float(in, json, "factor");
-    if (rope->scaling == OFR_ROPE_SCALING_LLAMA3 || rope->scaling == OFR_ROPE_SCALING_YARN)
+    if (rope->scaling == OFR_ROPE_SCALING_LLAMA3 || rope->scaling == OFR_ROPE_SCALING_YARN ||
+        is_long)
         rope->original_context = get_u32(in, json, "original_context");
     if (rope->scaling == OFR_ROPE_SCALING_LLAMA3) {
         rope->low_freq_factor = get_float(in, json, "low_freq_factor");
@@ -297,8 +369,55 @@ static void read_rope(reader *in, const json_t *json, ofr_rope_params *rope)
     if (rope->scaling == OFR_ROPE_SCALING_YARN) {
         rope->beta_fast = get_float(in, json, "beta_fast");
         rope->beta_slow = get_float(in, json, "beta_slow");
-        rope->attention_factor = get_float(in, json, "attention_factor");
     }
+    if (rope->scaling == OFR_ROPE_SCALING_YARN || is_long)
+        rope->attention_factor = get_float(in, json, "attention_factor");
+}
+
+static void read_layer_list(reader *in, const json_t *json, const char *key,
+                            enum ofr_layer_flag flag, ofr_model_params *p)
+{
+    if (in->result < 0 || !json_object_get(json, key))
+        return;
+    const json_t *list = get(in, json, key, JSON_ARRAY);
+    for (size_t i = 0; i < json_array_size(list) && in->result == 0; i++) {
+        const json_t *item = json_array_get(list, i);
+        json_int_t layer = json_integer_value(item);
+        if (!json_is_integer(item) || layer < 0 || layer >= p->n_layers ||
+            layer >= OFR_PACKAGE_MAX_LAYERS)
+            in->result = ofr_fail(in->err, OFR_EFORMAT, "%s: %s: '%s' names no layer", in->path,
+                                  in->where, key);
+        else
+            p->layer_flags[layer] = (uint8_t)(p->layer_flags[layer] | flag);
+    }
+}
+
+static void read_optional_params(reader *in, const json_t *json, ofr_model_params *p)
+{
+    char activation[32] = "silu";
+    if (in->result == 0 && json_object_get(json, "activation"))
+        get_text(in, json, "activation", activation, sizeof activation);
+    if (in->result == 0 && strcmp(activation, "gelu_tanh") == 0)
+        p->activation = OFR_ACTIVATION_GELU_TANH;
+    else if (in->result == 0 && strcmp(activation, "silu") != 0)
+        in->result =
+            ofr_fail(in->err, OFR_EFORMAT, "%s: unknown activation '%s'", in->path, activation);
+    for (size_t i = 0; i < N_OPTIONAL_REALS && in->result == 0; i++)
+        if (json_object_get(json, optional_reals[i].key)) {
+            float value = get_float(in, json, optional_reals[i].key);
+            memcpy((char *)p + optional_reals[i].offset, &value, sizeof value);
+        }
+    if (in->result == 0 && json_object_get(json, "sliding_window"))
+        p->sliding_window = get_u32(in, json, "sliding_window");
+    if (in->result == 0 && json_object_get(json, "rope_local")) {
+        const json_t *local = get(in, json, "rope_local", JSON_OBJECT);
+        if (in->result == 0)
+            read_rope(in, local, &p->rope_local);
+        if (in->result == 0 && p->rope_local.dims == 0)
+            in->result = ofr_fail(in->err, OFR_EFORMAT, "%s: rope_local.dims is 0", in->path);
+    }
+    for (size_t i = 0; i < N_LAYER_LISTS; i++)
+        read_layer_list(in, json, layer_lists[i].key, layer_lists[i].flag, p);
 }
 
 static int read_params(reader *in, const json_t *root, ofr_model_params *p)
@@ -325,6 +444,7 @@ static int read_params(reader *in, const json_t *root, ofr_model_params *p)
     const json_t *rope = get(in, json, "rope", JSON_OBJECT);
     if (in->result == 0)
         read_rope(in, rope, &p->rope);
+    read_optional_params(in, json, p);
     return in->result < 0 ? in->result : ofr_package_check_params(in->path, p, in->err);
 }
 

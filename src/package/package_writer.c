@@ -18,15 +18,16 @@
 #include "package/package_stamp.h"
 
 /* The state file: a line that identifies the source, then one line per finished tensor, in order:
- *     <sha256 of data> <sha256 of scales> <dtype> <group_size> <n_dims> <shape ...> <name>
- * A line counts only if it is complete; offsets follow from the order. */
+ *     <sha256 of data> <sha256 of scales> <dtype> <group_size> <n_dims> <shape ...> <name> <note>
+ * A line counts only if it is complete; offsets follow from the order, or from the plan. */
 static const char STATE_NAME[] = "bake_state";
-static const char STATE_MAGIC[] = "offering bake state 1 ";
+static const char STATE_MAGIC[] = "offering bake state 2 ";
 enum { STATE_CAP = 256 << 20, HEX = OFR_SHA256_HEX_SIZE };
 
 typedef struct written_tensor {
     ofr_tensor spec; /* name owned */
     char sha256_data[HEX], sha256_scales[HEX];
+    char note[OFR_PACKAGE_NOTE_MAX];
 } written_tensor;
 
 struct ofr_package_writer {
@@ -39,7 +40,11 @@ struct ofr_package_writer {
     size_t n_tensors;        /* accepted in this run */
     size_t n_resumed;        /* known from the state file: tensors[n_tensors .. n_resumed) wait */
     size_t capacity;
-    uint64_t end; /* of weights.bin so far */
+    ofr_tensor *plan; /* [n_plan], placed; names owned; what is not in it is appended */
+    size_t n_plan;
+    uint64_t plan_end; /* 0: no plan */
+    size_t plan_next;  /* where the next tensor is likely to be found */
+    uint64_t end;      /* of weights.bin so far, with all that is planned */
     bool active;
     uint64_t data_done, scales_done;
     ofr_sha256 data_sha, scales_sha;
@@ -149,8 +154,29 @@ static int add_tensor(ofr_package_writer *writer, const written_tensor *tensor, 
     return 0;
 }
 
-/* Where the tensor goes, behind what is there. */
-static int place_tensor(const ofr_package_writer *writer, ofr_tensor *spec, uint64_t *ret_end,
+/* 1: the plan has a place for the tensor; 0: it does not know it. */
+static int place_planned(ofr_package_writer *writer, ofr_tensor *spec, ofr_error *err)
+{
+    for (size_t i = 0; i < writer->n_plan; i++) {
+        size_t at = (writer->plan_next + i) % writer->n_plan;
+        const ofr_tensor *planned = &writer->plan[at];
+        if (strcmp(planned->name, spec->name) != 0)
+            continue;
+        if (planned->dtype != spec->dtype || planned->group_size != spec->group_size ||
+            planned->n_dims != spec->n_dims ||
+            memcmp(planned->shape, spec->shape, sizeof spec->shape) != 0)
+            return ofr_fail(err, OFR_EINTERNAL, "tensor '%s' is not as it was planned", spec->name);
+        const char *name = spec->name;
+        *spec = *planned;
+        spec->name = name;
+        writer->plan_next = at + 1;
+        return 1;
+    }
+    return 0;
+}
+
+/* Behind what is there. */
+static int place_behind(const ofr_package_writer *writer, ofr_tensor *spec, uint64_t *ret_end,
                         ofr_error *err)
 {
     int r = ofr_package_size_tensor(writer->output, spec, err);
@@ -169,13 +195,50 @@ static int place_tensor(const ofr_package_writer *writer, ofr_tensor *spec, uint
     return 0;
 }
 
+/* Where the tensor goes: where the plan has it, or behind what is there. */
+static int place_tensor(ofr_package_writer *writer, ofr_tensor *spec, uint64_t *ret_end,
+                        ofr_error *err)
+{
+    int r = place_planned(writer, spec, err);
+    *ret_end = writer->end;
+    if (r != 0)
+        return r < 0 ? r : 0;
+    return place_behind(writer, spec, ret_end, err);
+}
+
+/* Places the tensors of the plan behind each other. */
+static int take_plan(ofr_package_writer *writer, const ofr_tensor *tensors, size_t n,
+                     ofr_error *err)
+{
+    if (n > OFR_PACKAGE_MAX_TENSORS)
+        return ofr_fail(err, OFR_ELIMIT, "%s: more than %d tensors", writer->output,
+                        OFR_PACKAGE_MAX_TENSORS);
+    ofr_tensor *plan = writer->plan = calloc(n + 1, sizeof *plan);
+    if (!plan)
+        return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", writer->output);
+    int r = 0;
+    uint64_t end = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        plan[i] = tensors[i];
+        r = place_behind(writer, &plan[i], &end, err);
+        writer->end = end;
+        plan[i].name = strdup(tensors[i].name);
+        writer->n_plan = i + 1;
+        if (r == 0 && !plan[i].name)
+            r = ofr_fail(err, OFR_ENOMEM, "%s: out of memory", writer->output);
+    }
+    writer->plan_end = writer->end;
+    return r;
+}
+
 static int format_state_line(const written_tensor *tensor, char **ret_line, ofr_error *err)
 {
     const ofr_tensor *s = &tensor->spec;
-    int n = asprintf(ret_line, "%s %s %u %u %u %llu %llu %llu %llu %s\n", tensor->sha256_data,
+    int n = asprintf(ret_line, "%s %s %u %u %u %llu %llu %llu %llu %s %s\n", tensor->sha256_data,
                      tensor->sha256_scales, (unsigned)s->dtype, s->group_size, s->n_dims,
                      (unsigned long long)s->shape[0], (unsigned long long)s->shape[1],
-                     (unsigned long long)s->shape[2], (unsigned long long)s->shape[3], s->name);
+                     (unsigned long long)s->shape[2], (unsigned long long)s->shape[3], s->name,
+                     tensor->note);
     return n < 0 ? ofr_fail(err, OFR_ENOMEM, "out of memory") : n;
 }
 
@@ -184,10 +247,10 @@ static bool parse_state_line(const char *line, written_tensor *ret, char name[OF
 {
     unsigned dtype, group, n_dims;
     unsigned long long shape[4];
-    int n = sscanf(line, "%64s %64s %u %u %u %llu %llu %llu %llu %255s", ret->sha256_data,
+    int n = sscanf(line, "%64s %64s %u %u %u %llu %llu %llu %llu %255s %255s", ret->sha256_data,
                    ret->sha256_scales, &dtype, &group, &n_dims, &shape[0], &shape[1], &shape[2],
-                   &shape[3], name);
-    if (n != 10 || strlen(ret->sha256_data) != HEX - 1 || strlen(ret->sha256_scales) != HEX - 1)
+                   &shape[3], name, ret->note);
+    if (n != 11 || strlen(ret->sha256_data) != HEX - 1 || strlen(ret->sha256_scales) != HEX - 1)
         return false;
     ret->spec = (ofr_tensor){.dtype = (enum ofr_dtype)dtype, .n_dims = n_dims, .group_size = group};
     for (size_t i = 0; i < 4; i++)
@@ -238,6 +301,7 @@ static int resume(ofr_package_writer *writer, char *text, size_t header_size, of
     }
     uint64_t end = writer->end;
     writer->end = kept_end;
+    writer->plan_next = 0;
     if (ftruncate(writer->state_fd, line - text) < 0 ||
         ftruncate(writer->weights_fd, (off_t)end) < 0)
         return ofr_fail_errno(err, errno, "%s: cannot be cut", writer->partial);
@@ -287,6 +351,9 @@ static int open_partial(ofr_package_writer *writer, const char *source, ofr_erro
     }
     if (ftruncate(writer->state_fd, 0) < 0 || ftruncate(writer->weights_fd, 0) < 0)
         r = ofr_fail_errno(err, errno, "%s: cannot be emptied", writer->partial);
+    else if (ftruncate(writer->weights_fd, (off_t)writer->end) < 0)
+        r = ofr_fail_errno(err, errno, "%s: cannot get its size of %llu bytes",
+                           writer->weights_path, (unsigned long long)writer->end);
     if (r == 0)
         r = ofr_file_write_all(writer->state_fd, writer->state_path, identity, identity_size, err);
 out:
@@ -344,6 +411,8 @@ int ofr_package_writer_open(const ofr_package_writer_options *options,
     int r = set_paths(writer, options->output, err);
     if (r == 0)
         r = ofr_package_writer_check(writer->output, writer->overwrite, err);
+    if (r == 0 && options->tensors)
+        r = take_plan(writer, options->tensors, options->n_tensors, err);
     if (r == 0)
         r = open_partial(writer, options->source, err);
     if (r == 0)
@@ -378,6 +447,9 @@ ofr_package_writer *ofr_package_writer_close(ofr_package_writer *writer)
     for (size_t i = 0; i < n; i++)
         free((char *)(uintptr_t)writer->tensors[i].spec.name);
     free(writer->tensors);
+    for (size_t i = 0; writer->plan && i < writer->n_plan; i++)
+        free((char *)(uintptr_t)writer->plan[i].name);
+    free(writer->plan);
     ofr_sha256_done(&writer->data_sha);
     ofr_sha256_done(&writer->scales_sha);
     free(writer->output);
@@ -400,6 +472,14 @@ ofr_package_writer *ofr_package_writer_discard(ofr_package_writer *writer)
 
 /* ---- writing ---- */
 
+static void advance_end(ofr_package_writer *writer, const ofr_tensor *spec)
+{
+    uint64_t end =
+        spec->scale_bytes > 0 ? spec->scale_offset + spec->scale_bytes : spec->offset + spec->bytes;
+    if (end > writer->end)
+        writer->end = end;
+}
+
 bool ofr_package_writer_has(ofr_package_writer *writer, const char *name)
 {
     if (writer->n_tensors >= writer->n_resumed)
@@ -407,10 +487,14 @@ bool ofr_package_writer_has(ofr_package_writer *writer, const char *name)
     const ofr_tensor *spec = &writer->tensors[writer->n_tensors].spec;
     if (strcmp(spec->name, name) != 0)
         return false;
-    writer->end =
-        spec->scale_bytes > 0 ? spec->scale_offset + spec->scale_bytes : spec->offset + spec->bytes;
+    advance_end(writer, spec);
     writer->n_tensors++;
     return true;
+}
+
+const char *ofr_package_writer_note(const ofr_package_writer *writer)
+{
+    return writer->n_tensors > 0 ? writer->tensors[writer->n_tensors - 1].note : "-";
 }
 
 /* The caller goes another way than the earlier run did: what that run finished from here on is of
@@ -462,9 +546,11 @@ int ofr_package_writer_begin(ofr_package_writer *writer, const ofr_tensor *spec,
     if (strpbrk(spec->name, " \n\t"))
         return ofr_fail(err, OFR_EINVAL, "tensor '%s': a name must not hold blanks", spec->name);
     const ofr_tensor *s = &tensor.spec;
-    r = write_gap(writer, writer->end, s->offset, err);
-    if (r == 0 && s->scale_bytes > 0)
-        r = write_gap(writer, s->offset + s->bytes, s->scale_offset, err);
+    if (s->offset >= writer->end) { /* what is planned was made zero in the beginning */
+        r = write_gap(writer, writer->end, s->offset, err);
+        if (r == 0 && s->scale_bytes > 0)
+            r = write_gap(writer, s->offset + s->bytes, s->scale_offset, err);
+    }
     if (r < 0)
         return r;
     ofr_sha256_done(&writer->data_sha);
@@ -525,12 +611,15 @@ int ofr_package_writer_scales(ofr_package_writer *writer, const void *scales, si
                       &writer->scales_sha, err);
 }
 
-int ofr_package_writer_end(ofr_package_writer *writer, ofr_error *err)
+int ofr_package_writer_end(ofr_package_writer *writer, const char *note, ofr_error *err)
 {
     if (!writer->active)
         return ofr_fail(err, OFR_EINTERNAL, "%s: no tensor was begun", writer->output);
     written_tensor *tensor = &writer->tensors[writer->n_tensors];
     const ofr_tensor *s = &tensor->spec;
+    if (note && (*note == '\0' || strlen(note) >= sizeof tensor->note || strpbrk(note, " \n\t")))
+        return ofr_fail(err, OFR_EINVAL, "tensor '%s': a bad note", s->name);
+    snprintf(tensor->note, sizeof tensor->note, "%s", note ? note : "-");
     if (writer->data_done != s->bytes || writer->scales_done != s->scale_bytes)
         return ofr_fail(err, OFR_EINTERNAL, "tensor '%s' ends before all of it was written",
                         s->name);
@@ -547,7 +636,10 @@ int ofr_package_writer_end(ofr_package_writer *writer, ofr_error *err)
     free(line);
     if (r < 0)
         return r;
-    writer->end = s->scale_bytes > 0 ? s->scale_offset + s->scale_bytes : s->offset + s->bytes;
+    advance_end(writer, s);
+    /* Let the disk begin: what is left to write at the end is what a bake waits for. */
+    (void)sync_file_range(writer->weights_fd, (off_t)s->offset, (off_t)s->bytes,
+                          SYNC_FILE_RANGE_WRITE);
     writer->n_tensors++;
     writer->n_resumed = writer->n_tensors;
     writer->active = false;
@@ -643,8 +735,12 @@ static int write_model_json(ofr_package_writer *writer, const ofr_model_params *
         r = ofr_fail(err, OFR_ENOMEM, "%s: out of memory", writer->output);
         goto out;
     }
+    size_t n = 0; /* the planned ones, then what was appended: as they lie */
+    for (; n < writer->n_plan; n++)
+        description.tensors[n] = writer->plan[n];
     for (size_t i = 0; i < writer->n_tensors; i++)
-        description.tensors[i] = writer->tensors[i].spec;
+        if (writer->tensors[i].spec.offset >= writer->plan_end)
+            description.tensors[n++] = writer->tensors[i].spec;
     r = ofr_package_check_tensors(writer->output, description.tensors, writer->n_tensors,
                                   writer->end, err);
     if (r == 0)
@@ -706,6 +802,12 @@ int ofr_package_writer_finish(ofr_package_writer *writer, const ofr_model_params
 {
     if (writer->active)
         return ofr_fail(err, OFR_EINTERNAL, "%s: a tensor is unfinished", writer->output);
+    size_t n_planned = 0;
+    for (size_t i = 0; i < writer->n_tensors; i++)
+        n_planned += writer->tensors[i].spec.offset < writer->plan_end;
+    if (n_planned != writer->n_plan)
+        return ofr_fail(err, OFR_EINTERNAL, "%s: %zu of %zu planned tensors were written",
+                        writer->output, n_planned, writer->n_plan);
     char sha256[HEX] = "";
     ofr_package_stamp stamp = {0};
     int r = 0;

@@ -10,6 +10,8 @@
 
 typedef struct ofr_package_writer ofr_package_writer;
 
+enum { OFR_PACKAGE_NOTE_MAX = 256 };
+
 typedef struct ofr_package_writer_options {
     const char *output;      /* directory to be made; parent must exist */
     const char *source;      /* identity of the source (path, size, sha256 or revision): a partial
@@ -18,6 +20,11 @@ typedef struct ofr_package_writer_options {
                                 refused either way */
     uint64_t expected_bytes; /* of weights.bin, to refuse at once when the disk is too small; 0:
                                 unknown */
+    /* The tensors in the order in which they lie in weights.bin (name, dtype, shape, group_size);
+     * they may then be written in any order, and all must be. What is not among them lies behind
+     * them, as it is written. */
+    const ofr_tensor *tensors;
+    size_t n_tensors;
 } ofr_package_writer_options;
 
 int ofr_package_writer_open(const ofr_package_writer_options *options,
@@ -32,6 +39,9 @@ ofr_package_writer *ofr_package_writer_discard(ofr_package_writer *writer);
 /* True if a resumed partial directory already holds this tensor, complete and with a good checksum;
  * the caller then skips it. Tensors must be added in the same order in every run. */
 bool ofr_package_writer_has(ofr_package_writer *writer, const char *name);
+/* The note that the tensor accepted last was ended with; "-" where none was. Valid until the next
+ * call. */
+const char *ofr_package_writer_note(const ofr_package_writer *writer);
 
 /* A tensor is announced, written in order in as many pieces as the caller likes (all data, then all
  * scales: both streams may be interleaved), and ended. `spec` gives name, dtype, shape, group_size.
@@ -41,7 +51,9 @@ int ofr_package_writer_data(ofr_package_writer *writer, const void *data, size_t
                             ofr_error *err);
 int ofr_package_writer_scales(ofr_package_writer *writer, const void *scales, size_t size,
                               ofr_error *err);
-int ofr_package_writer_end(ofr_package_writer *writer, ofr_error *err);
+/* `note` (printable, without blanks, below OFR_PACKAGE_NOTE_MAX bytes; NULL: none) is kept in the
+ * state file for a later run. */
+int ofr_package_writer_end(ofr_package_writer *writer, const char *note, ofr_error *err);
 
 /* A tensor that was ended or taken over from an earlier run, with its place in weights.bin; NULL:
  * none of this name. Valid until the next tensor is begun. */

@@ -169,7 +169,7 @@ static bool is_ascii(const char *text, size_t size)
 
 /* Spaces become U+2581; a space is put before the text, and runs of spaces are one space, where
  * the flags say so. */
-static int escape_spaces(const ofr_tokenizer *tokenizer, const char *text, size_t size,
+static int escape_spaces(const ofr_tokenizer *tokenizer, const char *text, size_t size, bool first,
                          ofr_text_buffer *out, ofr_error *err)
 {
     bool merge = has_flag(tokenizer, OFR_TOKENIZER_FLAG_MERGE_SPACES);
@@ -181,7 +181,11 @@ static int escape_spaces(const ofr_tokenizer *tokenizer, const char *text, size_
     if (at == size)
         return 0;
     int rc = 0;
-    if (has_flag(tokenizer, OFR_TOKENIZER_FLAG_SPACE_PREFIX))
+    bool spaced = text[at] == ' ' || (size - at >= OFR_SPACE_MARK_SIZE &&
+                                      !memcmp(text + at, OFR_SPACE_MARK, OFR_SPACE_MARK_SIZE));
+    if (has_flag(tokenizer, OFR_TOKENIZER_FLAG_SPACE_PREFIX) &&
+        (first || !has_flag(tokenizer, OFR_TOKENIZER_FLAG_PREFIX_FIRST)) &&
+        (!spaced || !has_flag(tokenizer, OFR_TOKENIZER_FLAG_PREFIX_UNLESS_SPACE)))
         rc = ofr_text_buffer_append(out, OFR_SPACE_MARK, OFR_SPACE_MARK_SIZE, err);
     while (!rc && at < size) {
         const char *space = memchr(text + at, ' ', size - at);
@@ -198,7 +202,7 @@ static int escape_spaces(const ofr_tokenizer *tokenizer, const char *text, size_
     return rc;
 }
 
-int ofr_normalize(const ofr_tokenizer *tokenizer, const char *text, size_t size,
+int ofr_normalize(const ofr_tokenizer *tokenizer, const char *text, size_t size, bool first,
                   ofr_text_buffer *out, ofr_error *err)
 {
     ofr_text_buffer mapped = {0}, composed = {0};
@@ -217,7 +221,7 @@ int ofr_normalize(const ofr_tokenizer *tokenizer, const char *text, size_t size,
     }
     out->size = 0;
     if (!rc && size && has_flag(tokenizer, OFR_TOKENIZER_FLAG_ESCAPE_SPACES))
-        rc = escape_spaces(tokenizer, text, size, out, err);
+        rc = escape_spaces(tokenizer, text, size, first, out, err);
     else if (!rc)
         rc = ofr_text_buffer_append(out, text, size, err);
     free(mapped.data);

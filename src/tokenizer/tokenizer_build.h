@@ -62,6 +62,8 @@ typedef struct ofr_vocab {
     int32_t eot_id; /* end of turn where the source names one, else -1 */
     bool add_bos, add_eos;
     bool add_space_prefix;         /* SPM: a space before the text */
+    bool prefix_first_only;        /* ... not behind a special token */
+    bool prefix_unless_space;      /* ... not where there is one */
     bool remove_extra_whitespaces; /* SPM/unigram normaliser */
     bool ignore_merges; /* BPE: a pre-token that is itself a token is taken whole (llama-3) */
     bool byte_fallback; /* BPE written by SentencePiece converters (tokenizer.json of llama-2):

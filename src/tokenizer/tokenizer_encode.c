@@ -86,8 +86,9 @@ static int encode_words(encoder_state *encoder, const char *text, size_t size, o
     return rc;
 }
 
-/* A run of text between special tokens. */
-static int encode_run(encoder_state *encoder, const char *text, size_t size, ofr_error *err)
+/* A run of text between special tokens; `first`: the text begins with it. */
+static int encode_run(encoder_state *encoder, const char *text, size_t size, bool first,
+                      ofr_error *err)
 {
     const ofr_tokenizer *tokenizer = encoder->tokenizer;
     const uint32_t normalizing =
@@ -95,7 +96,7 @@ static int encode_run(encoder_state *encoder, const char *text, size_t size, ofr
     if (!size)
         return 0;
     if (has_flag(tokenizer, normalizing) || tokenizer->n_charsmap_units) {
-        int rc = ofr_normalize(tokenizer, text, size, &encoder->normalized, err);
+        int rc = ofr_normalize(tokenizer, text, size, first, &encoder->normalized, err);
         if (rc)
             return rc;
         text = encoder->normalized.data;
@@ -146,7 +147,7 @@ static int encode_text(encoder_state *encoder, const char *text, size_t size, of
         }
         uint8_t strip = tokenizer->types[id];
         size_t end = strip & OFR_TOKEN_STRIP_LEFT ? drop_spaces_before(text, run, at) : at;
-        rc = encode_run(encoder, text + run, end - run, err);
+        rc = encode_run(encoder, text + run, end - run, run == 0, err);
         if (!rc)
             rc = ofr_id_buffer_append(&encoder->ids, id, err);
         size_t token_size;
@@ -157,7 +158,7 @@ static int encode_text(encoder_state *encoder, const char *text, size_t size, of
         run = at;
     }
     if (!rc)
-        rc = encode_run(encoder, text + run, size - run, err);
+        rc = encode_run(encoder, text + run, size - run, run == 0, err);
     return rc;
 }
 

@@ -71,7 +71,11 @@ enum ofr_tokenizer_header_flags {
     OFR_TOKENIZER_FLAG_WORDS_APART = 1 << 6,
     OFR_TOKENIZER_FLAG_NFC = 1 << 7,
     OFR_TOKENIZER_FLAG_NFKC = 1 << 8,
-    OFR_TOKENIZER_FLAG_ALL = (1 << 9) - 1,
+    /* The space before the text: only at its very beginning, not behind a special token; and only
+     * where the text does not begin with one. */
+    OFR_TOKENIZER_FLAG_PREFIX_FIRST = 1 << 9,
+    OFR_TOKENIZER_FLAG_PREFIX_UNLESS_SPACE = 1 << 10,
+    OFR_TOKENIZER_FLAG_ALL = (1 << 11) - 1,
 };
 
 /* Bits of TOKEN_TYPES above the type itself: white space to drop around the token in text. */

@@ -104,7 +104,7 @@ const ofr_tokenizer_merge *ofr_tokenizer_find_merge(const ofr_tokenizer *tokeniz
 
 /* Normalises `text` into *out, replacing its contents: charsmap, NFC/NFKC, spaces as the flags of
  * the vocabulary say. */
-int ofr_normalize(const ofr_tokenizer *tokenizer, const char *text, size_t size,
+int ofr_normalize(const ofr_tokenizer *tokenizer, const char *text, size_t size, bool first,
                   ofr_text_buffer *out, ofr_error *err);
 
 /* Merges one pre-tokenized word and appends its ids. `scratch` is reused between words;

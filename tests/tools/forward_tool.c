@@ -275,8 +275,8 @@ static int source_values(void *data, const char *name, uint64_t n, float *ret_va
     if (found == NULL) {
         return 0;
     }
-    const ofr_gguf_tensor *tensor = found->source;
-    if (tensor->rows * tensor->dims[0] != n) {
+    const ofr_gguf_tensor *tensor = ofr_gguf_find_tensor(source->gguf, found->source.name);
+    if (tensor == NULL || tensor->rows * tensor->dims[0] != n) {
         return ofr_fail(err, OFR_EFORMAT, "%s has another size in the source", name);
     }
     void *raw = checked(malloc(tensor->bytes));
@@ -287,7 +287,7 @@ static int source_values(void *data, const char *name, uint64_t n, float *ret_va
         uint64_t rows = found->shape[0], columns = found->n_dims > 1 ? found->shape[1] : 1;
         for (uint64_t row = 0; row < rows; row++) {
             uint64_t from = found->rope_heads > 0
-                                ? ofr_gguf_rope_row(row, source->model.params.head_dim,
+                                ? ofr_bake_rope_row(row, source->model.params.head_dim,
                                                     source->model.params.rope.dims)
                                 : row;
             memcpy(ret_values + row * columns, values + from * columns, columns * sizeof *values);
@@ -355,13 +355,13 @@ static int run_generate(const char *path, uint32_t n, uint32_t threads)
     if (length > 5 && strcmp(path + length - 5, ".gguf") == 0) {
         gguf_source source = {0};
         if (ofr_gguf_open(path, &source.gguf, &err) < 0 ||
-            ofr_gguf_model_init(&source.model, source.gguf, 128, 0, &err) < 0 ||
+            ofr_gguf_model_init(&source.model, source.gguf, 0, 128, 0, &err) < 0 ||
             ofr_reference_new(&source.model.params, source_values, &source, 2048, threads,
                               &reference, &err) < 0) {
             die(path, &err);
         }
         generate_lines(reference, source.model.params.vocab_size, n);
-        ofr_gguf_model_done(&source.model);
+        ofr_bake_model_done(&source.model);
         ofr_gguf_close(source.gguf);
     } else {
         engine e;

@@ -198,6 +198,13 @@ static int check_options(const ofr_backend_options *options, ofr_error *err)
                         params->head_dim, OFR_CPU_MAX_HEAD_DIM,
                         params->n_heads / params->n_kv_heads, OFR_CPU_QUERY_ROWS);
     }
+    const char *beyond = ofr_model_beyond_llama(options->model);
+    if (beyond != NULL) {
+        return ofr_fail(err, OFR_EUNSUPPORTED,
+                        "CPU backend: the model needs %s, which this build "
+                        "does not compute",
+                        beyond);
+    }
     return 0;
 }
 

@@ -263,11 +263,11 @@ static void rope_rows_undo_the_converter(void **state)
             for (uint64_t j = 0; j < 2; j++)
                 file[at++] = head * DIM + j * (DIM / 2) + i;
     for (uint64_t row = 0; row < HEADS * DIM; row++)
-        assert_int_equal(file[ofr_gguf_rope_row(row, DIM, DIM)], row);
+        assert_int_equal(file[ofr_bake_rope_row(row, DIM, DIM)], row);
     /* Partly rotated heads: neighbours of the first 4 elements pair as i and i + 2. */
     static const uint64_t expected[DIM] = {0, 2, 1, 3, 4, 5, 6, 7};
     for (uint64_t row = 0; row < DIM; row++)
-        assert_int_equal(ofr_gguf_rope_row(DIM + row, DIM, 4), DIM + expected[row]);
+        assert_int_equal(ofr_bake_rope_row(DIM + row, DIM, 4), DIM + expected[row]);
 }
 
 int main(void)

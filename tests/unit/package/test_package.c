@@ -41,6 +41,20 @@ static const ofr_model_params PARAMS = {
              .beta_fast = 32,
              .beta_slow = 1,
              .attention_factor = 1.25f},
+    .activation = OFR_ACTIVATION_GELU_TANH,
+    .embedding_scale = 8.5f,
+    .residual_scale = 0.22f,
+    .attention_scale = 0.0625f,
+    .logit_scale = 0.125f,
+    .attention_softcap = 50,
+    .logit_softcap = 30,
+    .sliding_window = 128,
+    .rope_local = {.dims = 16,
+                   .base = 1e6f,
+                   .scaling = OFR_ROPE_SCALING_LONGROPE,
+                   .original_context = 4096,
+                   .attention_factor = 1.19f},
+    .layer_flags = {OFR_LAYER_WINDOWED, OFR_LAYER_WINDOWED | OFR_LAYER_UNROTATED},
 };
 static const char GOLDEN[] = "{\"prompt_ids\": [1, 2, 299], \"expected_ids\": [3]}";
 
@@ -73,11 +87,11 @@ static void write_tensor(ofr_package_writer *writer, const ofr_tensor *spec, siz
     assert_int_equal(ofr_package_writer_data(writer, data, bytes / 2, &err), 0);
     assert_int_equal(ofr_package_writer_scales(writer, scales, scale_bytes, &err), 0);
     /* Neither too little nor too much. */
-    assert_int_equal(ofr_package_writer_end(writer, &err), OFR_EINTERNAL);
+    assert_int_equal(ofr_package_writer_end(writer, NULL, &err), OFR_EINTERNAL);
     assert_int_equal(ofr_package_writer_data(writer, data + bytes / 2, bytes / 2 + 1, &err),
                      OFR_EINTERNAL);
     assert_int_equal(ofr_package_writer_data(writer, data + bytes / 2, bytes - bytes / 2, &err), 0);
-    assert_int_equal(ofr_package_writer_end(writer, &err), 0);
+    assert_int_equal(ofr_package_writer_end(writer, NULL, &err), 0);
 }
 
 static const ofr_tensor I4 = {
@@ -294,7 +308,7 @@ static void values_out_of_range_are_refused(void **state)
         {"\"base\": 10000.0", "\"base\": 1e400", OFR_EFORMAT, "model.json"},
         {"\"rms_epsilon\": 1e-5", "\"rms_epsilon\": 0", OFR_EFORMAT, "rms_epsilon"},
         {"\"dims\": 16", "\"dims\": 18", OFR_EFORMAT, "rope.dims"},
-        {"\"yarn\"", "\"longrope\"", OFR_EFORMAT, "longrope"},
+        {"\"yarn\"", "\"nonsense\"", OFR_EFORMAT, "nonsense"},
         {"\"dtype\": \"i4\"", "\"dtype\": \"i3\"", OFR_EFORMAT, "i3"},
         {"\"name\": \"norm\"", "\"name\": \"w\"", OFR_EFORMAT, "twice"},
         {"\"group_size\": 64", "\"group_size\": 48", OFR_EFORMAT, "'w'"},

@@ -47,7 +47,7 @@ static void add(ofr_package_writer *writer, const char *name, float value)
     ofr_tensor spec = {.name = name, .dtype = OFR_DTYPE_F32, .n_dims = 1, .shape = {1}};
     assert_int_equal(ofr_package_writer_begin(writer, &spec, NULL), 0);
     assert_int_equal(ofr_package_writer_data(writer, &value, sizeof value, NULL), 0);
-    assert_int_equal(ofr_package_writer_end(writer, NULL), 0);
+    assert_int_equal(ofr_package_writer_end(writer, NULL, NULL), 0);
 }
 
 static void finished_tensors_are_kept(void **state)

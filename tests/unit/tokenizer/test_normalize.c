@@ -12,7 +12,7 @@ static void expect(const ofr_vocab *vocab, const char *text, const char *expecte
     ofr_error err = {0};
     ofr_text_buffer out = {0};
     ofr_tokenizer *tokenizer = small_open(vocab, &image, &size);
-    assert_int_equal(ofr_normalize(tokenizer, text, strlen(text), &out, &err), 0);
+    assert_int_equal(ofr_normalize(tokenizer, text, strlen(text), true, &out, &err), 0);
     assert_int_equal(ofr_text_buffer_append(&out, "", 1, &err), 0);
     assert_string_equal(out.data, expected);
     free(out.data);
@@ -82,7 +82,7 @@ static void composition_is_linear(void **state)
         memcpy(text + 4 * i, "\xCC\x81\xCC\xA3", 4);
     ofr_tokenizer *tokenizer = small_open(&small.vocab, &image, &size);
     clock_t begin = clock();
-    assert_int_equal(ofr_normalize(tokenizer, text, PAIRS * 4, &out, &err), 0);
+    assert_int_equal(ofr_normalize(tokenizer, text, PAIRS * 4, true, &out, &err), 0);
     assert_true((double)(clock() - begin) / CLOCKS_PER_SEC < 10.0);
     assert_int_equal(out.size, PAIRS * 4);
     assert_memory_equal(out.data, "\xCC\xA3\xCC\xA3", 4);

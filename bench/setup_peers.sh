@@ -13,7 +13,8 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cache=$root/.cache/peers
+# The real path: a build folder belongs to one path, and .cache may be a link.
+cache=$(realpath -m "$root/.cache/peers")
 venv=$root/venv_offering
 python=$venv/bin/python3
 llama_version=9993.0.0

@@ -46,6 +46,11 @@ bool ofr_openvino_find_library(char *ret_path, size_t size)
         "venv_offering/lib/python3*/site-packages/openvino/libs/libopenvino_c.so*";
     char program[2048];
     char pattern[4096];
+    const char *named = getenv("OFFERING_OPENVINO_LIBRARY");
+    if (named && named[0] && strlen(named) < size) {
+        snprintf(ret_path, size, "%s", named);
+        return true;
+    }
     if (ofr_process_self_path(program, sizeof program, NULL) == 0) {
         /* From build/<preset>/bin up to the source tree, and from an installation's bin. */
         for (int level = 0; level < 4; level++) {

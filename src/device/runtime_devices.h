@@ -11,8 +11,8 @@
  * OFR_ENOENT: the library, or any platform, is absent. */
 int ofr_opencl_devices(ofr_stage_function *stage, void *user, ofr_device *ret_devices,
                        size_t *ret_count, char *ret_version, ofr_error *err);
-/* library: path of libopenvino_c.so; NULL: searched in venv_offering near the program and the
- * working directory, then by the system. */
+/* library: path of libopenvino_c.so; NULL: OFFERING_OPENVINO_LIBRARY, else venv_offering near the
+ * program and the working directory, then by the system. */
 int ofr_openvino_devices(const char *library, ofr_stage_function *stage, void *user,
                          ofr_device *ret_devices, size_t *ret_count, char *ret_version,
                          ofr_error *err);

@@ -1,4 +1,4 @@
-/* executive_shard: argv to run, status, devices and stop. */
+/* executive_shard: argv to run, status, devices, doctor and stop. */
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -10,6 +10,7 @@
 #include "base/options.h"
 #include "executive_shard/control.h"
 #include "executive_shard/devices_command.h"
+#include "executive_shard/doctor.h"
 #include "executive_shard/executive.h"
 #include "executive_shard/instance.h"
 #include "executive_shard/session_abi.h"
@@ -220,9 +221,9 @@ int main(int argc, char **argv)
          "run: more than 3 worker deaths in S seconds quarantine a device (default 30, 0: never)"},
         {"log_level", OFR_OPTION_STRING, &o.log_level, 0, 0, "L", "error, warning, info or debug"},
         {"root", OFR_OPTION_STRING, &o.root, 0, 0, "DIR",
-         "devices: read /sys, /proc and /dev below DIR"},
+         "devices, doctor: the machine whose files are below DIR"},
         {"json", OFR_OPTION_FLAG, &o.json, 0, 0, NULL,
-         "status, devices: one JSON object on stdout"},
+         "status, devices, doctor: one JSON object on stdout"},
         {"help", OFR_OPTION_FLAG, &o.help, 0, 0, NULL, "print this text"},
         {"version", OFR_OPTION_FLAG, &o.version, 0, 0, NULL, "print the version"},
     };
@@ -237,7 +238,7 @@ int main(int argc, char **argv)
         return fail(&err);
     ofr_log_setup("executive_shard", level);
     if (o.help) {
-        printf("usage: executive_shard [run | status | devices | stop] [options]\n\n");
+        printf("usage: executive_shard [run | status | devices | doctor | stop] [options]\n\n");
         ofr_options_print(table, count, stdout);
         return OFR_EXIT_OK;
     }
@@ -250,6 +251,8 @@ int main(int argc, char **argv)
         return command_run(&o);
     if (positional == 1 && strcmp(command, "devices") == 0)
         return ofr_devices_command(o.root, o.json);
+    if (positional == 1 && strcmp(command, "doctor") == 0)
+        return ofr_doctor_command(&(ofr_doctor_options){.root = o.root, .model = o.model}, o.json);
     if (positional == 1 && (strcmp(command, "status") == 0 || strcmp(command, "stop") == 0))
         return command_ask(&o, command);
     fprintf(stderr, "executive_shard: unknown command '%s'; --help lists them\n",

@@ -193,7 +193,7 @@ def not_a_number(session):
 def cannot_start_again(session):
     """The package is gone when the worker is to be restarted: quarantine, with the reason."""
     copy = session.path("package")
-    subprocess.run(["cp", "-rl", process.PACKAGE, copy], check=True)
+    subprocess.run(["cp", "-r", process.PACKAGE, copy], check=True)
     run = program(session, "executive_shard", "run", "--model", copy)
     assert run.returncode == 0, run.stderr
     pid = worker(session)["pid"]

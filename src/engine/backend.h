@@ -31,8 +31,10 @@ typedef struct ofr_backend_capabilities {
 } ofr_backend_capabilities;
 
 typedef struct ofr_backend_options {
-    const ofr_model *model;          /* borrowed until close */
-    uint32_t layer_begin, layer_end; /* [begin, end); the whole model: 0, n_layers */
+    const ofr_model *model; /* borrowed until close */
+    /* [begin, end); the whole model: 0, n_layers. Empty at 0: the embedding only; empty at
+     * n_layers: the head only. */
+    uint32_t layer_begin, layer_end;
     ofr_kv_layout kv_layout;
     void *kv_arena;   /* kv_layout.total_bytes, 64-byte aligned at least; borrowed until close */
     uint32_t threads; /* 0: as many as measure best */
@@ -65,9 +67,13 @@ enum ofr_forward_output {
 typedef struct ofr_forward {
     const ofr_segment *segments; /* [n_segments] */
     uint32_t n_segments;
-    const int32_t *tokens;  /* [n_total] for layer_begin == 0, else unused */
-    const float *hidden_in; /* [n_total, d_model] fp32 for layer_begin > 0, else unused */
-    float *hidden_out;      /* [n_total, d_model] fp32 if layer_end < n_layers, else unused */
+    const int32_t *tokens; /* [n_total] for layer_begin == 0, else unused */
+    /* Residual streams, fp32 [n_total, d_model]: in for layer_begin > 0, out if layer_end <
+     * n_layers, else unused. Both have room for hidden_rows rows (0: n_total), of which a backend
+     * may overwrite any; they may be the same buffer, which is then worked on in place. */
+    float *hidden_in;
+    float *hidden_out;
+    uint32_t hidden_rows;
     enum ofr_forward_output output; /* only for layer_end == n_layers */
     float *logits;                  /* LAST, ALL, HIDDEN_SUM */
     const int32_t *targets;         /* LOGPROBS: [n_total] */
@@ -85,7 +91,8 @@ typedef struct ofr_backend {
                 ofr_error *err);
     /* Validates everything in `forward` against the options before any work. */
     int (*forward)(ofr_backend_session *session, const ofr_forward *forward, ofr_error *err);
-    /* Bytes moved between strips and the backend's own buffers since opening. NULL: always 0. */
+    /* Bytes moved between strips (or hidden streams) and the backend's own buffers since opening.
+     * NULL: always 0. */
     uint64_t (*handoff_bytes_copied)(const ofr_backend_session *session);
     /* Accepts NULL. */
     void (*close)(ofr_backend_session *session);

@@ -8,7 +8,10 @@ int ofr_backend_options_check(const ofr_backend_options *options, const char *ba
 {
     const ofr_model_params *params = options->model->params;
     const ofr_kv_layout *kv = &options->kv_layout;
-    if (options->layer_begin >= options->layer_end || options->layer_end > params->n_layers) {
+    bool empty = options->layer_begin == options->layer_end && options->layer_begin > 0 &&
+                 options->layer_end < params->n_layers;
+    if (options->layer_begin > options->layer_end || options->layer_end > params->n_layers ||
+        empty) {
         return ofr_fail(err, OFR_EINVAL, "%s: layers %u to %u of a model that has %u", backend,
                         options->layer_begin, options->layer_end, params->n_layers);
     }

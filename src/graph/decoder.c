@@ -161,28 +161,43 @@ ofr_ir_value ofr_graph_rotate(graph *g, ofr_ir_value x)
 {
     ofr_ir *ir = g->ir;
     const ofr_model_params *p = g->source->params;
-    int64_t half = p->rope.dims / 2, rest = (int64_t)p->head_dim - 2 * half;
-    int64_t lengths[3] = {half, half, rest};
-    ofr_ir_value parts[3], turned[3];
-    ofr_ir_split(ir, x, 3, lengths, rest ? 3 : 2, parts);
-    turned[0] = ofr_ir_binary(ir, "Subtract", ofr_ir_binary(ir, "Multiply", parts[0], g->cosines),
-                              ofr_ir_binary(ir, "Multiply", parts[1], g->sines));
-    turned[1] = ofr_ir_binary(ir, "Add", ofr_ir_binary(ir, "Multiply", parts[1], g->cosines),
-                              ofr_ir_binary(ir, "Multiply", parts[0], g->sines));
-    turned[2] = parts[2];
-    return ofr_ir_concat(ir, turned, rest ? 3 : 2, 3);
+    int64_t dims = p->rope.dims, rest = (int64_t)p->head_dim - dims;
+    ofr_ir_value parts[2] = {x}, halves[2];
+    if (rest)
+        ofr_ir_split(ir, x, 3, (const int64_t[]){dims, rest}, 2, parts);
+    ofr_ir_split(ir, parts[0], 3, (const int64_t[]){dims / 2, dims / 2}, 2, halves);
+    ofr_ir_value swapped = ofr_ir_concat(ir, (const ofr_ir_value[]){halves[1], halves[0]}, 2, 3);
+    parts[0] = ofr_ir_binary(ir, "Add", ofr_ir_binary(ir, "Multiply", parts[0], g->cosines),
+                             ofr_ir_binary(ir, "Multiply", swapped, g->sines));
+    return rest ? ofr_ir_concat(ir, parts, 2, 3) : parts[0];
 }
 
 static const uint32_t HEADS_FIRST[4] = {0, 2, 1, 3};
 
-/* Scores of all heads against `rows` keys, masked: [1, n_kv_heads * group, T, rows]. */
-static ofr_ir_value scores(graph *g, ofr_ir_value q, ofr_ir_value keys, ofr_ir_value mask,
-                           int64_t rows)
+/* Scores of all heads against `rows` keys: [1, n_heads, T, rows]. */
+static ofr_ir_value scores(graph *g, ofr_ir_value q, ofr_ir_value keys, int64_t rows)
 {
     const ofr_model_params *p = g->source->params;
     ofr_ir_value product = ofr_ir_matmul(g->ir, q, keys, 1);
-    product = ofr_ir_reshape(g->ir, product, OFR_IR_SHAPE(1, p->n_heads, g->tokens, rows));
-    return ofr_ir_binary(g->ir, "Add", product, mask);
+    return ofr_ir_reshape(g->ir, product, OFR_IR_SHAPE(1, p->n_heads, g->tokens, rows));
+}
+
+/* Rows that no token has filled may hold anything: NaN times 0 would be NaN, so they are selected
+ * away before they are used. */
+static ofr_ir_value past_scores(graph *g, ofr_ir_value q, ofr_ir_value key)
+{
+    ofr_ir *ir = g->ir;
+    key = ofr_ir_transpose(ir, ofr_ir_convert(ir, key, OFR_IR_F32), HEADS_FIRST);
+    ofr_ir_value seen = ofr_ir_compare(ir, "Greater", g->mask_past, ofr_ir_f32(ir, -1));
+    return ofr_ir_select(ir, seen, scores(g, q, key, g->past), ofr_ir_f32(ir, OFR_GRAPH_MASKED));
+}
+
+static ofr_ir_value past_values(graph *g, ofr_ir_value value)
+{
+    ofr_ir *ir = g->ir;
+    ofr_ir_value filled = ofr_ir_compare(ir, "Greater", g->past_rows, ofr_ir_f32(ir, 0.5F));
+    value = ofr_ir_select(ir, filled, ofr_ir_convert(ir, value, OFR_IR_F32), ofr_ir_f32(ir, 0));
+    return ofr_ir_transpose(ir, value, HEADS_FIRST);
 }
 
 /* The heads of one KV head are rows of one matrix, so that K and V are not repeated. */
@@ -207,18 +222,15 @@ static ofr_ir_value attention(graph *g, ofr_ir_value q, ofr_ir_value k, ofr_ir_v
     q = ofr_ir_reshape(ir, q, OFR_IR_SHAPE(1, p->n_kv_heads, queries, p->head_dim));
     k = ofr_ir_transpose(ir, k, HEADS_FIRST);
     v = ofr_ir_transpose(ir, v, HEADS_FIRST);
-    ofr_ir_value now = scores(g, q, k, g->mask, t), out;
+    ofr_ir_value now = ofr_ir_binary(ir, "Add", scores(g, q, k, t), g->mask), out;
     if (s == 0) {
         out = weighted(g, ofr_ir_softmax(ir, now), v, t);
     } else {
-        ofr_ir_value past_k =
-            ofr_ir_transpose(ir, ofr_ir_convert(ir, past->key, OFR_IR_F32), HEADS_FIRST);
-        ofr_ir_value past_v =
-            ofr_ir_transpose(ir, ofr_ir_convert(ir, past->value, OFR_IR_F32), HEADS_FIRST);
-        ofr_ir_value both[2] = {scores(g, q, past_k, g->mask_past, s), now};
+        ofr_ir_value both[2] = {past_scores(g, q, past->key), now};
         int64_t lengths[2] = {s, t};
         ofr_ir_split(ir, ofr_ir_softmax(ir, ofr_ir_concat(ir, both, 2, 3)), 3, lengths, 2, both);
-        out = ofr_ir_binary(ir, "Add", weighted(g, both[0], past_v, s), weighted(g, both[1], v, t));
+        out = ofr_ir_binary(ir, "Add", weighted(g, both[0], past_values(g, past->value), s),
+                            weighted(g, both[1], v, t));
     }
     out = ofr_ir_reshape(ir, out, OFR_IR_SHAPE(1, p->n_heads, t, p->head_dim));
     out = ofr_ir_transpose(ir, out, HEADS_FIRST);
@@ -292,12 +304,14 @@ static ofr_ir_value run_layer(graph *g, uint32_t layer, ofr_ir_value hidden, con
 static void position_inputs(graph *g)
 {
     ofr_ir *ir = g->ir;
-    int64_t half = g->source->params->rope.dims / 2, t = g->tokens, s = g->past;
-    g->cosines = ofr_ir_parameter(ir, "cos", OFR_IR_F32, OFR_IR_SHAPE(1, t, 1, half));
-    g->sines = ofr_ir_parameter(ir, "sin", OFR_IR_F32, OFR_IR_SHAPE(1, t, 1, half));
+    int64_t dims = g->source->params->rope.dims, t = g->tokens, s = g->past;
+    g->cosines = ofr_ir_parameter(ir, "cos", OFR_IR_F32, OFR_IR_SHAPE(1, t, 1, dims));
+    g->sines = ofr_ir_parameter(ir, "sin", OFR_IR_F32, OFR_IR_SHAPE(1, t, 1, dims));
     g->mask = ofr_ir_parameter(ir, "mask", OFR_IR_F32, OFR_IR_SHAPE(1, 1, t, t));
-    if (s)
-        g->mask_past = ofr_ir_parameter(ir, "mask_past", OFR_IR_F32, OFR_IR_SHAPE(1, 1, t, s));
+    if (s == 0)
+        return;
+    g->mask_past = ofr_ir_parameter(ir, "mask_past", OFR_IR_F32, OFR_IR_SHAPE(1, 1, t, s));
+    g->past_rows = ofr_ir_parameter(ir, "past_rows", OFR_IR_F32, OFR_IR_SHAPE(1, s, 1, 1));
 }
 
 static graph_past past_inputs(graph *g, const char *suffix)

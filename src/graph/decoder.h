@@ -2,25 +2,25 @@
  *
  * Folded: one layer, for T tokens after a window of S past rows; weights, KV, RoPE rows and masks
  * are inputs, so one compiled graph serves all layers of the same kind at any position. Inputs, f32
- * unless noted ("-" leaves out what does not apply: S = 0 has no past, rope 2 * half = dims):
+ * unless noted (S = 0 has no past):
  *     hidden         [1, T, d_model]
- *     cos, sin       [1, T, 1, rope.dims / 2]       (engine/rope.h)
- *     mask           [1, 1, T, T]     added to the scores of the T tokens among themselves
- *     mask_past      [1, 1, T, S]     added to the scores against the past rows
- *     past_key, past_value  [1, S, n_kv_heads, head_dim] f16: rows of a KV strip, in place
- *     attention_norm, mlp_norm        [d_model]
- *     X.weight       for X in q k v o gate up down; grouped [N, K/G, G], channel-wise [N, K]; i4
- *                    or i8 (or f16, f32 [N, K])
- *     X.scale        grouped [N, K/G, 1], channel-wise [N]; f16
- *     X.bias         [N], where the model has one
- * Outputs: hidden_out [1, T, d_model] f32; key, value [1, T, n_kv_heads, head_dim] f16: the T rows
- * that follow in the strips. A masked score gets OFR_GRAPH_MASKED; rows behind it must be finite.
- * Rows of padding after the last token are computed like others and mean nothing.
+ *     cos, sin       [1, T, 1, rope.dims]: the table of engine/rope.h twice in a row, the first
+ * half of sin negated: x * cos + swap(x) * sin, swap exchanging the halves mask           [1, 1, T,
+ * T]     added to the scores of the T tokens among themselves mask_past      [1, 1, T, S]     a
+ * past row that is not seen: OFR_GRAPH_MASKED, else 0 past_rows      [1, S, 1, 1]     1 where the
+ * strips hold a token's row, else 0 past_key, past_value  [1, S, n_kv_heads, head_dim] f16: rows of
+ * a KV strip, in place attention_norm, mlp_norm        [d_model] X.weight       for X in q k v o
+ * gate up down; grouped [N, K/G, G], channel-wise [N, K]; i4 or i8 (or f16, f32 [N, K]) X.scale
+ * grouped [N, K/G, 1], channel-wise [N]; f16 X.bias         [N], where the model has one Outputs:
+ * hidden_out [1, T, d_model] f32; key, value [1, T, n_kv_heads, head_dim] f16: the T rows that
+ * follow in the strips. What past rows hold where no token is may be anything, NaN too: scores and
+ * values are selected, not multiplied by 0. Rows of padding after the last token are computed like
+ * others and mean nothing.
  *
  * Whole: all layers with embedding and head, weights as constants that point into weights.bin.
  * Inputs: input_ids [1, T] i64; beam_idx [1] i32 (0: the one sequence there is); last [1] i64, the
- * row whose logits are wanted; cos, sin, mask, mask_past; past_key.<i>, past_value.<i>. Outputs:
- * logits [1, 1, vocab] f32; key.<i>, value.<i>.
+ * row whose logits are wanted; cos, sin, mask, mask_past, past_rows; past_key.<i>, past_value.<i>.
+ * Outputs: logits [1, 1, vocab] f32; key.<i>, value.<i>.
  *
  * Attention is computed in two parts, past and present, with one softmax over both: K and V are not
  * concatenated. RoPE scalings come in through cos and sin, sliding windows through the masks. */

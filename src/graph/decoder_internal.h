@@ -11,7 +11,7 @@ typedef struct graph {
     ofr_ir *ir;
     bool folded; /* weights are inputs */
     int64_t tokens, past;
-    ofr_ir_value cosines, sines, mask, mask_past;
+    ofr_ir_value cosines, sines, mask, mask_past, past_rows;
     int result; /* of the first failure */
     ofr_error *err;
 } graph;

@@ -1,14 +1,14 @@
 """Runs a package's static graphs in stock OpenVINO from Python: the oracle for graphs and backend.
 
 The strips are numpy arrays; past rows and new rows are bound to them in place, and every row that
-no token has filled yet holds a large finite value, so that a mask that lets one through is seen."""
+no token has filled yet holds NaN, so that a mask that lets one through is seen."""
 import json
 import os
 import sys
 
 import numpy as np
 
-POISON = 77.0
+POISON = np.nan
 MASKED = -30000.0
 MATRICES = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
             "o": "self_attn.o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj",
@@ -73,7 +73,9 @@ class Package:
         if "rope_freq_factors" in self.tensors:
             inverse /= self.floats("rope_freq_factors")
         angle = np.arange(begin, begin + n)[:, None] * inverse[None]
-        return [f(angle).astype(np.float32).reshape(1, n, 1, half) for f in (np.cos, np.sin)]
+        cos, sin = np.cos(angle), np.sin(angle)
+        return [np.concatenate(pair, -1).astype(np.float32).reshape(1, n, 1, 2 * half)
+                for pair in ((cos, cos), (-sin, sin))]
 
 
 def masks(position, tokens, past):
@@ -109,6 +111,8 @@ class Sequence:
         inputs = {"cos": cos, "sin": sin, "mask": now}
         if past:
             inputs["mask_past"] = before
+            filled = np.arange(past) < self.position
+            inputs["past_rows"] = filled.astype(np.float32).reshape(1, past, 1, 1)
         for name, value in inputs.items():
             request.set_tensor(name, self.tensor(value))
 

@@ -145,7 +145,7 @@ static void carve_all(arena_carver *carver, ofr_backend_session *session)
     carve_activations(carver, &session->rows, whole * OFR_CPU_TILE_TOKENS_MAX, session->widest,
                       widest_value(session->kernels));
     session->tokens = carve(carver, n, sizeof *session->tokens);
-    session->hidden = carve(carver, n * params->d_model, sizeof(float));
+    session->own_hidden = carve(carver, n * params->d_model, sizeof(float));
     session->normed = carve(carver, session->has_dense ? n * params->d_model : 0, sizeof(float));
     session->group_sums =
         carve(carver, session->has_minima ? n * padded_groups(session) : 0, sizeof(float));
@@ -284,6 +284,17 @@ static int backend_open(const ofr_backend_options *options, ofr_backend_session 
     return 0;
 }
 
+/* The residual stream is the caller's, where there is one: layers add to it in place. */
+static void place_residual(ofr_backend_session *session, const ofr_forward *forward)
+{
+    const ofr_backend_options *options = &session->options;
+    bool in = options->layer_begin > 0, out = options->layer_end < session->params->n_layers;
+    session->hidden = out ? forward->hidden_out : in ? forward->hidden_in : session->own_hidden;
+    if (in && session->hidden != forward->hidden_in) {
+        session->copied += (uint64_t)session->n_tokens * session->params->d_model * sizeof(float);
+    }
+}
+
 static int backend_forward(ofr_backend_session *session, const ofr_forward *forward, ofr_error *err)
 {
     uint32_t n = 0;
@@ -303,6 +314,7 @@ static int backend_forward(ofr_backend_session *session, const ofr_forward *forw
     }
     session->pass = forward;
     session->n_tokens = n;
+    place_residual(session, forward);
     session->all_single = true;
     uint32_t at = 0;
     for (uint32_t i = 0; i < forward->n_segments; i++) {
@@ -318,13 +330,18 @@ static int backend_forward(ofr_backend_session *session, const ofr_forward *forw
     return 0;
 }
 
+static uint64_t backend_copied(const ofr_backend_session *session)
+{
+    return session->copied;
+}
+
 static const ofr_backend table = {
     .interface_version = OFR_BACKEND_INTERFACE_VERSION,
     .name = "cpu",
     .probe = backend_probe,
     .open = backend_open,
     .forward = backend_forward,
-    .handoff_bytes_copied = NULL, /* strips are used in place: always 0 */
+    .handoff_bytes_copied = backend_copied,
     .close = backend_close,
 };
 

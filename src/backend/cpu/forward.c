@@ -58,7 +58,7 @@ static void begin_pass(ofr_backend_session *session)
         }
         if (session->options.layer_begin == 0) {
             embed_row(session, (uint32_t)pass->tokens[i], session->hidden + i * d);
-        } else {
+        } else if (session->hidden != pass->hidden_in) {
             memcpy(session->hidden + i * d, pass->hidden_in + i * d, d * sizeof(float));
         }
         ofr_rope_fill(&session->rope, session->tokens[i].position, 1,
@@ -179,10 +179,7 @@ static void end_pass(ofr_backend_session *session, uint32_t thread)
     size_t d = session->params->d_model;
     uint32_t n = session->n_tokens;
     if (session->options.layer_end < session->params->n_layers) {
-        if (thread == 0) {
-            memcpy(pass->hidden_out, session->hidden, n * d * sizeof(float));
-        }
-        return;
+        return; /* the residual stream is hidden_out */
     }
     switch (pass->output) {
     case OFR_FORWARD_OUTPUT_NONE:

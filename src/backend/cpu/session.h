@@ -50,16 +50,18 @@ struct ofr_backend_session {
     cpu_scratch *scratch;     /* [n_threads] */
     ofr_cpu_activations rows; /* [max_batch_tokens, widest] */
     cpu_token *tokens;        /* [max_batch_tokens] */
-    float *hidden;            /* [max_batch_tokens, d_model] the residual stream */
-    float *normed;            /* [max_batch_tokens, d_model] only for dense weights */
-    float *group_sums;        /* [max_batch_tokens, widest / 32, padded] as in cpu_scratch */
-    float *q, *k, *v;         /* [max_batch_tokens, heads * head_dim] */
-    float *attention;         /* [max_batch_tokens, n_heads * head_dim] */
-    float *mlp;               /* [max_batch_tokens, d_ff] */
-    float *cosines, *sines;   /* [max_batch_tokens, rope.half] */
-    float *partial;           /* attention over parts of the context, cpu_partial_stride each */
-    uint8_t *slot_used;       /* [n_slots] */
-    float *block_logits;      /* [LOGPROB_ROWS, vocab], owned, made by the first LOGPROBS */
+    float *hidden;     /* [n_tokens, d_model] the residual stream: the caller's or own_hidden */
+    float *own_hidden; /* [max_batch_tokens, d_model] */
+    uint64_t copied;   /* bytes of the caller's streams */
+    float *normed;     /* [max_batch_tokens, d_model] only for dense weights */
+    float *group_sums; /* [max_batch_tokens, widest / 32, padded] as in cpu_scratch */
+    float *q, *k, *v;  /* [max_batch_tokens, heads * head_dim] */
+    float *attention;  /* [max_batch_tokens, n_heads * head_dim] */
+    float *mlp;        /* [max_batch_tokens, d_ff] */
+    float *cosines, *sines; /* [max_batch_tokens, rope.half] */
+    float *partial;         /* attention over parts of the context, cpu_partial_stride each */
+    uint8_t *slot_used;     /* [n_slots] */
+    float *block_logits;    /* [LOGPROB_ROWS, vocab], owned, made by the first LOGPROBS */
     /* The pass that runs. */
     const ofr_forward *pass;
     uint32_t n_tokens;

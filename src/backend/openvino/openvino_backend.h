@@ -1,0 +1,28 @@
+/* The OpenVINO backend: static graphs of the package on the CPU, GPU or NPU plug-in.
+ *
+ * Devices (ofr_backend_options.device): "openvino:CPU", "openvino:GPU", "openvino:GPU.1",
+ * "openvino:NPU". Layers run one by one through folded graphs: the layer's matrices are bound from
+ * the package's mapping, KV rows from the arena, so nothing is copied and no second copy of the
+ * weights exists. Embedding and head run on the CPU backend: a plug-in would expand them.
+ * ofr_backend_options.kernels "whole" runs whole graphs where the session has all layers and the
+ * package has a fitting one; "folded" and NULL never do.
+ *
+ * Opening loads OpenVINO and its drivers, which may abort the process: in a worker only. Graphs are
+ * compiled when first needed; compiled ones are kept in the cache directory (blob_cache.h). */
+#ifndef OFR_BACKEND_OPENVINO_OPENVINO_BACKEND_H
+#define OFR_BACKEND_OPENVINO_OPENVINO_BACKEND_H
+
+#include "engine/backend.h"
+
+/* The table; static const, valid for ever. */
+const ofr_backend *ofr_openvino_backend(void);
+
+/* What the session did since opening, for status and tests. */
+typedef struct ofr_openvino_figures {
+    uint32_t graphs_compiled, graphs_from_cache;
+    uint64_t compile_ns;
+    uint64_t chunks, padded_tokens; /* run, and computed in vain */
+} ofr_openvino_figures;
+ofr_openvino_figures ofr_openvino_session_figures(const ofr_backend_session *session);
+
+#endif

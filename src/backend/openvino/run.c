@@ -1,0 +1,321 @@
+/* Running a segment: chunks of the ladder, layer by layer through folded graphs, or at once through
+ * a whole one. */
+#include <string.h>
+
+#include "backend/openvino/session.h"
+
+/* Where a chunk's rows of the residual stream come from and go to. */
+typedef struct chunk {
+    uint32_t slot, position;
+    uint32_t tokens; /* of the graph */
+    uint32_t n;      /* real ones */
+    uint32_t past;   /* rows that the graph sees before */
+    float *in, *out; /* [tokens, d_model]; out NULL: one of our own buffers */
+} chunk;
+
+static void fill_rope(ofr_backend_session *session, const chunk *c)
+{
+    size_t half = session->rope.half;
+    const float *cosines = session->rope_rows, *sines = cosines + c->tokens * half;
+    ofr_rope_fill(&session->rope, c->position, c->tokens, session->rope_rows,
+                  session->rope_rows + c->tokens * half);
+    for (size_t i = 0; i < c->tokens; i++) {
+        for (size_t k = 0; k < half; k++) {
+            size_t first = 2 * i * half + k, second = first + half;
+            session->cosines[first] = session->cosines[second] = cosines[i * half + k];
+            session->sines[second] = sines[i * half + k];
+            session->sines[first] = -sines[i * half + k];
+        }
+    }
+}
+
+static void fill_masks(ofr_backend_session *session, const chunk *c)
+{
+    if (session->mask_tokens != c->tokens) {
+        for (uint32_t i = 0; i < c->tokens; i++)
+            for (uint32_t k = 0; k < c->tokens; k++)
+                session->mask[(size_t)i * c->tokens + k] = k <= i ? 0 : OFR_GRAPH_MASKED;
+        session->mask_tokens = c->tokens;
+    }
+    if (c->past == 0)
+        return;
+    for (uint32_t k = 0; k < c->past; k++) {
+        session->mask_past[k] = k < c->position ? 0 : OFR_GRAPH_MASKED;
+        session->past_rows[k] = k < c->position ? 1 : 0;
+    }
+    for (uint32_t i = 1; i < c->tokens; i++)
+        memcpy(session->mask_past + (size_t)i * c->past, session->mask_past,
+               c->past * sizeof(float));
+}
+
+static int bind(ofr_ov_graph *graph, int port, const void *data, size_t bytes, int *result,
+                ofr_error *err)
+{
+    if (*result == 0)
+        *result = ofr_ov_graph_bind(graph, port, data, bytes, err);
+    return *result;
+}
+
+static void bind_positions(ofr_backend_session *session, ofr_ov_graph *graph, const chunk *c,
+                           const int ports[5], int *result, ofr_error *err)
+{
+    size_t rope = (size_t)c->tokens * session->params->rope.dims * sizeof(float);
+    bind(graph, ports[0], session->cosines, rope, result, err);
+    bind(graph, ports[1], session->sines, rope, result, err);
+    bind(graph, ports[2], session->mask, (size_t)c->tokens * c->tokens * sizeof(float), result,
+         err);
+    if (c->past == 0)
+        return;
+    bind(graph, ports[3], session->mask_past, (size_t)c->tokens * c->past * sizeof(float), result,
+         err);
+    bind(graph, ports[4], session->past_rows, c->past * sizeof(float), result, err);
+}
+
+static char *strip(const ofr_backend_session *session, uint32_t slot, uint32_t layer, bool value,
+                   uint32_t row)
+{
+    const ofr_kv_layout *kv = &session->options.kv_layout;
+    uint64_t at = value ? ofr_kv_strip_v(kv, slot, layer) : ofr_kv_strip_k(kv, slot, layer);
+    return (char *)session->options.kv_arena + at + row * kv->row_bytes;
+}
+
+static void bind_matrix(const ov_block *block, int which, const ofr_linear *linear, int *result,
+                        ofr_error *err)
+{
+    const ofr_tensor *t = linear->weight;
+    bind(block->graph, block->weights[which], t->data, t->bytes, result, err);
+    if (block->scales[which] >= 0)
+        bind(block->graph, block->scales[which], t->scales, t->scale_bytes, result, err);
+    if (block->biases[which] >= 0)
+        bind(block->graph, block->biases[which], linear->bias, t->shape[0] * sizeof(float), result,
+             err);
+}
+
+static int run_layer(ofr_backend_session *session, const chunk *c, uint32_t index, const float *in,
+                     float *out, ofr_error *err)
+{
+    const ofr_layer *layer = &session->model->layers[index];
+    size_t d_bytes = session->params->d_model * sizeof(float);
+    size_t row_bytes = session->options.kv_layout.row_bytes;
+    ov_block *b = NULL;
+    int r = ofr_openvino_block(session, session->kinds[index], c->tokens, c->past, &b, err);
+    if (r < 0)
+        return r;
+    const ofr_linear *linears[OFR_GRAPH_MATRICES] = {
+        [OFR_GRAPH_Q] = &layer->q,       [OFR_GRAPH_K] = &layer->k,
+        [OFR_GRAPH_V] = &layer->v,       [OFR_GRAPH_O] = &layer->o,
+        [OFR_GRAPH_GATE] = &layer->gate, [OFR_GRAPH_UP] = &layer->up,
+        [OFR_GRAPH_DOWN] = &layer->down};
+    for (int i = 0; i < OFR_GRAPH_MATRICES; i++)
+        bind_matrix(b, i, linears[i], &r, err);
+    bind(b->graph, b->attention_norm, layer->attention_norm, d_bytes, &r, err);
+    bind(b->graph, b->mlp_norm, layer->mlp_norm, d_bytes, &r, err);
+    bind_positions(session, b->graph, c, b->positions, &r, err);
+    bind(b->graph, b->hidden, in, c->tokens * d_bytes, &r, err);
+    bind(b->graph, b->hidden_out, out, c->tokens * d_bytes, &r, err);
+    if (c->past) {
+        bind(b->graph, b->past_key, strip(session, c->slot, index, false, 0), c->past * row_bytes,
+             &r, err);
+        bind(b->graph, b->past_value, strip(session, c->slot, index, true, 0), c->past * row_bytes,
+             &r, err);
+    }
+    bind(b->graph, b->key, strip(session, c->slot, index, false, c->position),
+         c->tokens * row_bytes, &r, err);
+    bind(b->graph, b->value, strip(session, c->slot, index, true, c->position),
+         c->tokens * row_bytes, &r, err);
+    return r < 0 ? r : ofr_ov_graph_infer(b->graph, err);
+}
+
+static int run_layers(ofr_backend_session *session, chunk *c, ofr_error *err)
+{
+    uint32_t begin = session->options.layer_begin, end = session->options.layer_end;
+    const float *in = c->in;
+    int r = 0;
+    for (uint32_t i = begin; i < end && r == 0; i++) {
+        float *out = in == session->hidden[0] ? session->hidden[1] : session->hidden[0];
+        if (i + 1 == end && c->out)
+            out = c->out;
+        r = run_layer(session, c, i, in, out, err);
+        in = out;
+        if (i + 1 == end)
+            c->out = out;
+    }
+    return r;
+}
+
+static int embed(ofr_backend_session *session, const int32_t *tokens, uint32_t n, float *out,
+                 ofr_error *err)
+{
+    int r = 0;
+    size_t d = session->params->d_model;
+    for (uint32_t i = 0; i < n && r == 0; i += OV_EMBED_ROWS) {
+        uint32_t count = n - i < OV_EMBED_ROWS ? n - i : OV_EMBED_ROWS;
+        ofr_segment segment = {.n_tokens = count};
+        ofr_forward rows = {
+            .segments = &segment, .n_segments = 1, .tokens = tokens + i, .hidden_out = out + i * d};
+        r = session->cpu->forward(session->embed, &rows, err);
+    }
+    return r;
+}
+
+int ofr_openvino_run_head(ofr_backend_session *session, float *hidden, uint32_t n,
+                          const ofr_forward *what, ofr_error *err)
+{
+    size_t d = session->params->d_model, vocab = session->params->vocab_size;
+    int r = 0;
+    for (uint32_t i = 0; i < n && r == 0; i += OV_HEAD_ROWS) {
+        ofr_segment segment = {.n_tokens = n - i < OV_HEAD_ROWS ? n - i : OV_HEAD_ROWS};
+        ofr_forward rows = {.segments = &segment,
+                            .n_segments = 1,
+                            .hidden_in = hidden + i * d,
+                            .output = what->output};
+        if (what->output == OFR_FORWARD_OUTPUT_LOGPROBS) {
+            rows.targets = what->targets + i;
+            rows.logprobs = what->logprobs + i;
+        } else {
+            rows.output = OFR_FORWARD_OUTPUT_ALL;
+            rows.logits = what->logits + i * vocab;
+        }
+        r = session->cpu->forward(session->head, &rows, err);
+    }
+    return r;
+}
+
+/* Decides where the rows lie: in the caller's buffers where these have room for the padding too,
+ * else in our own, and then the copying is counted. */
+static int place_rows(ofr_backend_session *session, const ofr_forward *f, uint32_t row, chunk *c,
+                      ofr_error *err)
+{
+    size_t d = session->params->d_model;
+    bool room = row + c->tokens <= f->hidden_rows;
+    c->in = session->hidden[0];
+    if (session->options.layer_begin == 0) {
+        int r = embed(session, f->tokens + row, c->n, c->in, err);
+        if (r < 0)
+            return r;
+    } else if (room) {
+        c->in = f->hidden_in + row * d;
+    } else {
+        memcpy(c->in, f->hidden_in + row * d, c->n * d * sizeof(float));
+        session->copied += c->n * d * sizeof(float);
+    }
+    /* Padding is computed like other rows; its values must not be infinite or NaN. */
+    memset(c->in + c->n * d, 0, (c->tokens - c->n) * d * sizeof(float));
+    uint32_t layers = session->options.layer_end - session->options.layer_begin;
+    bool ours = session->options.layer_end == session->params->n_layers || !room ||
+                (layers == 1 && c->in == f->hidden_out + row * d);
+    c->out = ours ? NULL : f->hidden_out + row * d;
+    return 0;
+}
+
+/* What becomes of the last layer's rows. */
+static int deliver(ofr_backend_session *session, const ofr_forward *f, uint32_t segment,
+                   uint32_t row, bool last_chunk, const chunk *c, ofr_error *err)
+{
+    size_t d = session->params->d_model, vocab = session->params->vocab_size;
+    if (session->options.layer_end < session->params->n_layers) {
+        if (c->out != f->hidden_out + row * d) {
+            memcpy(f->hidden_out + row * d, c->out, c->n * d * sizeof(float));
+            session->copied += c->n * d * sizeof(float);
+        }
+        return 0;
+    }
+    ofr_forward what = *f;
+    switch (f->output) {
+    case OFR_FORWARD_OUTPUT_NONE:
+        return 0;
+    case OFR_FORWARD_OUTPUT_LAST:
+        if (last_chunk)
+            memcpy(session->last_rows + segment * d, c->out + (c->n - 1) * d, d * sizeof(float));
+        return 0;
+    case OFR_FORWARD_OUTPUT_ALL:
+        what.logits = f->logits + row * vocab;
+        return ofr_openvino_run_head(session, c->out, c->n, &what, err);
+    case OFR_FORWARD_OUTPUT_LOGPROBS:
+        what.targets = f->targets + row;
+        what.logprobs = f->logprobs + row;
+        return ofr_openvino_run_head(session, c->out, c->n, &what, err);
+    }
+    return 0;
+}
+
+static int run_whole(ofr_backend_session *session, ov_whole *w, const ofr_forward *f,
+                     uint32_t segment, uint32_t row, bool last_chunk, chunk *c, ofr_error *err)
+{
+    static const int32_t beam = 0;
+    size_t row_bytes = session->options.kv_layout.row_bytes;
+    size_t vocab = session->params->vocab_size;
+    int r = 0;
+    c->past = w->past;
+    fill_masks(session, c);
+    for (uint32_t i = 0; i < c->tokens; i++)
+        session->ids[i] = i < c->n ? f->tokens[row + i] : 0;
+    bind_positions(session, w->graph, c, w->positions, &r, err);
+    bind(w->graph, w->ids, session->ids, c->tokens * sizeof *session->ids, &r, err);
+    bind(w->graph, w->beams, &beam, sizeof beam, &r, err);
+    *session->last_id = c->n - 1;
+    bind(w->graph, w->last, session->last_id, sizeof *session->last_id, &r, err);
+    bool wanted = last_chunk && f->output == OFR_FORWARD_OUTPUT_LAST;
+    bind(w->graph, w->logits, wanted ? f->logits + segment * vocab : session->logits,
+         vocab * sizeof(float), &r, err);
+    for (uint32_t i = 0; i < session->params->n_layers; i++) {
+        if (w->past) {
+            bind(w->graph, w->past_keys[i], strip(session, c->slot, i, false, 0),
+                 w->past * row_bytes, &r, err);
+            bind(w->graph, w->past_values[i], strip(session, c->slot, i, true, 0),
+                 w->past * row_bytes, &r, err);
+        }
+        bind(w->graph, w->keys[i], strip(session, c->slot, i, false, c->position),
+             c->tokens * row_bytes, &r, err);
+        bind(w->graph, w->values[i], strip(session, c->slot, i, true, c->position),
+             c->tokens * row_bytes, &r, err);
+    }
+    return r < 0 ? r : ofr_ov_graph_infer(w->graph, err);
+}
+
+static int run_chunk(ofr_backend_session *session, const ofr_forward *f, uint32_t segment,
+                     uint32_t row, bool last_chunk, chunk *c, ofr_error *err)
+{
+    ov_whole *whole = NULL;
+    fill_rope(session, c);
+    session->figures.chunks++;
+    session->figures.padded_tokens += c->tokens - c->n;
+    if (f->output == OFR_FORWARD_OUTPUT_NONE || f->output == OFR_FORWARD_OUTPUT_LAST) {
+        int r = ofr_openvino_whole(session, c->tokens, c->position, &whole, err);
+        if (r == 0) {
+            session->last_by_whole[segment] = last_chunk;
+            return run_whole(session, whole, f, segment, row, last_chunk, c, err);
+        }
+        if (r != OFR_ENOENT)
+            return r;
+    }
+    fill_masks(session, c);
+    int r = place_rows(session, f, row, c, err);
+    if (r == 0)
+        r = run_layers(session, c, err);
+    return r < 0 ? r : deliver(session, f, segment, row, last_chunk, c, err);
+}
+
+int ofr_openvino_run_segment(ofr_backend_session *session, const ofr_forward *forward,
+                             uint32_t segment, uint32_t first, ofr_error *err)
+{
+    enum { CHUNKS_MAX = 512 };
+    const ofr_segment *s = &forward->segments[segment];
+    uint32_t chunks[CHUNKS_MAX], n_chunks = 0;
+    int r = ofr_ladder_chunks(&session->chunks, session->costs, s->n_tokens, chunks, CHUNKS_MAX,
+                              &n_chunks, err);
+    uint32_t done = 0;
+    for (uint32_t i = 0; i < n_chunks && r == 0; i++) {
+        uint32_t left = s->n_tokens - done;
+        chunk c = {.slot = s->slot,
+                   .position = s->position + done,
+                   .tokens = chunks[i],
+                   .n = chunks[i] < left ? chunks[i] : left};
+        r = ofr_ladder_cover(&session->pasts, c.position, &c.past);
+        if (r < 0)
+            return ofr_fail(err, r, "OpenVINO backend: no graph sees %u past tokens", c.position);
+        r = run_chunk(session, forward, segment, first + done, i + 1 == n_chunks, &c, err);
+        done += c.n;
+    }
+    return r;
+}

@@ -1,0 +1,89 @@
+/* What a session of the OpenVINO backend holds. Internal to src/backend/openvino. */
+#ifndef OFR_BACKEND_OPENVINO_SESSION_H
+#define OFR_BACKEND_OPENVINO_SESSION_H
+
+#include "backend/openvino/openvino_backend.h"
+#include "backend/openvino/ov_runtime.h"
+#include "engine/rope.h"
+#include "graph/decoder.h"
+#include "graph/ladder.h"
+
+enum {
+    OV_EMBED_ROWS = 64, /* rows that the CPU backend embeds at a time */
+    OV_HEAD_ROWS = 16,  /* rows of logits at a time */
+    OV_DEVICE_MAX = 32,
+};
+
+/* A compiled graph and the numbers of its ports; -1: it has no such port. */
+typedef struct ov_block {
+    ofr_ov_graph *graph; /* NULL: not compiled yet */
+    int hidden, hidden_out;
+    int positions[5]; /* cos, sin, mask, mask_past, past_rows */
+    int past_key, past_value, key, value;
+    int attention_norm, mlp_norm;
+    int weights[OFR_GRAPH_MATRICES], scales[OFR_GRAPH_MATRICES], biases[OFR_GRAPH_MATRICES];
+} ov_block;
+
+typedef struct ov_whole {
+    ofr_ov_graph *graph;
+    uint32_t tokens, past;
+    bool failed; /* not tried again */
+    int ids, beams, last, logits;
+    int positions[5];
+    int *past_keys, *past_values, *keys, *values; /* [n_layers] each, one allocation */
+} ov_whole;
+
+struct ofr_backend_session {
+    ofr_backend_options options;
+    const ofr_model *model;
+    const ofr_model_params *params;
+    char device[OV_DEVICE_MAX]; /* as OpenVINO names it: "NPU" */
+    char precision[8];
+    char threads[12];
+    bool use_whole;
+    ofr_ov *ov;
+    ofr_graph_source source;
+    const void *weights; /* the package's mapping */
+    size_t weights_size;
+    ofr_ladder chunks, pasts; /* those that package and arena allow */
+    double costs[OFR_LADDER_MAX];
+    uint32_t *kinds; /* [n_layers] */
+    uint32_t n_kinds;
+    ov_block *blocks;                    /* [n_kinds][chunks.n][pasts.n] */
+    ov_whole wholes[OFR_LADDER_MAX + 1]; /* one per chunk */
+    ofr_rope rope;
+    const ofr_backend *cpu;
+    ofr_backend_session *embed, *head;
+    float *hidden[2];        /* [chunk, d_model]; the residual stream goes from one to the other */
+    float *cosines, *sines;  /* [chunk, rope.dims] as the graphs take them */
+    float *rope_rows;        /* [2, chunk, rope.dims / 2] as rope.h gives them */
+    float *mask, *mask_past; /* [chunk, chunk]; [chunk, past] for the longest of each */
+    float *past_rows;        /* [past] */
+    float *last_rows;        /* [n_slots, d_model]: what LAST needs of each segment */
+    int64_t *ids;            /* [chunk] */
+    int64_t *last_id;        /* [1] */
+    float *logits;           /* [vocab] of a whole graph */
+    uint8_t *last_by_whole;  /* [n_slots]: a whole graph gave the logits already */
+    uint8_t *slot_used;      /* [n_slots] */
+    void *memory;            /* all of these */
+    uint32_t mask_tokens;    /* T that `mask` is made for; 0: none */
+    uint64_t copied;
+    ofr_openvino_figures figures;
+};
+
+/* Compiles on first use. The pointers stay valid until the session is closed. */
+int ofr_openvino_block(ofr_backend_session *session, uint32_t kind, uint32_t chunk, uint32_t past,
+                       ov_block **ret_block, ofr_error *err);
+/* The whole graph for a chunk at a position; OFR_ENOENT: there is none that fits. */
+int ofr_openvino_whole(ofr_backend_session *session, uint32_t tokens, uint32_t position,
+                       ov_whole **ret_whole, ofr_error *err);
+void ofr_openvino_graphs_done(ofr_backend_session *session);
+
+/* One segment: `first` is its first row in the batch. */
+int ofr_openvino_run_segment(ofr_backend_session *session, const ofr_forward *forward,
+                             uint32_t segment, uint32_t first, ofr_error *err);
+/* Logits of OFR_FORWARD_OUTPUT_LAST from last_rows. */
+int ofr_openvino_run_head(ofr_backend_session *session, float *hidden, uint32_t n,
+                          const ofr_forward *what, ofr_error *err);
+
+#endif

@@ -146,6 +146,7 @@ static size_t carve_all(ofr_backend_session *session, char *base)
     session->ids = carve(base, &used, t, sizeof *session->ids);
     session->last_id = carve(base, &used, 1, sizeof *session->last_id);
     session->logits = carve(base, &used, p->vocab_size, sizeof(float));
+    session->partial_sum = carve(base, &used, p->d_model, sizeof(float));
     session->slot_used = carve(base, &used, slots, 1);
     return used;
 }

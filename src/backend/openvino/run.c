@@ -208,6 +208,32 @@ static int place_rows(ofr_backend_session *session, const ofr_forward *f, uint32
     return 0;
 }
 
+/* Adds up the chunk's rows after the last norm; the first chunk of a segment begins the sum. */
+static int add_hidden(ofr_backend_session *session, const ofr_forward *f, uint32_t segment,
+                      uint32_t row, const chunk *c, ofr_error *err)
+{
+    size_t d = session->params->d_model;
+    float *sum = f->logits + segment * d;
+    uint32_t first = 0;
+    for (uint32_t i = 0; i < segment; i++)
+        first += f->segments[i].n_tokens;
+    if (row == first)
+        memset(sum, 0, d * sizeof *sum);
+    int r = 0;
+    for (uint32_t i = 0; i < c->n && r == 0; i += OV_HEAD_ROWS) {
+        ofr_segment rows = {.n_tokens = c->n - i < OV_HEAD_ROWS ? c->n - i : OV_HEAD_ROWS};
+        ofr_forward what = {.segments = &rows,
+                            .n_segments = 1,
+                            .hidden_in = c->out + i * d,
+                            .output = OFR_FORWARD_OUTPUT_HIDDEN_SUM,
+                            .logits = session->partial_sum};
+        r = session->cpu->forward(session->head, &what, err);
+        for (size_t k = 0; k < d && r == 0; k++)
+            sum[k] += session->partial_sum[k];
+    }
+    return r;
+}
+
 /* What becomes of the last layer's rows. */
 static int deliver(ofr_backend_session *session, const ofr_forward *f, uint32_t segment,
                    uint32_t row, bool last_chunk, const chunk *c, ofr_error *err)
@@ -231,6 +257,8 @@ static int deliver(ofr_backend_session *session, const ofr_forward *f, uint32_t 
     case OFR_FORWARD_OUTPUT_ALL:
         what.logits = f->logits + row * vocab;
         return ofr_openvino_run_head(session, c->out, c->n, &what, err);
+    case OFR_FORWARD_OUTPUT_HIDDEN_SUM:
+        return add_hidden(session, f, segment, row, c, err);
     case OFR_FORWARD_OUTPUT_LOGPROBS:
         what.targets = f->targets + row;
         what.logprobs = f->logprobs + row;

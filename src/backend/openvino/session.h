@@ -63,6 +63,7 @@ struct ofr_backend_session {
     int64_t *ids;            /* [chunk] */
     int64_t *last_id;        /* [1] */
     float *logits;           /* [vocab] of a whole graph */
+    float *partial_sum;      /* [d_model] */
     uint8_t *last_by_whole;  /* [n_slots]: a whole graph gave the logits already */
     uint8_t *slot_used;      /* [n_slots] */
     void *memory;            /* all of these */

@@ -65,9 +65,9 @@ class Ours(Engine):
         command = self.supervisor("bench", "--prompt_tokens", prompt, "--gen_tokens", gen, "--depth", depth,
                                   "--repeat", 1, "--text_file", self.prompts.text_file, "--json")
         report = json.loads(process_tree.run(command + ([] if bandwidth else ["--no_bandwidth"]), self.environment))
-        # Another process may have started the executive with other settings.
-        if report["context"] != CONTEXT or ", %d thread" % self.threads not in report["device"]:
-            raise BenchError("the executive has %s and a context of %d" % (report["device"], report["context"]))
+        # An executive that was there already keeps its own settings.
+        if report["context"] != CONTEXT or report["threads"] != self.threads:
+            raise BenchError("the executive has %d threads and a context of %d" % (report["threads"], report["context"]))
         self.sizes[depth] = report["bytes_per_token"] if gen else self.sizes.get(depth)
         return report
 
@@ -150,7 +150,7 @@ class LlamaCpp(Engine):
     def memory(self):
         with process_tree.MemoryWatch(self.mark) as watch:
             process_tree.run(self.completion(MEMORY_PROMPT, MEMORY_STEPS), self.environment)
-        return {"resident": watch.last / 2**20, "peak": watch.peak / 2**20}
+        return {"resident": watch.late() / 2**20, "peak": watch.peak / 2**20}
 
 
 def bench_rate(text, threads):

@@ -3,6 +3,7 @@ the first byte of output."""
 import os
 import selectors
 import signal
+import statistics
 import subprocess
 import threading
 import time
@@ -51,14 +52,27 @@ class MemoryWatch:
     """While entered, reads the memory of the marked processes every 50 ms."""
 
     def __init__(self, mark):
-        self.mark, self.last, self.peak = mark, 0, 0
+        self.mark, self.readings = mark, []
         self.done = threading.Event()
         self.thread = threading.Thread(target=self.run)
 
     def look(self):
         size = resident_bytes(marked(self.mark))
         if size:
-            self.last, self.peak = size, max(size, self.peak)
+            self.readings.append(size)
+
+    @property
+    def last(self):
+        return self.readings[-1] if self.readings else 0
+
+    @property
+    def peak(self):
+        return max(self.readings, default=0)
+
+    def late(self):
+        """Of a program that has ended: the middle of the last quarter of the readings, since the very
+        last ones see it go."""
+        return statistics.median(self.readings[-max(3, len(self.readings) // 4):]) if self.readings else 0
 
     def run(self):
         while not self.done.wait(0.05):

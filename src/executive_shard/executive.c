@@ -312,7 +312,7 @@ static json_t *status_object(const struct executive *x)
     json_t *holder = x->attached ? json_pack("{s:s, s:i}", "program", x->attached->program, "pid",
                                              (int)x->attached->pid)
                                  : json_null();
-    return json_pack(
+    json_t *status = json_pack(
         "{s:s, s:b, s:s, s:i, s:s, s:s, s:s, s:o, s:I, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:o, "
         "s:[o]}",
         "op", "status", "ok", 1, "instance", x->options->instance, "pid", (int)getpid(), "package",
@@ -325,6 +325,9 @@ static json_t *status_object(const struct executive *x)
         (json_int_t)x->weight_bytes, "resident_bytes", (json_int_t)(worker_resident + own_resident),
         "handoff_bytes_copied", (json_int_t)atomic_load(&board.handoff_bytes_copied), "client",
         holder, "workers", worker);
+    if (x->options->threads) /* otherwise the backend's default, which its device's name says */
+        json_object_set_new(status, "threads", json_integer(x->options->threads));
+    return status;
 }
 
 static int attach(struct executive *x, struct client *client, json_t **ret_answer, int *ret_fd,

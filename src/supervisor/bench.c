@@ -276,6 +276,7 @@ static json_t *make_report(const struct bench_options *o, const ofr_engine_sessi
     json_object_set_new(root, "gen_tokens", json_integer(o->gen_tokens));
     json_object_set_new(root, "depth", json_integer(o->depth));
     json_object_set_new(root, "repeat", json_integer(o->repeat));
+    json_object_set_new(root, "threads", json_integer(worker_threads(session, status)));
     json_object_set(root, "resident_bytes", json_object_get(status, "resident_bytes"));
     json_object_set(root, "handoff_bytes_copied", json_object_get(status, "handoff_bytes_copied"));
     json_object_set_new(root, "bytes_per_token", json_integer((json_int_t)per_token));

@@ -153,6 +153,9 @@ def processes():
         with process_tree.MemoryWatch(mark) as watch:
             watch.look()
         assert 1 << 20 < watch.last <= watch.peak < 1 << 30, (watch.last, watch.peak)
+        equal(watch.last, watch.readings[-1])
+        watch.readings = [1, 2, 30, 30, 30, 20, 24, 5]
+        equal((watch.late(), watch.last, watch.peak), (20, 5, 30))
         process.stdin.close()
     equal(process_tree.marked(mark), [])
     shell = ["sh", "-c", "echo x; exit 0"]

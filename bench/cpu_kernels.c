@@ -143,26 +143,21 @@ static double gemm_rate(const ofr_cpu_kernels *kernels, const ofr_cpu_matrix *ma
 {
     const ofr_cpu_gemm *gemm = kernels->gemms[0];
     ofr_cpu_activations a = make_activations(kernels, matrix, gemm, TOKENS);
-    ofr_cpu_tile tile = {.zero = matrix->dtype == OFR_DTYPE_I4 ? 8 : 128};
-    tile.values = memory((size_t)matrix->columns * OFR_CPU_TILE_ROWS * gemm->value_bytes);
-    tile.scales = memory((size_t)a.n_groups * OFR_CPU_TILE_ROWS * sizeof(float));
-    float *y = memory(sizeof(float) * OFR_CPU_TILE_TOKENS_MAX * OFR_CPU_TILE_ROWS);
+    void *scratch = memory(gemm->scratch_bytes(matrix->columns, TOKENS));
+    float *y = memory(sizeof(float) * TOKENS * OFR_CPU_GEMM_ROWS_MAX);
+    uint32_t rows = gemm->max_rows;
     double rates[RUNS];
     for (int run = 0; run < RUNS; run++) {
         uint64_t begin = ofr_clock_ns();
-        for (uint32_t row = 0; row + OFR_CPU_TILE_ROWS <= matrix->rows; row += OFR_CPU_TILE_ROWS) {
-            gemm->pack(matrix, row, OFR_CPU_TILE_ROWS, &tile);
-            for (uint32_t t = 0; t < TOKENS; t += gemm->tile_tokens) {
-                gemm->tile(&tile, &a, t, gemm->tile_tokens, y);
-            }
+        for (uint32_t row = 0; row + rows <= matrix->rows; row += rows) {
+            gemm->multiply(matrix, row, rows, &a, TOKENS, scratch, y, rows);
         }
         uint64_t end = ofr_clock_ns();
-        rates[run] = 2.0 * (matrix->rows / OFR_CPU_TILE_ROWS * OFR_CPU_TILE_ROWS) *
-                     matrix->columns * TOKENS / (double)(end - begin);
+        rates[run] =
+            2.0 * (matrix->rows / rows * rows) * matrix->columns * TOKENS / (double)(end - begin);
     }
     free(y);
-    free(tile.values);
-    free(tile.scales);
+    free(scratch);
     free_activations(&a);
     return median(rates, RUNS);
 }

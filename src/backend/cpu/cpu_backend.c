@@ -109,16 +109,27 @@ static size_t padded_groups(const ofr_backend_session *session)
     return (session->widest / OFR_CPU_ACTIVATION_GROUP + 15) / 16 * 16;
 }
 
+static size_t gemm_scratch(const ofr_backend_session *session)
+{
+    size_t most = 0;
+    for (const ofr_cpu_gemm *const *gemm = session->kernels->gemms; *gemm != NULL; gemm++) {
+        size_t bytes =
+            (*gemm)->scratch_bytes((uint32_t)session->widest, session->options.max_batch_tokens);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
 static void carve_scratch(arena_carver *carver, const ofr_backend_session *session,
                           cpu_scratch *scratch)
 {
     size_t d = session->params->head_dim, padded = session->head_dim_padded;
     size_t rows = session->query_rows;
-    size_t value_bytes = widest_value(session->kernels);
+    scratch->gemm = carve(carver, gemm_scratch(session), 1);
     for (int i = 0; i < 2; i++) {
-        scratch->tiles[i].values = carve(carver, session->widest * OFR_CPU_TILE_ROWS, value_bytes);
-        scratch->tiles[i].scales =
-            carve(carver, (session->widest / 32 + 1) * OFR_CPU_TILE_ROWS, sizeof(float));
+        scratch->products[i] =
+            carve(carver, (size_t)session->options.max_batch_tokens * OFR_CPU_GEMM_ROWS_MAX,
+                  sizeof(float));
     }
     carve_activations(carver, &scratch->row, 1, session->widest, 1);
     scratch->normed = carve(carver, session->widest, sizeof(float));
@@ -141,8 +152,8 @@ static void carve_all(arena_carver *carver, ofr_backend_session *session)
     for (uint32_t i = 0; i < session->n_threads; i++) {
         carve_scratch(carver, session, scratch != NULL ? &scratch[i] : &unused);
     }
-    size_t whole = (n + OFR_CPU_TILE_TOKENS_MAX - 1) / OFR_CPU_TILE_TOKENS_MAX;
-    carve_activations(carver, &session->rows, whole * OFR_CPU_TILE_TOKENS_MAX, session->widest,
+    size_t blocks = (n + OFR_CPU_TOKEN_BLOCK - 1) / OFR_CPU_TOKEN_BLOCK;
+    carve_activations(carver, &session->rows, blocks * OFR_CPU_TOKEN_BLOCK, session->widest,
                       widest_value(session->kernels));
     session->tokens = carve(carver, n, sizeof *session->tokens);
     session->own_hidden = carve(carver, n * params->d_model, sizeof(float));

@@ -12,8 +12,8 @@
  * shuffle, and 4 neighbouring bytes of both stay within one group. With w the nibble XOR 8 (0 ..
  * 15): sum (w - 8) a = sum w a - 8 sum a; likewise 128 for i8.
  *
- * Tiles. For many tokens, OFR_CPU_TILE_ROWS rows of weights are unpacked once and used for all of
- * them. How a set wants weights and activations for that is its own business: ofr_cpu_gemm.
+ * Products of many tokens unpack some rows of weights once and use them for all tokens. How a set
+ * wants weights and activations for that is its own business: ofr_cpu_gemm.
  *
  * All buffers are 64-byte aligned; strides are in elements. Kernels are pure functions. */
 #ifndef OFR_BACKEND_CPU_KERNELS_H
@@ -28,8 +28,9 @@
 #include "package/package.h"
 
 enum {
-    OFR_CPU_TILE_ROWS = 32,
-    OFR_CPU_TILE_TOKENS_MAX = 32,
+    OFR_CPU_GEMM_ROWS = 32,      /* rows of one gemm call are a multiple, but for the last ones */
+    OFR_CPU_GEMM_ROWS_MAX = 128, /* and at most this */
+    OFR_CPU_TOKEN_BLOCK = 32,    /* rows of activations are made in blocks of this */
     OFR_CPU_ACTIVATION_GROUP = 32,
     OFR_CPU_SPLIT_BLOCK = 128,
     OFR_CPU_KEY_BLOCK = 64, /* keys that attention takes at a time */
@@ -56,28 +57,23 @@ typedef struct ofr_cpu_activations {
     int32_t *sums;       /* [rows, group_stride] */
 } ofr_cpu_activations;
 
-typedef struct ofr_cpu_tile {
-    uint8_t *values; /* columns * TILE_ROWS * value_bytes */
-    float *scales;   /* [columns / 32][TILE_ROWS] */
-    int32_t zero;    /* the zero point: 8 or 128 */
-} ofr_cpu_tile;
-
 /* Products of many tokens at once. */
 typedef struct ofr_cpu_gemm {
     const char *name;
     uint32_t min_tokens;  /* from how many tokens on this is the fastest way */
-    uint32_t tile_tokens; /* most tokens of one `tile` call */
-    uint32_t value_bytes; /* of one activation and of one unpacked weight */
+    uint32_t max_rows;    /* most rows of one call */
+    uint32_t value_bytes; /* of one activation */
     /* x [columns] fp32 into row `row`; value_stride is at least columns * value_bytes. */
     void (*prepare)(const float *x, const ofr_cpu_activations *a, size_t row);
-    /* After `prepare` of rows [row, row + n), row a multiple of TILE_TOKENS_MAX, which together are
-     * all or end at a multiple of it. NULL: nothing to do. */
+    /* After `prepare` of rows [row, row + n), row a multiple of TOKEN_BLOCK, which together are all
+     * or end at a multiple of it. NULL: nothing to do. */
     void (*finish)(const ofr_cpu_activations *a, size_t row, uint32_t n);
-    /* Rows [begin, begin + n), n <= TILE_ROWS; the others become 0. */
-    void (*pack)(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const ofr_cpu_tile *tile);
-    /* y [n_tokens][TILE_ROWS] for the activations' rows [row, row + n_tokens). */
-    void (*tile)(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, size_t row,
-                 uint32_t n_tokens, float *y);
+    size_t (*scratch_bytes)(uint32_t columns, uint32_t n_tokens);
+    /* y[t * y_stride + r] = W[begin + r] . a[t] for r in [0, n), n <= max_rows; y_stride is n
+     * rounded up to GEMM_ROWS at least, and what is behind n is written too. */
+    void (*multiply)(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
+                     const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
+                     size_t y_stride);
 } ofr_cpu_gemm;
 
 typedef struct ofr_cpu_kernels {

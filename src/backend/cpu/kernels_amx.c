@@ -23,6 +23,9 @@ enum {
     LINE = 64,         /* bytes of a row of a tile */
     TILE_BYTES = 1024, /* 16 rows */
     BLOCK_TOKENS = 16,
+    PITCH = OFR_CPU_GEMM_ROWS * LINE, /* from one step's weights to the next one's */
+    COLUMNS = 512,
+    SUBTILES = OFR_CPU_GEMM_ROWS_MAX / OFR_CPU_GEMM_ROWS,
 };
 
 bool ofr_cpu_amx_supported(const ofr_cpu_features *features)
@@ -123,20 +126,20 @@ INLINE __m512i nibble_table(uint16_t low, uint16_t high)
                   _mm512_mul_ps(values, _mm512_set1_ps(_cvtsh_ss(high))));
 }
 
-static void pack_i4(const uint8_t *row, const uint16_t *scales, uint32_t group, uint32_t columns,
-                    char *to)
+/* Columns [first, first + columns) of a row; `own` are the row's scales. */
+static void pack_i4(const uint8_t *row, const uint16_t *own, uint32_t group, uint32_t first,
+                    uint32_t columns, char *to)
 {
     const __m512i low = _mm512_set1_epi16(15);
     const __m512i half = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
-    const size_t pitch = OFR_CPU_TILE_ROWS * LINE;
     __m512i table = _mm512_setzero_si512();
     uint32_t known = UINT32_MAX; /* the group that both halves of the table are of */
-    for (uint32_t k = 0; k < columns; k += 2 * STEP) {
-        bool tail = k + STEP == columns;
-        uint32_t first = k / group, second = tail ? first : (k + STEP) / group;
-        if (first != known || second != known) {
-            table = nibble_table(scales[first], scales[second]);
-            known = first == second ? first : UINT32_MAX;
+    for (uint32_t k = first; k < first + columns; k += 2 * STEP) {
+        bool tail = k + STEP == first + columns;
+        uint32_t g0 = k / group, g1 = tail ? g0 : (k + STEP) / group;
+        if (g0 != known || g1 != known) {
+            table = nibble_table(own[g0], own[g1]);
+            known = g0 == g1 ? g0 : UINT32_MAX;
         }
         __m256i bytes = tail ? _mm256_zextsi128_si256(_mm_loadu_si128((const void *)(row + k / 2)))
                              : _mm256_loadu_si256((const void *)(row + k / 2));
@@ -146,45 +149,45 @@ static void pack_i4(const uint8_t *row, const uint16_t *scales, uint32_t group, 
             _mm512_permutexvar_epi16(_mm512_ternarylogic_epi32(words, low, half, 0xea), table);
         __m512i odd = _mm512_permutexvar_epi16(
             _mm512_ternarylogic_epi32(_mm512_srli_epi16(words, 4), low, half, 0xea), table);
-        char *at = to + k / STEP * pitch;
         if (tail) {
-            _mm512_store_si512(at, _mm512_inserti64x4(even, _mm512_castsi512_si256(odd), 1));
+            _mm512_store_si512(to, _mm512_inserti64x4(even, _mm512_castsi512_si256(odd), 1));
         } else {
-            _mm512_store_si512(at, even);
-            _mm512_store_si512(at + pitch, odd);
+            _mm512_store_si512(to, even);
+            _mm512_store_si512(to + PITCH, odd);
         }
+        to += 2 * PITCH;
     }
 }
 
-static void pack_i8(const uint8_t *row, const uint16_t *scales, uint32_t group, uint32_t columns,
-                    char *to)
+static void pack_i8(const uint8_t *row, const uint16_t *own, uint32_t group, uint32_t first,
+                    uint32_t columns, char *to)
 {
-    for (uint32_t k = 0; k < columns; k += STEP) {
-        __m512 s = _mm512_set1_ps(_cvtsh_ss(scales[k / group]));
+    for (uint32_t k = first; k < first + columns; k += STEP, to += PITCH) {
+        __m512 s = _mm512_set1_ps(_cvtsh_ss(own[k / group]));
         __m512i x0 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(row + k)));
         __m512i x1 = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(row + k + 16)));
-        _mm512_store_si512(to + (size_t)k / STEP * OFR_CPU_TILE_ROWS * LINE,
-                           narrow(_mm512_mul_ps(_mm512_cvtepi32_ps(x0), s),
-                                  _mm512_mul_ps(_mm512_cvtepi32_ps(x1), s)));
+        _mm512_store_si512(to, narrow(_mm512_mul_ps(_mm512_cvtepi32_ps(x0), s),
+                                      _mm512_mul_ps(_mm512_cvtepi32_ps(x1), s)));
     }
 }
 
-static void pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const ofr_cpu_tile *tile)
+/* Rows [begin, begin + n), columns [first, first + columns); up to 32 rows, the others are 0. */
+static void pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, uint32_t first,
+                 uint32_t columns, char *to)
 {
-    uint32_t row_scales = w->columns / w->group;
-    for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
-        char *to = (char *)tile->values + r * LINE;
+    size_t row_scales = w->columns / w->group;
+    for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++, to += LINE) {
         size_t row = begin + r;
         if (r >= n) {
-            for (uint32_t k = 0; k < w->columns; k += STEP, to += OFR_CPU_TILE_ROWS * LINE) {
-                _mm512_store_si512(to, _mm512_setzero_si512());
+            for (uint32_t k = 0; k < columns; k += STEP) {
+                _mm512_store_si512(to + k / STEP * PITCH, _mm512_setzero_si512());
             }
         } else if (w->dtype == OFR_DTYPE_I4) {
-            pack_i4(w->data + row * (w->columns / 2), w->scales + row * row_scales, w->group,
-                    w->columns, to);
+            pack_i4(w->data + row * (w->columns / 2), w->scales + row * row_scales, w->group, first,
+                    columns, to);
         } else {
-            pack_i8(w->data + row * w->columns, w->scales + row * row_scales, w->group, w->columns,
-                    to);
+            pack_i8(w->data + row * w->columns, w->scales + row * row_scales, w->group, first,
+                    columns, to);
         }
     }
 }
@@ -204,90 +207,132 @@ static const tile_config config = {
     .rows = {16, 16, 16, 16, 16, 16, 16, 16},
 };
 
-/* 16 rows of weights x 16 tokens in `sums` to y [tokens][TILE_ROWS]. */
-INLINE void store_turned(const float *sums, uint32_t tokens, float *y)
+/* Sums of 32 rows x 32 tokens: tiles of rows 0 to 15 and 16 to 31 of the first 16 tokens, then of
+ * the others. */
+typedef float block_sums[4][256];
+
+INLINE void load_sums(bool begin, bool pair, block_sums sums)
 {
-    __m512i m[16];
-    for (int i = 0; i < 16; i++) {
-        m[i] = _mm512_load_si512(sums + 16 * i);
+    if (begin) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        return;
     }
-    transpose(m);
-    for (uint32_t i = 0; i < 16; i++) {
-        if (i < tokens) {
-            _mm512_storeu_si512(y + (size_t)i * OFR_CPU_TILE_ROWS, m[i]);
-        }
+    _tile_loadd(0, sums[0], LINE);
+    _tile_loadd(1, sums[1], LINE);
+    if (pair) {
+        _tile_loadd(2, sums[2], LINE);
+        _tile_loadd(3, sums[3], LINE);
     }
 }
 
-static void tile_pair(const char *weights, const char *x0, const char *x1, uint32_t steps,
-                      float sums[4][256])
+/* One block of tokens, or half of one, against 32 rows; `begin`: the sums begin here. */
+INLINE void multiply_block(const char *weights, const char *x, size_t next_tokens, uint32_t steps,
+                           bool pair, bool begin, block_sums sums)
 {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    load_sums(begin, pair, sums);
     for (uint32_t i = 0; i < steps; i++) {
         _tile_loadd(4, weights, LINE);
-        _tile_loadd(6, x0, LINE);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, weights + TILE_BYTES, LINE);
-        _tile_dpbf16ps(1, 5, 6);
-        _tile_loadd(7, x1, LINE);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-        weights += 2 * TILE_BYTES;
-        x0 += TILE_BYTES;
-        x1 += TILE_BYTES;
-    }
-    _tile_stored(0, sums[0], LINE);
-    _tile_stored(1, sums[1], LINE);
-    _tile_stored(2, sums[2], LINE);
-    _tile_stored(3, sums[3], LINE);
-}
-
-static void tile_single(const char *weights, const char *x, uint32_t steps, float sums[4][256])
-{
-    _tile_zero(0);
-    _tile_zero(1);
-    for (uint32_t i = 0; i < steps; i++) {
         _tile_loadd(6, x, LINE);
-        _tile_loadd(4, weights, LINE);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(5, weights + TILE_BYTES, LINE);
         _tile_dpbf16ps(1, 5, 6);
-        weights += 2 * TILE_BYTES;
+        if (pair) {
+            _tile_loadd(7, x + next_tokens, LINE);
+            _tile_dpbf16ps(2, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        weights += PITCH;
         x += TILE_BYTES;
     }
     _tile_stored(0, sums[0], LINE);
     _tile_stored(1, sums[1], LINE);
+    if (pair) {
+        _tile_stored(2, sums[2], LINE);
+        _tile_stored(3, sums[3], LINE);
+    }
 }
 
-static void tile(const ofr_cpu_tile *weights, const ofr_cpu_activations *a, size_t row,
-                 uint32_t n_tokens, float *y)
+/* To y [tokens][y_stride]. */
+static void store_turned(const block_sums sums, uint32_t tokens, float *y, size_t y_stride)
 {
-    _Alignas(64) float sums[4][256];
-    const char *x = (const char *)a->values + row * a->value_stride;
-    const char *w = (const char *)weights->values;
-    uint32_t steps = a->columns / STEP;
-    _tile_loadconfig(&config);
-    if (n_tokens <= BLOCK_TOKENS) {
-        tile_single(w, x, steps, sums);
-    } else {
-        tile_pair(w, x, x + BLOCK_TOKENS * a->value_stride, steps, sums);
+    for (uint32_t half = 0; half < 4 && half / 2 * BLOCK_TOKENS < tokens; half++) {
+        uint32_t first = half / 2 * BLOCK_TOKENS;
+        __m512i m[16];
+        for (int i = 0; i < 16; i++) {
+            m[i] = _mm512_load_si512(sums[half] + 16 * i);
+        }
+        transpose(m);
+        for (uint32_t i = 0; i < 16; i++) {
+            if (first + i < tokens) {
+                _mm512_storeu_si512(y + (first + i) * y_stride + half % 2 * 16, m[i]);
+            }
+        }
     }
-    for (uint32_t i = 0; i < 4 && i / 2 * BLOCK_TOKENS < n_tokens; i++) {
-        uint32_t first = i / 2 * BLOCK_TOKENS;
-        store_turned(sums[i], n_tokens - first, y + first * OFR_CPU_TILE_ROWS + i % 2 * 16);
+}
+
+/* Columns whose weights and activations of a block stay in the first-level cache; of short rows
+ * all, since sums that leave their tiles cost more. */
+INLINE uint32_t columns_at_once(uint32_t columns)
+{
+    return columns <= 3 * COLUMNS ? columns : COLUMNS;
+}
+
+static size_t scratch_bytes(uint32_t columns, uint32_t n_tokens)
+{
+    size_t blocks = (n_tokens - 1) / OFR_CPU_TOKEN_BLOCK + 1;
+    size_t most = columns < 3 * COLUMNS ? columns : 3 * COLUMNS; /* of this and shorter rows */
+    return most / STEP * PITCH * SUBTILES + blocks * SUBTILES * sizeof(block_sums);
+}
+
+static void multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
+                     const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
+                     size_t y_stride)
+{
+    uint32_t at_once = columns_at_once(w->columns);
+    uint32_t subtiles = (n - 1) / OFR_CPU_GEMM_ROWS + 1;
+    size_t subtile_bytes = (size_t)at_once / STEP * PITCH;
+    char *weights = scratch;
+    block_sums *sums = (block_sums *)(void *)(weights + subtiles * subtile_bytes);
+    const char *x = (const char *)a->values;
+    _tile_loadconfig(&config);
+    for (uint32_t k = 0; k < w->columns; k += at_once) {
+        uint32_t columns = w->columns - k < at_once ? w->columns - k : at_once;
+        for (uint32_t s = 0; s < subtiles; s++) {
+            uint32_t row = s * OFR_CPU_GEMM_ROWS;
+            pack(w, begin + row, n - row, k, columns, weights + s * subtile_bytes);
+        }
+        for (uint32_t t = 0; t < n_tokens; t += OFR_CPU_TOKEN_BLOCK) {
+            const char *at = x + t * a->value_stride + (size_t)k / STEP * TILE_BYTES;
+            size_t next = BLOCK_TOKENS * a->value_stride;
+            block_sums *own = sums + (size_t)(t / OFR_CPU_TOKEN_BLOCK) * subtiles;
+            for (uint32_t s = 0; s < subtiles; s++) {
+                const char *from = weights + s * subtile_bytes;
+                if (n_tokens - t > BLOCK_TOKENS) {
+                    multiply_block(from, at, next, columns / STEP, true, k == 0, own[s]);
+                } else {
+                    multiply_block(from, at, next, columns / STEP, false, k == 0, own[s]);
+                }
+            }
+        }
+    }
+    for (uint32_t t = 0; t < n_tokens; t += OFR_CPU_TOKEN_BLOCK) {
+        for (uint32_t s = 0; s < subtiles; s++) {
+            store_turned(sums[(size_t)(t / OFR_CPU_TOKEN_BLOCK) * subtiles + s], n_tokens - t,
+                         y + t * y_stride + s * OFR_CPU_GEMM_ROWS, y_stride);
+        }
     }
 }
 
 const ofr_cpu_gemm ofr_cpu_gemm_amx = {
     .name = "amx-bf16",
     .min_tokens = 4,
-    .tile_tokens = 2 * BLOCK_TOKENS,
+    .max_rows = OFR_CPU_GEMM_ROWS_MAX,
     .value_bytes = 2,
     .prepare = prepare,
     .finish = finish,
-    .pack = pack,
-    .tile = tile,
+    .scratch_bytes = scratch_bytes,
+    .multiply = multiply,
 };

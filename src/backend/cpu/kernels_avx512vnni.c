@@ -239,9 +239,15 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
 }
 
 /* Tiles of the int8 gemm: unsigned bytes, 4 neighbours of the activations' order at a time, group
- * after group (of i4 the 16 even values, then the 16 odd ones): [K/4][TILE_ROWS][4]. A 32-bit lane
+ * after group (of i4 the 16 even values, then the 16 odd ones): [K/4][GEMM_ROWS][4]. A 32-bit lane
  * is then one row and needs no sum across lanes. */
-static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const ofr_cpu_tile *tile)
+typedef struct int8_tile {
+    uint8_t *values;
+    float *scales; /* [K/32][GEMM_ROWS] */
+    int32_t zero;  /* the zero point: 8 or 128 */
+} int8_tile;
+
+static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const int8_tile *tile)
 {
     bool i4 = w->dtype == OFR_DTYPE_I4;
     size_t row_bytes = i4 ? w->columns / 2 : w->columns;
@@ -262,18 +268,18 @@ static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const
                 size_t quad = (size_t)(i / 4) * 8 + i % 4;
                 __m512i even = _mm512_ternarylogic_epi32(x, low, bias, 0x6a);
                 __m512i odd = _mm512_ternarylogic_epi32(_mm512_srli_epi32(x, 4), low, bias, 0x6a);
-                _mm512_store_si512(out + quad * (4 * OFR_CPU_TILE_ROWS), even);
-                _mm512_store_si512(out + (quad + 4) * (4 * OFR_CPU_TILE_ROWS), odd);
+                _mm512_store_si512(out + quad * (4 * OFR_CPU_GEMM_ROWS), even);
+                _mm512_store_si512(out + (quad + 4) * (4 * OFR_CPU_GEMM_ROWS), odd);
             } else {
-                _mm512_store_si512(out + (size_t)i * (4 * OFR_CPU_TILE_ROWS),
+                _mm512_store_si512(out + (size_t)i * (4 * OFR_CPU_GEMM_ROWS),
                                    _mm512_xor_si512(x, bias));
             }
         }
     }
     uint32_t ratio = w->group / OFR_CPU_ACTIVATION_GROUP, own = w->columns / w->group;
-    for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
+    for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
         for (uint32_t g = 0; g < w->columns / OFR_CPU_ACTIVATION_GROUP; g++) {
-            tile->scales[g * OFR_CPU_TILE_ROWS + r] =
+            tile->scales[g * OFR_CPU_GEMM_ROWS + r] =
                 r < n ? _cvtsh_ss(w->scales[(size_t)(begin + r) * own + g / ratio]) : 0;
         }
     }
@@ -281,16 +287,16 @@ static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const
 
 /* `n` tokens (a constant where inlined) against the 32 rows of a tile. The integer sums of a group
  * stay in registers; the fp32 sums live in y, which is touched once per group. */
-INLINE void tile_tokens(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, size_t row,
-                        uint32_t n, float *y)
+INLINE void tile_tokens(const int8_tile *tile, const ofr_cpu_activations *a, size_t row, uint32_t n,
+                        float *y, size_t y_stride)
 {
     const int8_t *values = a->values + row * a->value_stride;
     const float *scales = a->scales + row * a->group_stride;
     const int32_t *sums = a->sums + row * a->group_stride;
     const uint8_t *w = tile->values;
     for (uint32_t t = 0; t < n; t++) {
-        _mm512_storeu_ps(y + t * OFR_CPU_TILE_ROWS, _mm512_setzero_ps());
-        _mm512_storeu_ps(y + t * OFR_CPU_TILE_ROWS + 16, _mm512_setzero_ps());
+        _mm512_storeu_ps(y + t * y_stride, _mm512_setzero_ps());
+        _mm512_storeu_ps(y + t * y_stride + 16, _mm512_setzero_ps());
     }
     for (uint32_t g = 0; g < a->n_groups; g++) {
         __m512i sum[TILE_TOKENS][2];
@@ -299,7 +305,7 @@ INLINE void tile_tokens(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, 
         }
         const int8_t *x = values + ofr_cpu_group_offset(a, g);
         size_t half = a->split ? OFR_CPU_SPLIT_BLOCK / 2 : OFR_CPU_ACTIVATION_GROUP / 2;
-        for (uint32_t q = 0; q < OFR_CPU_ACTIVATION_GROUP / 4; q++, w += 4 * OFR_CPU_TILE_ROWS) {
+        for (uint32_t q = 0; q < OFR_CPU_ACTIVATION_GROUP / 4; q++, w += 4 * OFR_CPU_GEMM_ROWS) {
             __m512i w0 = _mm512_load_si512(w), w1 = _mm512_load_si512(w + 64);
             size_t at = q < 4 ? 4 * q : half + 4 * (q - 4);
             for (uint32_t t = 0; t < n; t++) {
@@ -310,10 +316,10 @@ INLINE void tile_tokens(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, 
                 sum[t][1] = _mm512_dpbusd_epi32(sum[t][1], w1, each);
             }
         }
-        __m512 s0 = _mm512_load_ps(tile->scales + g * OFR_CPU_TILE_ROWS);
-        __m512 s1 = _mm512_load_ps(tile->scales + g * OFR_CPU_TILE_ROWS + 16);
+        __m512 s0 = _mm512_load_ps(tile->scales + g * OFR_CPU_GEMM_ROWS);
+        __m512 s1 = _mm512_load_ps(tile->scales + g * OFR_CPU_GEMM_ROWS + 16);
         for (uint32_t t = 0; t < n; t++) {
-            float *out = y + t * OFR_CPU_TILE_ROWS;
+            float *out = y + t * y_stride;
             __m512 s = _mm512_set1_ps(scales[t * a->group_stride + g]);
             __m512 y0 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][0]), _mm512_mul_ps(s, s0),
                                         _mm512_loadu_ps(out));
@@ -325,32 +331,51 @@ INLINE void tile_tokens(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, 
     }
 }
 
-static void gemm_tile(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, size_t row,
-                      uint32_t n_tokens, float *y)
+static void gemm_tile(const int8_tile *tile, const ofr_cpu_activations *a, uint32_t n_tokens,
+                      float *y, size_t y_stride)
 {
     uint32_t t = 0;
     for (; t + 8 <= n_tokens; t += 8) {
-        tile_tokens(tile, a, row + t, 8, y + t * OFR_CPU_TILE_ROWS);
+        tile_tokens(tile, a, t, 8, y + t * y_stride, y_stride);
     }
     for (; t + 4 <= n_tokens; t += 4) {
-        tile_tokens(tile, a, row + t, 4, y + t * OFR_CPU_TILE_ROWS);
+        tile_tokens(tile, a, t, 4, y + t * y_stride, y_stride);
     }
     for (; t + 2 <= n_tokens; t += 2) {
-        tile_tokens(tile, a, row + t, 2, y + t * OFR_CPU_TILE_ROWS);
+        tile_tokens(tile, a, t, 2, y + t * y_stride, y_stride);
     }
     for (; t < n_tokens; t++) {
-        tile_tokens(tile, a, row + t, 1, y + t * OFR_CPU_TILE_ROWS);
+        tile_tokens(tile, a, t, 1, y + t * y_stride, y_stride);
     }
+}
+
+static size_t gemm_scratch(uint32_t columns, uint32_t n_tokens)
+{
+    (void)n_tokens;
+    return (size_t)columns * OFR_CPU_GEMM_ROWS +
+           (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
+}
+
+static void gemm_multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
+                          const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
+                          size_t y_stride)
+{
+    int8_tile tile = {
+        .values = scratch,
+        .scales = (float *)(void *)((char *)scratch + (size_t)w->columns * OFR_CPU_GEMM_ROWS),
+        .zero = w->dtype == OFR_DTYPE_I4 ? 8 : 128};
+    gemm_pack(w, begin, n, &tile);
+    gemm_tile(&tile, a, n_tokens, y, y_stride);
 }
 
 static const ofr_cpu_gemm gemm_int8 = {
     .name = "int8",
     .min_tokens = 4,
-    .tile_tokens = TILE_TOKENS,
+    .max_rows = OFR_CPU_GEMM_ROWS,
     .value_bytes = 1,
     .prepare = quantize,
-    .pack = gemm_pack,
-    .tile = gemm_tile,
+    .scratch_bytes = gemm_scratch,
+    .multiply = gemm_multiply,
 };
 
 /* The members of the tables below that do not differ. */

@@ -84,47 +84,53 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
     }
 }
 
-/* [K][TILE_ROWS] */
-static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const ofr_cpu_tile *tile)
+/* values [K][GEMM_ROWS] */
+typedef struct int8_tile {
+    uint8_t *values;
+    float *scales; /* [K/32][GEMM_ROWS] */
+    int32_t zero;  /* the zero point: 8 or 128 */
+} int8_tile;
+
+static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const int8_tile *tile)
 {
-    memset(tile->values, 0, (size_t)w->columns * OFR_CPU_TILE_ROWS);
+    memset(tile->values, 0, (size_t)w->columns * OFR_CPU_GEMM_ROWS);
     for (uint32_t r = 0; r < n; r++) {
         for (size_t k = 0; k < w->columns; k++) {
-            tile->values[k * OFR_CPU_TILE_ROWS + r] =
+            tile->values[k * OFR_CPU_GEMM_ROWS + r] =
                 (uint8_t)(weight_at(w, begin + r, k) + tile->zero);
         }
     }
     for (uint32_t g = 0; g < w->columns / OFR_CPU_ACTIVATION_GROUP; g++) {
-        for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
-            tile->scales[g * OFR_CPU_TILE_ROWS + r] = r < n ? weight_scale(w, begin + r, g) : 0;
+        for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
+            tile->scales[g * OFR_CPU_GEMM_ROWS + r] = r < n ? weight_scale(w, begin + r, g) : 0;
         }
     }
 }
 
-static void gemm_tile(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, size_t row,
-                      uint32_t n_tokens, float *y)
+static void gemm_tile(const int8_tile *tile, const ofr_cpu_activations *a, uint32_t n_tokens,
+                      float *y, size_t y_stride)
 {
-    for (uint32_t t = 0; t < n_tokens; t++) {
-        const int8_t *values = a->values + (row + t) * a->value_stride;
-        const float *scales = a->scales + (row + t) * a->group_stride;
-        const int32_t *sums = a->sums + (row + t) * a->group_stride;
-        float *out = y + (size_t)t * OFR_CPU_TILE_ROWS;
-        memset(out, 0, OFR_CPU_TILE_ROWS * sizeof *out);
+    for (size_t t = 0; t < n_tokens; t++) {
+        const int8_t *values = a->values + t * a->value_stride;
+        const float *scales = a->scales + t * a->group_stride;
+        const int32_t *sums = a->sums + t * a->group_stride;
+        float *out = y + t * y_stride;
+        memset(out, 0, OFR_CPU_GEMM_ROWS * sizeof *out);
         for (uint32_t g = 0; g < a->n_groups; g++) {
-            int32_t sum[OFR_CPU_TILE_ROWS];
-            for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
+            int32_t sum[OFR_CPU_GEMM_ROWS];
+            for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
                 sum[r] = -tile->zero * sums[g];
             }
             for (size_t k = (size_t)g * OFR_CPU_ACTIVATION_GROUP;
                  k < (size_t)(g + 1) * OFR_CPU_ACTIVATION_GROUP; k++) {
-                const uint8_t *column = tile->values + k * OFR_CPU_TILE_ROWS;
+                const uint8_t *column = tile->values + k * OFR_CPU_GEMM_ROWS;
                 int32_t value = values[value_index(a, k)];
-                for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
+                for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
                     sum[r] += column[r] * value;
                 }
             }
-            for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
-                out[r] += tile->scales[g * OFR_CPU_TILE_ROWS + r] * scales[g] * (float)sum[r];
+            for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
+                out[r] += tile->scales[g * OFR_CPU_GEMM_ROWS + r] * scales[g] * (float)sum[r];
             }
         }
     }
@@ -254,14 +260,33 @@ static void matmul(const float *a, size_t a_stride, const float *b, size_t b_str
     }
 }
 
+static size_t gemm_scratch(uint32_t columns, uint32_t n_tokens)
+{
+    (void)n_tokens;
+    return (size_t)columns * OFR_CPU_GEMM_ROWS +
+           (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
+}
+
+static void gemm_multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
+                          const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
+                          size_t y_stride)
+{
+    int8_tile tile = {
+        .values = scratch,
+        .scales = (float *)(void *)((char *)scratch + (size_t)w->columns * OFR_CPU_GEMM_ROWS),
+        .zero = w->dtype == OFR_DTYPE_I4 ? 8 : 128};
+    gemm_pack(w, begin, n, &tile);
+    gemm_tile(&tile, a, n_tokens, y, y_stride);
+}
+
 static const ofr_cpu_gemm gemm_int8 = {
     .name = "int8",
     .min_tokens = 4,
-    .tile_tokens = 8,
+    .max_rows = OFR_CPU_GEMM_ROWS,
     .value_bytes = 1,
     .prepare = quantize,
-    .pack = gemm_pack,
-    .tile = gemm_tile,
+    .scratch_bytes = gemm_scratch,
+    .multiply = gemm_multiply,
 };
 
 static const ofr_cpu_kernels table = {

@@ -19,7 +19,6 @@ enum {
     GEMV_COLUMNS = 16384, /* columns whose inputs a gemv spreads on the stack at once */
     SCALES_AT_ONCE = 64,  /* weight scales of a row that a gemv widens at once */
     GROUP_OF_ROW = 1,     /* in place of a group size: one scale for a row */
-    TILE_TOKENS = 8,
     QUADS = OFR_CPU_ACTIVATION_GROUP / 4,
 };
 
@@ -314,14 +313,20 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
 }
 
 /* Tiles of the int8 gemm: unsigned bytes, 4 neighbours of the activations' order at a time, group
- * after group (of i4 the 16 even values, then the 16 odd ones): [K/4][TILE_ROWS][4]. A 32-bit lane
+ * after group (of i4 the 16 even values, then the 16 odd ones): [K/4][GEMM_ROWS][4]. A 32-bit lane
  * is then one row and needs no sum across lanes. */
-static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const ofr_cpu_tile *tile)
+typedef struct int8_tile {
+    uint8_t *values;
+    float *scales; /* [K/32][GEMM_ROWS] */
+    int32_t zero;  /* the zero point: 8 or 128 */
+} int8_tile;
+
+static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const int8_tile *tile)
 {
     bool i4 = w->dtype == OFR_DTYPE_I4;
     size_t row_bytes = i4 ? w->columns / 2 : w->columns;
     const __m256i low = _mm256_set1_epi8(15), bias = _mm256_set1_epi8((char)tile->zero);
-    for (uint32_t part = 0; part < OFR_CPU_TILE_ROWS / 8; part++) {
+    for (uint32_t part = 0; part < OFR_CPU_GEMM_ROWS / 8; part++) {
         uint32_t left = n > part * 8 ? n - part * 8 : 0;
         const uint8_t *data = w->data + (size_t)(begin + (left > 0 ? part * 8 : 0)) * row_bytes;
         /* Distances between rows in units of 4 bytes: rows are multiples of 16 bytes. */
@@ -336,26 +341,27 @@ static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const
                 __m256i even = _mm256_xor_si256(_mm256_and_si256(x, low), bias);
                 __m256i odd =
                     _mm256_xor_si256(_mm256_and_si256(_mm256_srli_epi16(x, 4), low), bias);
-                _mm256_store_si256((void *)(out + quad * (4 * OFR_CPU_TILE_ROWS)), even);
-                _mm256_store_si256((void *)(out + (quad + 4) * (4 * OFR_CPU_TILE_ROWS)), odd);
+                _mm256_store_si256((void *)(out + quad * (4 * OFR_CPU_GEMM_ROWS)), even);
+                _mm256_store_si256((void *)(out + (quad + 4) * (4 * OFR_CPU_GEMM_ROWS)), odd);
             } else {
-                _mm256_store_si256((void *)(out + (size_t)i * (4 * OFR_CPU_TILE_ROWS)),
+                _mm256_store_si256((void *)(out + (size_t)i * (4 * OFR_CPU_GEMM_ROWS)),
                                    _mm256_xor_si256(x, bias));
             }
         }
     }
     uint32_t ratio = w->group / OFR_CPU_ACTIVATION_GROUP, own = w->columns / w->group;
-    for (uint32_t r = 0; r < OFR_CPU_TILE_ROWS; r++) {
+    for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
         for (uint32_t g = 0; g < w->columns / OFR_CPU_ACTIVATION_GROUP; g++) {
-            tile->scales[g * OFR_CPU_TILE_ROWS + r] =
+            tile->scales[g * OFR_CPU_GEMM_ROWS + r] =
                 r < n ? _cvtsh_ss(w->scales[(size_t)(begin + r) * own + g / ratio]) : 0;
         }
     }
 }
 
 /* `n` tokens (a constant where inlined) against 16 rows of the tile from `first` on. */
-INLINE void tile_tokens(const ofr_cpu_tile *tile, bool i4, uint32_t first,
-                        const ofr_cpu_activations *a, size_t row, uint32_t n, float *y)
+INLINE void tile_tokens(const int8_tile *tile, bool i4, uint32_t first,
+                        const ofr_cpu_activations *a, size_t row, uint32_t n, float *y,
+                        size_t y_stride)
 {
     const int8_t *values = a->values + row * a->value_stride;
     const float *scales = a->scales + row * a->group_stride;
@@ -374,7 +380,7 @@ INLINE void tile_tokens(const ofr_cpu_tile *tile, bool i4, uint32_t first,
             wide[t][0] = wide[t][1] = _mm256_set1_epi32(-zero * sums[t * a->group_stride + g]);
             sum[t][0] = sum[t][1] = _mm256_setzero_si256();
         }
-        for (uint32_t q = 0; q < QUADS; q++, w += 4 * OFR_CPU_TILE_ROWS) {
+        for (uint32_t q = 0; q < QUADS; q++, w += 4 * OFR_CPU_GEMM_ROWS) {
             __m256i w0 = _mm256_load_si256((const void *)w);
             __m256i w1 = _mm256_load_si256((const void *)(w + 32));
             size_t at = q < QUADS / 2 ? 4 * q : half + 4 * (q - QUADS / 2);
@@ -391,7 +397,7 @@ INLINE void tile_tokens(const ofr_cpu_tile *tile, bool i4, uint32_t first,
                 wide[t][i] = _mm256_add_epi32(wide[t][i], i4 ? widen(sum[t][i]) : sum[t][i]);
             }
         }
-        const float *own = tile->scales + g * OFR_CPU_TILE_ROWS + first;
+        const float *own = tile->scales + g * OFR_CPU_GEMM_ROWS + first;
         for (uint32_t t = 0; t < n; t++) {
             __m256 s = _mm256_set1_ps(scales[t * a->group_stride + g]);
             for (uint32_t i = 0; i < 2; i++) {
@@ -402,32 +408,32 @@ INLINE void tile_tokens(const ofr_cpu_tile *tile, bool i4, uint32_t first,
         }
     }
     for (uint32_t t = 0; t < n; t++) {
-        _mm256_storeu_ps(y + t * OFR_CPU_TILE_ROWS + first, total[t][0]);
-        _mm256_storeu_ps(y + t * OFR_CPU_TILE_ROWS + first + 8, total[t][1]);
+        _mm256_storeu_ps(y + t * y_stride, total[t][0]);
+        _mm256_storeu_ps(y + t * y_stride + 8, total[t][1]);
     }
 }
 
-INLINE void tile_rows(const ofr_cpu_tile *tile, bool i4, const ofr_cpu_activations *a, size_t row,
-                      uint32_t n_tokens, float *y)
+INLINE void tile_rows(const int8_tile *tile, bool i4, const ofr_cpu_activations *a,
+                      uint32_t n_tokens, float *y, size_t y_stride)
 {
-    for (uint32_t first = 0; first < OFR_CPU_TILE_ROWS; first += 16) {
+    for (uint32_t first = 0; first < OFR_CPU_GEMM_ROWS; first += 16) {
         uint32_t t = 0;
         for (; t + 4 <= n_tokens; t += 4) {
-            tile_tokens(tile, i4, first, a, row + t, 4, y + t * OFR_CPU_TILE_ROWS);
+            tile_tokens(tile, i4, first, a, t, 4, y + t * y_stride + first, y_stride);
         }
         for (; t < n_tokens; t++) {
-            tile_tokens(tile, i4, first, a, row + t, 1, y + t * OFR_CPU_TILE_ROWS);
+            tile_tokens(tile, i4, first, a, t, 1, y + t * y_stride + first, y_stride);
         }
     }
 }
 
-static void gemm_tile(const ofr_cpu_tile *tile, const ofr_cpu_activations *a, size_t row,
-                      uint32_t n_tokens, float *y)
+static void gemm_tile(const int8_tile *tile, const ofr_cpu_activations *a, uint32_t n_tokens,
+                      float *y, size_t y_stride)
 {
     if (tile->zero == 8) {
-        tile_rows(tile, true, a, row, n_tokens, y);
+        tile_rows(tile, true, a, n_tokens, y, y_stride);
     } else {
-        tile_rows(tile, false, a, row, n_tokens, y);
+        tile_rows(tile, false, a, n_tokens, y, y_stride);
     }
 }
 
@@ -649,14 +655,33 @@ static void matmul(const float *a, size_t a_stride, const float *b, size_t b_str
     }
 }
 
+static size_t gemm_scratch(uint32_t columns, uint32_t n_tokens)
+{
+    (void)n_tokens;
+    return (size_t)columns * OFR_CPU_GEMM_ROWS +
+           (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
+}
+
+static void gemm_multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
+                          const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
+                          size_t y_stride)
+{
+    int8_tile tile = {
+        .values = scratch,
+        .scales = (float *)(void *)((char *)scratch + (size_t)w->columns * OFR_CPU_GEMM_ROWS),
+        .zero = w->dtype == OFR_DTYPE_I4 ? 8 : 128};
+    gemm_pack(w, begin, n, &tile);
+    gemm_tile(&tile, a, n_tokens, y, y_stride);
+}
+
 static const ofr_cpu_gemm gemm_int8 = {
     .name = "int8",
     .min_tokens = 4,
-    .tile_tokens = TILE_TOKENS,
+    .max_rows = OFR_CPU_GEMM_ROWS,
     .value_bytes = 1,
     .prepare = quantize,
-    .pack = gemm_pack,
-    .tile = gemm_tile,
+    .scratch_bytes = gemm_scratch,
+    .multiply = gemm_multiply,
 };
 
 /* The members of the table that this header defines. */

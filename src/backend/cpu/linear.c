@@ -89,7 +89,7 @@ static void prepare_rows(ofr_backend_session *session, const cpu_input *input, u
                          float *scratch, const prepared_rows *ready)
 {
     bool blocks = ready->gemm != NULL && ready->gemm->finish != NULL;
-    uint32_t step = blocks ? OFR_CPU_TILE_TOKENS_MAX : n / (session->n_threads * 4) + 1;
+    uint32_t step = blocks ? OFR_CPU_TOKEN_BLOCK : n / (session->n_threads * 4) + 1;
     for (;;) {
         uint32_t begin = ofr_thread_pool_next(session->pool);
         if (begin >= (n + step - 1) / step) {
@@ -141,13 +141,16 @@ static prepared_rows prepare(ofr_backend_session *session, uint32_t thread, cons
 /* Rows of a matrix that are handed out at once. */
 static uint32_t chunk_rows(const ofr_backend_session *session, const ofr_tensor *weight, uint32_t n)
 {
-    if (gemm_for(session, n) != NULL && !is_dense(weight)) {
-        return OFR_CPU_TILE_ROWS;
+    const ofr_cpu_gemm *gemm = is_dense(weight) ? NULL : gemm_for(session, n);
+    uint64_t threads = session->n_threads, all = (uint64_t)weight->shape[0];
+    if (gemm != NULL) { /* enough chunks that threads end together */
+        uint64_t share = all / (threads * 4 * OFR_CPU_GEMM_ROWS) * OFR_CPU_GEMM_ROWS;
+        share = share < gemm->max_rows ? share : gemm->max_rows;
+        return share > OFR_CPU_GEMM_ROWS ? (uint32_t)share : OFR_CPU_GEMM_ROWS;
     }
     uint64_t row_bytes = (uint64_t)weight->shape[1] * ofr_dtype_bits(weight->dtype) / 8;
     uint64_t rows = CHUNK_BYTES / (row_bytes > 0 ? row_bytes : 1);
-    uint64_t threads = session->n_threads;
-    uint64_t share = ((uint64_t)weight->shape[0] + threads * 4 - 1) / (threads * 4);
+    uint64_t share = (all + threads * 4 - 1) / (threads * 4);
     rows = rows < share ? rows : share;
     rows = rows < CHUNK_ROWS_MAX ? rows : CHUNK_ROWS_MAX;
     rows = rows / CHUNK_ROWS_MIN * CHUNK_ROWS_MIN;
@@ -243,30 +246,21 @@ static void run_rows(ofr_backend_session *session, const cpu_product *product,
     }
 }
 
-static void run_tile(ofr_backend_session *session, uint32_t thread, const cpu_product *product,
+static void run_gemm(ofr_backend_session *session, uint32_t thread, const cpu_product *product,
                      const prepared_rows *ready, uint32_t n, uint32_t begin, uint32_t end)
 {
-    _Alignas(64) float value[OFR_CPU_TILE_TOKENS_MAX * OFR_CPU_TILE_ROWS];
-    _Alignas(64) float up[OFR_CPU_TILE_TOKENS_MAX * OFR_CPU_TILE_ROWS];
     cpu_scratch *scratch = &session->scratch[thread];
     const ofr_linear *linears[2] = {product->linear, product->gated_up};
-    float *results[2] = {value, up};
-    uint32_t n_linears = product->gated_up != NULL ? 2 : 1;
+    uint32_t n_linears = product->gated_up != NULL ? 2 : 1, rows = end - begin;
+    size_t stride = (rows + OFR_CPU_GEMM_ROWS - 1) / OFR_CPU_GEMM_ROWS * OFR_CPU_GEMM_ROWS;
     for (uint32_t i = 0; i < n_linears; i++) {
         ofr_cpu_matrix matrix = matrix_of(linears[i]->weight);
-        scratch->tiles[i].zero = matrix.dtype == OFR_DTYPE_I4 ? 8 : 128;
-        ready->gemm->pack(&matrix, begin, end - begin, &scratch->tiles[i]);
+        ready->gemm->multiply(&matrix, begin, rows, &ready->a, n, scratch->gemm,
+                              scratch->products[i], stride);
     }
-    uint32_t step = ready->gemm->tile_tokens;
-    for (uint32_t token = 0; token < n; token += step) {
-        uint32_t count = n - token < step ? n - token : step;
-        for (uint32_t i = 0; i < n_linears; i++) {
-            ready->gemm->tile(&scratch->tiles[i], &ready->a, token, count, results[i]);
-        }
-        for (uint32_t t = 0; t < count; t++) {
-            emit(session, product, ready, token + t, begin, end - begin,
-                 value + t * OFR_CPU_TILE_ROWS, n_linears == 2 ? up + t * OFR_CPU_TILE_ROWS : NULL);
-        }
+    for (uint32_t t = 0; t < n; t++) {
+        emit(session, product, ready, t, begin, rows, scratch->products[0] + t * stride,
+             n_linears == 2 ? scratch->products[1] + t * stride : NULL);
     }
 }
 
@@ -287,7 +281,7 @@ static void run_products(ofr_backend_session *session, uint32_t thread, const pr
         uint32_t all = (uint32_t)products[i].linear->weight->shape[0];
         uint32_t end = all - begin < rows ? all : begin + rows;
         if (ready->gemm != NULL) {
-            run_tile(session, thread, &products[i], ready, n, begin, end);
+            run_gemm(session, thread, &products[i], ready, n, begin, end);
         } else {
             run_rows(session, &products[i], ready, n, begin, end);
         }

@@ -19,7 +19,8 @@ enum {
 
 /* One thread's own memory; all pointers into the session's arena. */
 typedef struct cpu_scratch {
-    ofr_cpu_tile tiles[2];       /* gate and up at once */
+    void *gemm;                  /* what a gemm asks for */
+    float *products[2];          /* [max_batch_tokens][GEMM_ROWS_MAX]: gate and up at once */
     ofr_cpu_activations row;     /* one row: decoding quantizes redundantly instead of waiting */
     float *normed;               /* [widest] */
     float *group_sums;           /* [widest / 32, padded] only for weights with minima */

@@ -13,7 +13,7 @@
 #include "backend/cpu/kernels.h"
 #include "base/fp16.h"
 
-enum { MAX_ROWS = 70 };
+enum { MAX_ROWS = 150, MAX_TOKENS = 43 };
 
 typedef const ofr_cpu_kernels *(*kernels_getter)(void);
 
@@ -124,12 +124,13 @@ static ofr_cpu_activations quantized(const ofr_cpu_kernels *kernels, const ofr_c
     return a;
 }
 
-/* Rows as the gemm wants them; the rows beyond up to a whole tile hold NaN. */
+/* Rows as the gemm wants them; the rows beyond up to a whole block hold NaN. */
 static ofr_cpu_activations prepared(const ofr_cpu_gemm *gemm, const ofr_cpu_matrix *w,
                                     const float *x, uint32_t rows)
 {
-    ofr_cpu_activations a = new_activations(w, OFR_CPU_TILE_TOKENS_MAX, gemm->value_bytes);
-    memset(a.values, 255, OFR_CPU_TILE_TOKENS_MAX * a.value_stride);
+    uint32_t whole = (rows + OFR_CPU_TOKEN_BLOCK - 1) / OFR_CPU_TOKEN_BLOCK * OFR_CPU_TOKEN_BLOCK;
+    ofr_cpu_activations a = new_activations(w, whole, gemm->value_bytes);
+    memset(a.values, 255, whole * a.value_stride);
     for (uint32_t i = 0; i < rows; i++) {
         gemm->prepare(x + (size_t)i * w->columns, &a, i);
     }
@@ -257,34 +258,26 @@ static void check_gemm(fixture *f, const ofr_cpu_gemm *gemm, const ofr_cpu_matri
 {
     ofr_cpu_activations a = prepared(gemm, w, x, n_tokens);
     ofr_cpu_activations rounded = quantized(f->kernels, w, x, n_tokens);
-    ofr_cpu_tile tile = {.values =
-                             aligned((size_t)w->columns * OFR_CPU_TILE_ROWS * gemm->value_bytes),
-                         .scales = aligned(a.group_stride * OFR_CPU_TILE_ROWS * 4),
-                         .zero = w->dtype == OFR_DTYPE_I4 ? 8 : 128};
-    size_t size = (size_t)gemm->tile_tokens * OFR_CPU_TILE_ROWS;
-    float *y = aligned(size * sizeof *y);
-    for (uint32_t begin = 0; begin < w->rows; begin += OFR_CPU_TILE_ROWS) {
-        uint32_t n = w->rows - begin < OFR_CPU_TILE_ROWS ? w->rows - begin : OFR_CPU_TILE_ROWS;
-        gemm->pack(w, begin, n, &tile);
-        for (uint32_t t0 = 0; t0 < n_tokens; t0 += gemm->tile_tokens) {
-            uint32_t count = n_tokens - t0 < gemm->tile_tokens ? n_tokens - t0 : gemm->tile_tokens;
-            gemm->tile(&tile, &a, t0, count, y);
-            for (uint32_t i = 0; i < count * n; i++) {
-                uint32_t t = i / n, r = i % n;
-                double expected = 0, magnitude = 0;
-                for (uint32_t k = 0; k < w->columns; k++) {
-                    double term = gemm_term(gemm, w, begin + r, &rounded, x, t0 + t, k);
-                    expected += term;
-                    magnitude += fabs(term);
-                }
-                assert_close((double)y[t * OFR_CPU_TILE_ROWS + r], expected,
-                             1e-5 * magnitude + 1e-9, gemm->name, begin + r);
+    size_t stride = OFR_CPU_GEMM_ROWS_MAX + 5;
+    void *scratch = aligned(gemm->scratch_bytes(w->columns, n_tokens));
+    float *y = aligned(n_tokens * stride * sizeof *y);
+    for (uint32_t begin = 0; begin < w->rows; begin += gemm->max_rows) {
+        uint32_t n = w->rows - begin < gemm->max_rows ? w->rows - begin : gemm->max_rows;
+        gemm->multiply(w, begin, n, &a, n_tokens, scratch, y, stride);
+        for (uint32_t i = 0; i < n_tokens * n; i++) {
+            uint32_t t = i / n, r = i % n;
+            double expected = 0, magnitude = 0;
+            for (uint32_t k = 0; k < w->columns; k++) {
+                double term = gemm_term(gemm, w, begin + r, &rounded, x, t, k);
+                expected += term;
+                magnitude += fabs(term);
             }
+            assert_close((double)y[t * stride + r], expected, 1e-5 * magnitude + 1e-9, gemm->name,
+                         begin + r);
         }
     }
     free(y);
-    free(tile.values);
-    free(tile.scales);
+    free(scratch);
     free_activations(&rounded);
     free_activations(&a);
 }
@@ -292,13 +285,13 @@ static void check_gemm(fixture *f, const ofr_cpu_gemm *gemm, const ofr_cpu_matri
 static void products_match_sums_in_double(void **state)
 {
     fixture *f = *state;
-    static const uint32_t row_counts[] = {1, 3, 4, 33, 70}, token_counts[] = {1, 11, 16, 17, 32};
+    static const uint32_t row_counts[] = {1, 3, 4, 33, 150}, token_counts[] = {1, 11, 16, 17, 43};
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
         for (size_t d = 0; d < 2; d++) {
             uint32_t rows = row_counts[(s + d) % 5], n_tokens = token_counts[(s + 2 * d) % 5];
             ofr_cpu_matrix w =
                 random_matrix(f, dtypes[d], rows, shapes[s].columns, shapes[s].group);
-            float *x = random_floats(f, (size_t)OFR_CPU_TILE_TOKENS_MAX * w.columns, 2);
+            float *x = random_floats(f, (size_t)MAX_TOKENS * w.columns, 2);
             check_gemv(f, &w, x);
             for (const ofr_cpu_gemm *const *gemm = f->kernels->gemms; *gemm != NULL; gemm++) {
                 check_gemm(f, *gemm, &w, x, n_tokens);

@@ -16,11 +16,12 @@
 #include "base/clock.h"
 #include "base/cpu_features.h"
 #include "base/thread_pool.h"
+#include "bench/amx_peak.h"
 #include "engine/kv.h"
 #include "engine/model.h"
 #include "package/package.h"
 
-enum { RUNS = 9, TOKENS = 256, BARRIERS = 20000 };
+enum { RUNS = 9, TOKENS = 512, BARRIERS = 20000 };
 
 typedef const ofr_cpu_kernels *(*kernels_getter)(void);
 
@@ -222,6 +223,40 @@ static void print_barrier(uint32_t threads)
     ofr_thread_pool_free(pool);
 }
 
+typedef struct peak {
+    double int8[OFR_THREAD_POOL_MAX], bf16[OFR_THREAD_POOL_MAX];
+} peak;
+
+static void measure_peak(void *context, uint32_t thread)
+{
+    peak *p = context;
+    bench_amx_peak(&p->int8[thread], &p->bf16[thread]);
+}
+
+/* All cores at once: their clocks and power are shared. */
+static void print_peak(uint32_t threads)
+{
+    ofr_cpu_features features;
+    ofr_cpu_features_detect(&features);
+    if (!features.amx) {
+        return;
+    }
+    static peak p;
+    ofr_thread_pool *pool = NULL;
+    ofr_error err = {0};
+    if (ofr_thread_pool_new(threads, true, &pool, &err) < 0) {
+        die("threads", &err);
+    }
+    ofr_thread_pool_run(pool, measure_peak, &p);
+    ofr_thread_pool_free(pool);
+    double int8 = 0, bf16 = 0;
+    for (uint32_t i = 0; i < threads; i++) {
+        int8 += p.int8[i];
+        bf16 += p.bf16[i];
+    }
+    printf("AMX peak of %u threads: int8 %.0f Gop/s, bf16 %.0f Gop/s\n", threads, int8, bf16);
+}
+
 static double forward_ns(const ofr_backend *backend, ofr_backend_session *session,
                          uint32_t position, uint32_t n, const int32_t *tokens, float *logits)
 {
@@ -307,6 +342,7 @@ int main(int argc, char **argv)
         return 0;
     }
     print_barrier(threads);
+    print_peak(threads);
     print_products();
     return 0;
 }

@@ -24,7 +24,8 @@ enum {
     TILE_BYTES = 1024, /* 16 rows */
     BLOCK_TOKENS = 16,
     PITCH = OFR_CPU_GEMM_ROWS * LINE, /* from one step's weights to the next one's */
-    COLUMNS = 512,
+    COLUMNS = 256,                    /* whose operands stay in the first-level cache */
+    SHORT_ROW = 3 * COLUMNS,
     SUBTILES = OFR_CPU_GEMM_ROWS_MAX / OFR_CPU_GEMM_ROWS,
 };
 
@@ -228,12 +229,20 @@ INLINE void load_sums(bool begin, bool pair, block_sums sums)
     }
 }
 
-/* One block of tokens, or half of one, against 32 rows; `begin`: the sums begin here. */
+/* One block of tokens, or half of one, against 32 rows; `begin`: the sums begin here. Meanwhile
+ * fetches the sums that come next and a quarter of the activations that come after these. */
 INLINE void multiply_block(const char *weights, const char *x, size_t next_tokens, uint32_t steps,
-                           bool pair, bool begin, block_sums sums)
+                           bool pair, bool begin, block_sums sums, const char *soon)
 {
+    const char *next_sums = (const char *)(sums + 4);
     load_sums(begin, pair, sums);
     for (uint32_t i = 0; i < steps; i++) {
+        for (uint32_t line = 0; line < 8; line++) {
+            _mm_prefetch(soon + line * LINE, _MM_HINT_T1);
+            _mm_prefetch(next_sums + line * LINE, _MM_HINT_T0);
+        }
+        soon += 8 * LINE;
+        next_sums += 8 * LINE;
         _tile_loadd(4, weights, LINE);
         _tile_loadd(6, x, LINE);
         _tile_dpbf16ps(0, 4, 6);
@@ -277,13 +286,13 @@ static void store_turned(const block_sums sums, uint32_t tokens, float *y, size_
  * all, since sums that leave their tiles cost more. */
 INLINE uint32_t columns_at_once(uint32_t columns)
 {
-    return columns <= 3 * COLUMNS ? columns : COLUMNS;
+    return columns <= SHORT_ROW ? columns : COLUMNS;
 }
 
 static size_t scratch_bytes(uint32_t columns, uint32_t n_tokens)
 {
     size_t blocks = (n_tokens - 1) / OFR_CPU_TOKEN_BLOCK + 1;
-    size_t most = columns < 3 * COLUMNS ? columns : 3 * COLUMNS; /* of this and shorter rows */
+    size_t most = columns < SHORT_ROW ? columns : SHORT_ROW; /* of this and shorter rows */
     return most / STEP * PITCH * SUBTILES + blocks * SUBTILES * sizeof(block_sums);
 }
 
@@ -310,10 +319,12 @@ static void multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
             block_sums *own = sums + (size_t)(t / OFR_CPU_TOKEN_BLOCK) * subtiles;
             for (uint32_t s = 0; s < subtiles; s++) {
                 const char *from = weights + s * subtile_bytes;
+                const char *soon =
+                    at + (2 + s % 4 / 2) * next + s % 2 * (size_t)(columns / STEP) * 8 * LINE;
                 if (n_tokens - t > BLOCK_TOKENS) {
-                    multiply_block(from, at, next, columns / STEP, true, k == 0, own[s]);
+                    multiply_block(from, at, next, columns / STEP, true, k == 0, own[s], soon);
                 } else {
-                    multiply_block(from, at, next, columns / STEP, false, k == 0, own[s]);
+                    multiply_block(from, at, next, columns / STEP, false, k == 0, own[s], soon);
                 }
             }
         }

@@ -13,7 +13,7 @@
 #include "backend/cpu/kernels.h"
 #include "base/fp16.h"
 
-enum { MAX_ROWS = 150, MAX_TOKENS = 43 };
+enum { MAX_ROWS = 300, MAX_TOKENS = 43 };
 
 typedef const ofr_cpu_kernels *(*kernels_getter)(void);
 
@@ -285,7 +285,7 @@ static void check_gemm(fixture *f, const ofr_cpu_gemm *gemm, const ofr_cpu_matri
 static void products_match_sums_in_double(void **state)
 {
     fixture *f = *state;
-    static const uint32_t row_counts[] = {1, 3, 4, 33, 150}, token_counts[] = {1, 11, 16, 17, 43};
+    static const uint32_t row_counts[] = {1, 3, 4, 33, 300}, token_counts[] = {1, 11, 16, 17, 43};
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
         for (size_t d = 0; d < 2; d++) {
             uint32_t rows = row_counts[(s + d) % 5], n_tokens = token_counts[(s + 2 * d) % 5];

@@ -7,11 +7,15 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bake_model/bake_calibrate.h"
 #include "bake_model/bake_graphs.h"
+#include "bake_model/bake_keep.h"
 #include "bake_model/bake_pipeline.h"
+#include "bake_model/bake_report.h"
 #include "bake_model/bake_tensor.h"
 #include "bake_model/gguf_source.h"
 #include "bake_model/hf_source.h"
+#include "base/file.h"
 #include "base/progress.h"
 
 enum { MAX_DEFAULT_THREADS = 8 };
@@ -67,16 +71,34 @@ static json_t *describe_source(const ofr_bake_source *source, char (*sha256)[OFR
     return root;
 }
 
+static json_t *describe_quantization(const ofr_bake_options *options, const ofr_bake_loss *loss)
+{
+    bool calibrated = loss->fitted_tokens > 0, kept = options->keep_quantization;
+    json_t *root =
+        json_pack("{s:s, s:s, s:i, s:s}", "weights", kept ? "as in the source" : "i4", "embedding",
+                  kept ? "as in the source" : "i8", "group_size", options->group_size, "method",
+                  kept         ? "the source's 4- and 8-bit integers, bit for bit"
+                  : calibrated ? "symmetric, GPTQ with activation order, two streams"
+                               : "symmetric, w2-weighted scale search");
+    if (root && calibrated &&
+        (json_object_set_new(root, "calibration_tokens",
+                             json_integer((json_int_t)loss->fitted_tokens)) < 0 ||
+         json_object_set_new(root, "calibration_text",
+                             json_string(options->calibration_text ? "own" : "built-in")) < 0 ||
+         json_object_set_new(root, "loss", ofr_bake_loss_json(loss)) < 0)) {
+        json_decref(root);
+        return NULL;
+    }
+    return root;
+}
+
 static char *describe(const ofr_bake_options *options, const ofr_bake_source *source,
-                      char (*sha256)[OFR_SHA256_HEX_SIZE])
+                      char (*sha256)[OFR_SHA256_HEX_SIZE], const ofr_bake_loss *loss)
 {
     json_t *root = json_object();
     int bad = json_object_set_new(root, "source", describe_source(source, sha256));
     if (!options->tokenizer_only)
-        bad |= json_object_set_new(root, "quantization",
-                                   json_pack("{s:s, s:s, s:i, s:s}", "weights", "i4", "embedding",
-                                             "i8", "group_size", options->group_size, "method",
-                                             "symmetric, w2-weighted scale search"));
+        bad |= json_object_set_new(root, "quantization", describe_quantization(options, loss));
     char *text = bad ? NULL : json_dumps(root, JSON_COMPACT);
     json_decref(root);
     return text;
@@ -143,8 +165,27 @@ static int hash_files(const ofr_bake_source *source, char (*sha256)[OFR_SHA256_H
     return r;
 }
 
+/* The text that was calibrated on: "no", "built-in", or the sha256 of a file. */
+static int name_calibration(const ofr_bake_options *options, const ofr_bake_loss *loss,
+                            char ret_name[OFR_SHA256_HEX_SIZE], ofr_error *err)
+{
+    if (loss->fitted_tokens == 0 || !options->calibration_text) {
+        snprintf(ret_name, OFR_SHA256_HEX_SIZE, "%s", loss->fitted_tokens ? "built-in" : "no");
+        return 0;
+    }
+    int fd = -1;
+    uint64_t size = 0;
+    int r = ofr_file_open_read(options->calibration_text, &fd, &size, err);
+    if (r < 0)
+        return r;
+    r = ofr_sha256_file(fd, options->calibration_text, 0, size, NULL, NULL, ret_name, err);
+    close(fd);
+    return r;
+}
+
 /* Everything that the finished weights depend on; where it changes, a partial bake is of no use. */
-static char *source_identity(const ofr_bake_options *options, const ofr_bake_source *source)
+static char *source_identity(const ofr_bake_options *options, const ofr_bake_source *source,
+                             const char *calibration)
 {
     char *text = NULL;
     size_t size = 0;
@@ -154,6 +195,7 @@ static char *source_identity(const ofr_bake_options *options, const ofr_bake_sou
     fprintf(out, "%s group_size %d tokenizer_only %d allow_nan %d chunks %s %s", source->format,
             options->group_size, (int)options->tokenizer_only, (int)options->allow_nan,
             options->chunks ? options->chunks : "", source->identity ? source->identity : "");
+    fprintf(out, " calibrated %s kept %d", calibration, (int)options->keep_quantization);
     for (size_t i = 0; i < source->files.n_files; i++) {
         const ofr_source_file *file = &source->files.files[i];
         fprintf(out, " file %s %llu %lld %s", file->name, (unsigned long long)file->size,
@@ -167,20 +209,24 @@ static char *source_identity(const ofr_bake_options *options, const ofr_bake_sou
 }
 
 static int open_writer(const ofr_bake_options *options, const ofr_bake_source *source,
-                       ofr_package_writer **ret_writer, ofr_error *err)
+                       const ofr_bake_loss *loss, ofr_package_writer **ret_writer, ofr_error *err)
 {
     const ofr_bake_model *model = &source->model;
-    char *identity = source_identity(options, source);
+    char calibration[OFR_SHA256_HEX_SIZE];
+    int r = name_calibration(options, loss, calibration, err);
+    if (r < 0)
+        return r;
+    char *identity = source_identity(options, source, calibration);
     ofr_tensor *plan = calloc(model->n_tensors + 1, sizeof *plan);
     uint64_t expected = source->tokenizer_size;
-    int r = 0;
     if (!identity || !plan)
         r = ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
     for (size_t i = 0; i < model->n_tensors && r == 0; i++) {
         const ofr_bake_tensor *t = &model->tensors[i];
         ofr_bake_tensor_spec(t, &plan[i]);
         uint64_t rows = t->n_dims == 2 ? t->shape[0] : 1;
-        expected += rows * (ofr_bake_row_data_bytes(t) + ofr_bake_row_scale_bytes(t)) +
+        expected += rows * (ofr_bake_row_data_bytes(t) +
+                            ofr_dtype_group_numbers(t->dtype) * ofr_bake_row_scale_bytes(t)) +
                     2 * OFR_PACKAGE_PAGE_ALIGN;
     }
     ofr_package_writer_options writer_options = {
@@ -204,14 +250,14 @@ static int write_package(const ofr_bake_options *options, const ofr_bake_source 
     ofr_package_writer *writer = NULL;
     char *extra = NULL;
     char(*sha256)[OFR_SHA256_HEX_SIZE] = calloc(source->files.n_files + 1, sizeof *sha256);
-    int r = sha256 ? open_writer(options, source, &writer, err)
+    int r = sha256 ? open_writer(options, source, &result->loss, &writer, err)
                    : ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
     if (r == 0)
         r = write_tokenizer(writer, source, err);
     if (r == 0)
         r = options->tokenizer_only ? hash_files(source, sha256, err)
                                     : write_tensors(options, source, writer, sha256, result, err);
-    if (r == 0 && !(extra = describe(options, source, sha256)))
+    if (r == 0 && !(extra = describe(options, source, sha256, &result->loss)))
         r = ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
     if (r == 0 && !options->tokenizer_only)
         r = ofr_bake_graphs(writer, &source->model.params, options->chunks, result, err);
@@ -227,6 +273,21 @@ static int write_package(const ofr_bake_options *options, const ofr_bake_source 
     free(sha256);
     free(extra);
     return r;
+}
+
+static int calibrate(const ofr_bake_options *options, ofr_bake_source *source,
+                     ofr_bake_result *result, ofr_error *err)
+{
+    bool wanted = false;
+    const char *why = NULL;
+    int r = ofr_bake_wants_calibration(options, &source->model, &wanted, &why, err);
+    if (why)
+        snprintf(result->not_calibrated, sizeof result->not_calibrated, "%s", why);
+    if (r < 0 || !wanted)
+        return r;
+    ofr_bake_calibration calibration = {
+        .options = options, .source = source, .threads = thread_count(options)};
+    return ofr_bake_calibrate(&calibration, &result->loss, err);
 }
 
 static int load_source(const ofr_bake_options *options, ofr_bake_source *source, ofr_error *err)
@@ -250,6 +311,10 @@ int ofr_bake(const ofr_bake_options *options, ofr_bake_result *ret_result, ofr_e
                      options->model_dir ? options->model_dir : options->gguf, source.n_vocab,
                      source.model.params.vocab_size);
     result.n_vocab = (uint32_t)source.n_vocab;
+    if (r == 0 && options->keep_quantization)
+        ofr_bake_keep_quantization(&source.model);
+    if (r == 0 && !options->tokenizer_only)
+        r = calibrate(options, &source, &result, err);
     if (r == 0)
         r = write_package(options, &source, &result, err);
     ofr_bake_source_done(&source);

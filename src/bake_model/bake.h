@@ -21,11 +21,31 @@ typedef struct ofr_bake_options {
     const char *chunks;    /* chunk lengths of the static graphs; NULL: the default ladder */
     bool tokenizer_only;
     bool overwrite;
-    bool allow_nan;   /* weights that are not finite are replaced instead of refused */
-    unsigned threads; /* 0: one per CPU, at most 8. The result does not depend on it. */
-    int progress_fd;  /* -1: quiet */
+    bool calibrate;               /* whatever the model's size */
+    const char *calibration_text; /* file; NULL: the built-in text */
+    bool data_free;               /* no calibration, whatever the model's size */
+    bool keep_quantization;       /* tensors of the source that are 4 or 8 bits stay as they are */
+    bool allow_nan;               /* weights that are not finite are replaced instead of refused */
+    unsigned threads;             /* 0: one per CPU, at most 8. The result does not depend on it. */
+    int progress_fd;              /* -1: quiet */
     const volatile sig_atomic_t *cancel; /* NULL: never. Nonzero ends the bake with OFR_ECANCELED */
 } ofr_bake_options;
+
+/* What quantization costs on a text that was not fitted to: sums of -ln p, by the source's weights
+ * and by the package's. */
+typedef struct ofr_bake_kind_loss {
+    const char *name; /* "prose"; static */
+    uint64_t tokens;
+    double source_nll, nll;
+} ofr_bake_kind_loss;
+
+enum { OFR_BAKE_KINDS_MAX = 8 };
+
+typedef struct ofr_bake_loss {
+    uint64_t fitted_tokens; /* calibrated on; 0: no loss was measured */
+    int n_kinds;
+    ofr_bake_kind_loss kinds[OFR_BAKE_KINDS_MAX];
+} ofr_bake_loss;
 
 typedef struct ofr_bake_result {
     uint64_t weights_bytes; /* of weights.bin */
@@ -34,8 +54,10 @@ typedef struct ofr_bake_result {
     uint32_t n_vocab;
     uint32_t n_graphs;         /* static graphs written */
     char graphs_left_out[256]; /* why there are none; "" otherwise */
-    uint32_t dtype_counts[OFR_DTYPE_I4 + 1];
+    uint32_t dtype_counts[OFR_DTYPE_I4M + 1];
     ofr_quantize_error quantization_error[OFR_TENSOR_CLASS_COUNT];
+    ofr_bake_loss loss;
+    char not_calibrated[256]; /* why a model of that size is not; "" otherwise */
 } ofr_bake_result;
 
 int ofr_bake(const ofr_bake_options *options, ofr_bake_result *ret_result, ofr_error *err);

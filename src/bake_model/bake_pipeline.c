@@ -23,8 +23,8 @@ typedef struct job {
     char note[OFR_PACKAGE_NOTE_MAX];
     uint64_t sequence;
     uint64_t bytes; /* of the source, with what was passed over */
-    char *raw;
-    size_t raw_bytes, data_bytes, scale_bytes;
+    char *raw, *minima;
+    size_t raw_bytes, data_bytes, scale_bytes, minima_bytes;
 } job;
 
 typedef struct run {
@@ -46,6 +46,8 @@ typedef struct run {
     pthread_mutex_t commit;
     pthread_cond_t turn;
     uint64_t committed;
+    char *minima; /* of the tensor that is being written, as far as they have come */
+    size_t minima_room;
     int result;
     ofr_error *err;
 } run;
@@ -263,10 +265,14 @@ static int read_block(run *r, job *j, ofr_error *err)
     if (result == 0)
         result = grow(&j->block.scales, &j->scale_bytes,
                       (size_t)count * ofr_bake_row_scale_bytes(t), err);
+    if (result == 0 && t->dtype == OFR_DTYPE_I4M)
+        result =
+            grow(&j->minima, &j->minima_bytes, (size_t)count * ofr_bake_row_scale_bytes(t), err);
     if (result == 0)
         result = consume(r, count * t->source.row_bytes, j->raw, err);
     if (result < 0)
         return result;
+    j->block.minima = (uint16_t *)(void *)j->minima;
     j->block.tensor = t;
     j->block.row_begin = r->row;
     j->block.row_end = end;
@@ -310,6 +316,19 @@ static int take(run *r, job *j, int *ret_result, ofr_error *err)
 
 /* ---- writing ---- */
 
+/* Minima lie behind the scales of all rows: they are kept until the last row has come. */
+static int write_minima(run *r, const job *j, ofr_error *err)
+{
+    const ofr_bake_tensor *t = j->block.tensor;
+    size_t row_bytes = ofr_bake_row_scale_bytes(t), all = (size_t)t->shape[0] * row_bytes;
+    size_t bytes = (size_t)(j->block.row_end - j->block.row_begin) * row_bytes;
+    int result = j->first ? grow(&r->minima, &r->minima_room, all, err) : 0;
+    if (result < 0)
+        return result;
+    memcpy(r->minima + (size_t)j->block.row_begin * row_bytes, j->minima, bytes);
+    return j->last ? ofr_package_writer_scales(r->p->writer, r->minima, all, err) : 0;
+}
+
 static int write_block(run *r, const job *j, ofr_error *err)
 {
     const ofr_bake_tensor *t = j->block.tensor;
@@ -324,6 +343,8 @@ static int write_block(run *r, const job *j, ofr_error *err)
     if (result == 0 && t->group_size > 0)
         result = ofr_package_writer_scales(writer, j->block.scales,
                                            rows * ofr_bake_row_scale_bytes(t), err);
+    if (result == 0 && t->dtype == OFR_DTYPE_I4M)
+        result = write_minima(r, j, err);
     if (result == 0 && j->last)
         result = ofr_package_writer_end(writer, j->note, err);
     if (result < 0)
@@ -371,6 +392,7 @@ static void *work(void *argument)
         commit(r, &j, result, &failure);
     }
     free(j.raw);
+    free(j.minima);
     free(j.block.data);
     free(j.block.scales);
     return NULL;
@@ -408,6 +430,7 @@ int ofr_bake_pipeline_run(const ofr_bake_pipeline *pipeline, ofr_error *err)
     pthread_mutex_destroy(&r.commit);
     pthread_mutex_destroy(&r.take);
     free(r.order);
+    free(r.minima);
     const ofr_bake_model *model = &pipeline->source->model;
     for (size_t i = 0; i < model->n_tensors; i++) {
         pipeline->result->n_tensors++;

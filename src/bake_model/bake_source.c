@@ -49,8 +49,10 @@ int ofr_bake_model_add(ofr_bake_model *model, const char *path, const char *name
 
 void ofr_bake_model_done(ofr_bake_model *model)
 {
-    for (size_t i = 0; i < model->n_tensors; i++)
+    for (size_t i = 0; i < model->n_tensors; i++) {
         free(model->tensors[i].values);
+        free(model->tensors[i].made);
+    }
     free(model->tensors);
     *model = (ofr_bake_model){0};
 }

@@ -3,6 +3,7 @@
 #ifndef OFR_BAKE_MODEL_BAKE_SOURCE_H
 #define OFR_BAKE_MODEL_BAKE_SOURCE_H
 
+#include "bake_model/quantize.h"
 #include "bake_model/source.h"
 #include "package/package.h"
 
@@ -25,6 +26,10 @@ typedef struct ofr_bake_tensor {
     uint32_t group_size; /* 0 for f32 */
     uint32_t rope_heads; /* > 0: rows are heads whose first rope dims are to be reordered */
     float add;           /* to every element of a vector: norms that the source keeps as w - 1 */
+    bool keep;           /* the source's integers are taken as they are */
+    /* What calibration made of it: i4 data, then its scales; owned, NULL without. */
+    uint8_t *made;
+    ofr_quantize_error output_error; /* of calibration: over its tokens; energy 0: not measured */
 } ofr_bake_tensor;
 
 typedef struct ofr_bake_model {

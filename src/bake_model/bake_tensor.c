@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bake_model/bake_keep.h"
 #include "bake_model/gguf_dequantize.h"
 
 enum { BLOCK_ELEMENTS = 1 << 20 };
@@ -63,14 +64,32 @@ static int check_finite(const ofr_bake_block *block, uint64_t row, float *values
     return 0;
 }
 
-static void store_row(ofr_bake_block *block, const float *values, uint64_t row)
+/* A row that calibration has quantized already. */
+static void store_made(ofr_bake_block *block, const float *values, uint64_t row, uint8_t *data,
+                       uint16_t *scales)
+{
+    const ofr_bake_tensor *t = block->tensor;
+    size_t data_bytes = ofr_bake_row_data_bytes(t), scale_bytes = ofr_bake_row_scale_bytes(t);
+    memcpy(data, t->made + row * data_bytes, data_bytes);
+    memcpy(scales, t->made + t->shape[0] * data_bytes + row * scale_bytes, scale_bytes);
+    ofr_quantize_i4_error(values, (size_t)row_elements(t), t->group_size, data, scales,
+                          &block->error);
+}
+
+static void store_row(ofr_bake_block *block, const float *values, const void *raw, uint64_t row)
 {
     const ofr_bake_tensor *t = block->tensor;
     size_t k = (size_t)row_elements(t);
     uint64_t at = row - block->row_begin;
     char *data = block->data + at * ofr_bake_row_data_bytes(t);
     uint16_t *scales = (uint16_t *)(void *)(block->scales + at * ofr_bake_row_scale_bytes(t));
-    if (t->dtype == OFR_DTYPE_I4)
+    if (t->keep)
+        ofr_bake_keep_row(t->source.type, raw, k, (uint8_t *)data, scales,
+                          t->dtype == OFR_DTYPE_I4M ? block->minima + at * (k / t->group_size)
+                                                    : NULL);
+    else if (t->made)
+        store_made(block, values, row, (uint8_t *)data, scales);
+    else if (t->dtype == OFR_DTYPE_I4)
         ofr_quantize_i4_row(values, k, t->group_size, (uint8_t *)data, scales, &block->error);
     else if (t->dtype == OFR_DTYPE_I8)
         ofr_quantize_i8_row(values, k, t->group_size, (int8_t *)data, scales, &block->error);
@@ -109,8 +128,82 @@ int ofr_bake_block_convert(ofr_bake_block *block, ofr_error *err)
         if (r == 0 && t->n_dims == 1)
             store_vector(block, values);
         else if (r == 0)
-            store_row(block, values, row);
+            store_row(block, values, raw, row);
     }
     free(values);
+    return r;
+}
+
+/* Calibration runs before the weights are checked row by row: what is not finite stops it. */
+static int check_read(const ofr_source *files, const ofr_bake_tensor *t, const float *values,
+                      size_t n, ofr_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(values[i]))
+            return ofr_fail(err, OFR_EFORMAT,
+                            "%s: tensor '%s' holds values that are not finite: the file is "
+                            "corrupt, get it again; --allow_nan --data_free bakes it all the same",
+                            files->files[t->source.file].path, t->source.name);
+    return 0;
+}
+
+static int read_vector(const ofr_source *files, const ofr_model_params *p, const ofr_bake_tensor *t,
+                       float *ret_values, ofr_error *err)
+{
+    size_t n = (size_t)t->shape[0], bytes = (size_t)t->source.row_bytes;
+    if (t->values) {
+        memcpy(ret_values, t->values, n * sizeof *ret_values);
+        return 0;
+    }
+    char *raw = malloc(bytes);
+    float *values = malloc(n * sizeof *values);
+    int r = raw && values
+                ? ofr_source_read(files, t->source.file, t->source.offset, raw, bytes, err)
+                : ofr_fail(err, OFR_ENOMEM, "%s: out of memory", t->source.name);
+    if (r == 0) {
+        ofr_gguf_dequantize(t->source.type, raw, n, values);
+        for (size_t i = 0; i < n; i++)
+            ret_values[i] =
+                values[t->rope_heads ? ofr_bake_rope_row(i, p->head_dim, p->rope.dims) : i] +
+                t->add;
+        r = check_read(files, t, ret_values, n, err);
+    }
+    free(raw);
+    free(values);
+    return r;
+}
+
+int ofr_bake_tensor_read(const ofr_source *files, const ofr_model_params *params,
+                         const ofr_bake_tensor *tensor, uint64_t first, uint64_t n,
+                         float *ret_values, ofr_error *err)
+{
+    const ofr_bake_tensor *t = tensor;
+    if (t->n_dims == 1)
+        return read_vector(files, params, t, ret_values, err);
+    /* Whole heads where their rows are reordered; blocks, so that a remote source is asked seldom.
+     */
+    uint64_t unit = t->rope_heads ? params->head_dim : 1, block = ofr_bake_block_rows(t, params);
+    size_t k = (size_t)row_elements(t), row_bytes = (size_t)t->source.row_bytes;
+    uint64_t begin = first / unit * unit, end = first + n;
+    if (block > t->shape[0])
+        block = t->shape[0];
+    if (block > (n + unit) / unit * unit)
+        block = (n + unit) / unit * unit;
+    char *raw = malloc((size_t)block * row_bytes);
+    int r = raw ? 0 : ofr_fail(err, OFR_ENOMEM, "%s: out of memory", t->source.name);
+    for (; begin < end && r == 0; begin += block) {
+        uint64_t rows = t->shape[0] - begin < block ? t->shape[0] - begin : block;
+        r = ofr_source_read(files, t->source.file, t->source.offset + begin * row_bytes, raw,
+                            (size_t)rows * row_bytes, err);
+        for (uint64_t row = begin < first ? first : begin;
+             row < begin + rows && row < end && r == 0; row++) {
+            uint64_t from =
+                t->rope_heads ? ofr_bake_rope_row(row, params->head_dim, params->rope.dims) : row;
+            float *to = ret_values + (row - first) * k;
+            ofr_gguf_dequantize(t->source.type, raw + (from - begin) * row_bytes, k, to);
+            r = check_read(files, t, to, k, err);
+        }
+    }
+    free(raw);
     return r;
 }

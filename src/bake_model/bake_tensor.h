@@ -23,8 +23,15 @@ typedef struct ofr_bake_block {
     uint64_t row_begin, row_end; /* a block as ofr_bake_block_rows cuts it */
     const char *raw;             /* the same rows of the source */
     char *data, *scales;         /* where they go */
+    uint16_t *minima;            /* likewise, of i4m: they follow the scales of all rows */
     ofr_quantize_error error;    /* out */
 } ofr_bake_block;
+
+/* Rows [first, first + n) of the source as floats in the package's order: for calibration, one
+ * thread. */
+int ofr_bake_tensor_read(const ofr_source *files, const ofr_model_params *params,
+                         const ofr_bake_tensor *tensor, uint64_t first, uint64_t n,
+                         float *ret_values, ofr_error *err);
 
 /* OFR_EFORMAT where the source holds NaN or infinity and that is not allowed. */
 int ofr_bake_block_convert(ofr_bake_block *block, ofr_error *err);

@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-#include "bake_model/bake.h"
+#include "bake_model/bake_report.h"
 #include "base/clock.h"
 #include "base/options.h"
 #include "graph/ladder.h"
@@ -25,6 +25,8 @@ typedef struct command_line {
     const char *gguf, *model_id, *model_dir, *output;
     const char *chunks;
     int64_t group_size, max_context;
+    const char *calibrate; /* NULL: not asked for; "": the built-in text */
+    bool data_free, keep_quantization;
     bool tokenizer_only, overwrite, allow_nan, json, help, version;
 } command_line;
 
@@ -32,7 +34,7 @@ static void print_json(const command_line *line, const ofr_bake_result *result, 
                        uint64_t peak_rss)
 {
     json_t *dtypes = json_object(), *errors = json_object();
-    for (int i = 0; i <= OFR_DTYPE_I4; i++)
+    for (int i = 0; i <= OFR_DTYPE_I4M; i++)
         json_object_set_new(dtypes, ofr_dtype_name((enum ofr_dtype)i),
                             json_integer(result->dtype_counts[i]));
     for (int i = 0; i < OFR_TENSOR_CLASS_VECTOR; i++) {
@@ -47,6 +49,8 @@ static void print_json(const command_line *line, const ofr_bake_result *result, 
         "tensors_resumed", (json_int_t)result->n_resumed, "vocab", (json_int_t)result->n_vocab,
         "graphs", (json_int_t)result->n_graphs, "seconds", seconds, "peak_rss_bytes",
         (json_int_t)peak_rss, "dtypes", dtypes, "relative_error", errors);
+    if (root && result->loss.fitted_tokens > 0)
+        json_object_set_new(root, "loss", ofr_bake_loss_json(&result->loss));
     if (root)
         json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
     json_decref(root);
@@ -79,6 +83,11 @@ static const char *check(const command_line *line)
     if (line->group_size != 128 && line->group_size != 64 && line->group_size != 32 &&
         line->group_size != -1)
         return "--group_size takes 128, 64, 32 or -1 (one group per row)";
+    if (line->data_free && line->calibrate)
+        return "--calibrate and --data_free exclude each other";
+    if (line->keep_quantization && line->calibrate)
+        return "--calibrate and --keep_quantization exclude each other: what is kept as it is "
+               "cannot be fitted";
     ofr_ladder chunks;
     if (line->chunks && ofr_ladder_parse_chunks(line->chunks, UINT32_MAX, &chunks, NULL) < 0)
         return "--chunks takes ascending lengths from 2 to 8192, as in 64,256,1024";
@@ -101,6 +110,11 @@ static int run(const command_line *line)
                                 .chunks = line->chunks,
                                 .tokenizer_only = line->tokenizer_only,
                                 .overwrite = line->overwrite,
+                                .calibrate = line->calibrate,
+                                .calibration_text =
+                                    line->calibrate && line->calibrate[0] ? line->calibrate : NULL,
+                                .data_free = line->data_free,
+                                .keep_quantization = line->keep_quantization,
                                 .progress_fd = STDERR_FILENO,
                                 .cancel = &cancelled};
     ofr_bake_result result;
@@ -112,6 +126,9 @@ static int run(const command_line *line)
     }
     if (result.graphs_left_out[0])
         fprintf(stderr, "bake_model: no static graphs, so no NPU: %s\n", result.graphs_left_out);
+    if (result.not_calibrated[0])
+        fprintf(stderr, "bake_model: not calibrated: calibration does not know models with %s\n",
+                result.not_calibrated);
     double seconds = (double)(ofr_clock_ns() - begin) * 1e-9;
     struct rusage usage = {0};
     getrusage(RUSAGE_SELF, &usage);
@@ -138,6 +155,13 @@ int main(int argc, char **argv)
          "package to write (default ./offering_int4_binary)"},
         {"group_size", OFR_OPTION_INT, &line.group_size, -1, 128, "N",
          "INT4 group: 128 (default), 64, 32, or -1: one per row"},
+        {"calibrate", OFR_OPTION_OPTIONAL, &line.calibrate, 0, 0, "[TEXT]",
+         "fit the weights to what a text makes of their inputs: a file, or the built-in text "
+         "(default for models of up to 1.3 billion weights)"},
+        {"data_free", OFR_OPTION_FLAG, &line.data_free, 0, 0, NULL,
+         "no calibration, whatever the model's size"},
+        {"keep_quantization", OFR_OPTION_FLAG, &line.keep_quantization, 0, 0, NULL,
+         "take Q4_0, Q4_1 and Q8_0 tensors of a GGUF bit for bit; an NPU cannot use Q4_1"},
         {"max_context", OFR_OPTION_INT, &line.max_context, 1, 1 << 30, "N",
          "longest context, if shorter than the model's own"},
         {"chunks", OFR_OPTION_STRING, &line.chunks, 0, 0, "LIST",

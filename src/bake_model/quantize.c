@@ -123,6 +123,16 @@ void ofr_quantize_i4_row(const float *values, size_t k, size_t group, uint8_t *r
     }
 }
 
+void ofr_quantize_i4_error(const float *values, size_t k, size_t group, const uint8_t *data,
+                           const uint16_t *scales, ofr_quantize_error *add_error)
+{
+    for (size_t i = 0; i < k; i += 2) {
+        int8_t q[2] = {(int8_t)(((data[i / 2] & 15) ^ 8) - 8),
+                       (int8_t)((data[i / 2] >> 4 ^ 8) - 8)};
+        add_group_error(values + i, 2, q, ofr_half_to_float(scales[i / group]), add_error);
+    }
+}
+
 void ofr_quantize_i8_row(const float *values, size_t k, size_t group, int8_t *ret_data,
                          uint16_t *ret_scales, ofr_quantize_error *add_error)
 {

@@ -103,6 +103,7 @@ static int store(const ofr_option *option, const char *value, ofr_error *err)
         *(bool *)option->target = true;
         return 0;
     case OFR_OPTION_STRING:
+    case OFR_OPTION_OPTIONAL:
         *(const char **)option->target = value;
         return 0;
     case OFR_OPTION_INT:
@@ -143,6 +144,8 @@ int ofr_options_parse(const ofr_option *table, size_t count, int argc, char **ar
         if (option->kind == OFR_OPTION_FLAG) {
             if (value)
                 return ofr_fail(err, OFR_EINVAL, "option '--%s' takes no value", option->name);
+        } else if (!value && option->kind == OFR_OPTION_OPTIONAL) {
+            value = i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0 ? argv[++i] : "";
         } else if (!value) {
             if (i + 1 >= argc)
                 return ofr_fail(err, OFR_EINVAL, "option '--%s' needs a value (%s)", option->name,

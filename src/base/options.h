@@ -14,10 +14,11 @@
 #include "base/status.h"
 
 enum ofr_option_kind {
-    OFR_OPTION_FLAG,   /* bool *: set to true */
-    OFR_OPTION_STRING, /* const char **: points into argv */
-    OFR_OPTION_INT,    /* int64_t *, checked against minimum and maximum */
-    OFR_OPTION_DOUBLE, /* double *, checked against minimum and maximum; must be finite */
+    OFR_OPTION_FLAG,     /* bool *: set to true */
+    OFR_OPTION_STRING,   /* const char **: points into argv */
+    OFR_OPTION_OPTIONAL, /* const char **: as STRING, but the value may be missing: then "" */
+    OFR_OPTION_INT,      /* int64_t *, checked against minimum and maximum */
+    OFR_OPTION_DOUBLE,   /* double *, checked against minimum and maximum; must be finite */
 };
 
 typedef struct ofr_option {

@@ -14,4 +14,4 @@ shutil.rmtree(package, ignore_errors=True)
 shutil.rmtree(package + ".partial", ignore_errors=True)
 os.makedirs(os.path.dirname(package), exist_ok=True)
 sys.exit(subprocess.run([os.path.join(os.environ["OFFERING_BIN_DIR"], "bake_model"), "--gguf", gguf,
-                         "--output", package], check=False).returncode)
+                         "--output", package, "--data_free"], check=False).returncode)

@@ -14,6 +14,7 @@ struct values {
     const char *model;
     int64_t max_tokens;
     double temperature;
+    const char *text;
 };
 
 static int parse(struct values *v, char **argv, int *ret_positional, ofr_error *err)
@@ -23,6 +24,7 @@ static int parse(struct values *v, char **argv, int *ret_positional, ofr_error *
         {"model_dir", OFR_OPTION_STRING, &v->model, 0, 0, "DIR", "package"},
         {"max_tokens", OFR_OPTION_INT, &v->max_tokens, 1, 1000, "N", "tokens"},
         {"temperature", OFR_OPTION_DOUBLE, &v->temperature, 0, 10, "T", "temperature"},
+        {"text", OFR_OPTION_OPTIONAL, &v->text, 0, 0, "[FILE]", "text, or the built-in one"},
     };
     int argc = 0;
     while (argv[argc])
@@ -49,6 +51,24 @@ static void both_spellings_and_both_forms(void **state)
     assert_string_equal(argv[1], "run");
     assert_string_equal(argv[2], "rest");
     assert_string_equal(argv[3], "--json");
+}
+
+static void a_value_may_be_missing(void **state)
+{
+    (void)state;
+    static char *lines[][4] = {{"p", "--text", NULL},
+                               {"p", "--text", "--json", NULL},
+                               {"p", "--text", "file", NULL},
+                               {"p", "--text=--file", NULL}};
+    static const char *const expected[] = {"", "", "file", "--file"};
+    for (size_t i = 0; i < 4; i++) {
+        struct values v = {0};
+        int positional = 0;
+        assert_int_equal(parse(&v, lines[i], &positional, NULL), 0);
+        assert_string_equal(v.text, expected[i]);
+        assert_int_equal(positional, 0);
+        assert_int_equal(v.json, i == 1);
+    }
 }
 
 static void refuses(char **argv, const char *part)
@@ -80,6 +100,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_spellings_and_both_forms),
+        cmocka_unit_test(a_value_may_be_missing),
         cmocka_unit_test(errors_name_the_option),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -32,7 +32,8 @@ packages=(
     libmicrohttpd-dev libedit-dev libze-dev ocl-icd-opencl-dev opencl-headers pocl-opencl-icd
 )
 if ((with_tests)); then
-    packages+=(libcmocka-dev)
+    # chromium (BSD-3-Clause): the tests of the web page run in it, headless.
+    packages+=(libcmocka-dev chromium)
 fi
 
 step() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }

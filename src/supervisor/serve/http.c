@@ -227,7 +227,7 @@ static ofr_exchange *new_exchange(ofr_http_server *server, struct MHD_Connection
     return exchange;
 }
 
-/* What can be said before the body: refusing early saves reading it. */
+/* What can be said before the body is there. */
 static int check_head(ofr_exchange *exchange, const char *method, const char *url,
                       ofr_api_error *err)
 {
@@ -310,14 +310,13 @@ static enum MHD_Result handle(void *user, struct MHD_Connection *connection, con
             return MHD_NO;
         *state = exchange;
         set_deadline(exchange, server->options.timeout_s);
-        if (check_head(exchange, method, url, &err) < 0) {
+        /* A refused body is read all the same, within the time for a request: closing the
+         * connection on a client that still writes would lose it the answer. */
+        if (check_head(exchange, method, url, &err) < 0)
             ofr_exchange_fail(exchange, &err);
-            return queue_body(exchange);
-        }
         return MHD_YES;
     }
     if (*size > 0) {
-        /* What comes after a refused body is read and dropped. */
         if (!exchange->ended && add_body(exchange, data, *size, &err) < 0)
             ofr_exchange_fail(exchange, &err);
         *size = 0;

@@ -14,11 +14,12 @@
 #include "executive_shard/executive.h"
 #include "executive_shard/instance.h"
 #include "executive_shard/session_abi.h"
+#include "executive_shard/status_command.h"
 
 struct options {
     const char *model, *instance, *log_level, *root;
     int64_t context, slots, threads, failure_window;
-    bool foreground, json, help, version;
+    bool foreground, json, watch, help, version;
 };
 
 static int fail(const ofr_error *err)
@@ -133,72 +134,53 @@ static int command_run(const struct options *o)
     return o->foreground ? serve(&options, -1) : daemonize(&options);
 }
 
-static int ask(const struct options *o, const char *operation, json_t **ret_answer, ofr_error *err)
+static int connect_executive(const struct options *o, int *ret_fd, ofr_error *err)
 {
     char instance[OFR_INSTANCE_NAME_SIZE];
     char path[OFR_RUNTIME_PATH_SIZE];
     int directory_fd = -1;
-    int fd = -1;
     pid_t pid = 0;
     int r = ofr_instance_resolve(o->model, o->instance, instance, err);
     if (r == 0)
         r = ofr_runtime_dir_open(instance, false, &directory_fd, path, err);
     if (r == 0) {
-        r = ofr_control_connect(directory_fd, &fd, &pid, err);
+        r = ofr_control_connect(directory_fd, ret_fd, &pid, err);
         close(directory_fd);
     }
-    if (r < 0)
-        return ofr_error_prefix(err, r, "%s", "no executive answers");
-    json_t *request = json_pack("{s:s}", "op", operation);
-    r = ofr_control_call(fd, request, ret_answer, err);
-    json_decref(request);
-    close(fd);
-    return r;
+    return r < 0 ? ofr_error_prefix(err, r, "%s", "no executive answers") : 0;
 }
 
-static void print_status(const json_t *status)
-{
-    const json_t *worker = json_array_get(json_object_get(status, "workers"), 0);
-    const json_t *client = json_object_get(status, "client");
-#define TEXT(object, key)   json_string_value(json_object_get(object, key))
-#define NUMBER(object, key) (long long)json_integer_value(json_object_get(object, key))
-    printf("instance   %s (pid %lld, up %lld s)\n", TEXT(status, "instance"), NUMBER(status, "pid"),
-           NUMBER(status, "uptime_ms") / 1000);
-    printf("package    %s (%s)\n", TEXT(status, "package"), TEXT(status, "model"));
-    printf("context    %lld tokens, %lld slots, KV %lld of %lld MiB in use\n",
-           NUMBER(status, "context"), NUMBER(status, "n_slots"),
-           NUMBER(status, "kv_committed_bytes") >> 20, NUMBER(status, "kv_bytes") >> 20);
-    printf("worker     %s: %s, pid %lld, %lld jobs, %lld tokens, %lld restarts\n",
-           TEXT(worker, "name"), TEXT(worker, "state"), NUMBER(worker, "pid"),
-           NUMBER(worker, "jobs"), NUMBER(worker, "tokens"), NUMBER(worker, "restarts"));
-    printf("device     %s\n", TEXT(worker, "device"));
-    printf("resident   %lld MiB\n", NUMBER(status, "resident_bytes") >> 20);
-    if (json_is_object(client))
-        printf("client     %s (pid %lld)\n", TEXT(client, "program"), NUMBER(client, "pid"));
-    else
-        printf("client     none\n");
-#undef TEXT
-#undef NUMBER
-}
-
-static int command_ask(const struct options *o, const char *command)
+static int command_stop(const struct options *o)
 {
     ofr_error err = {0};
     json_t *answer = NULL;
-    bool stop = strcmp(command, "stop") == 0;
-    int r = ask(o, stop ? "stop" : "status", &answer, &err);
+    int fd = -1;
+    int r = connect_executive(o, &fd, &err);
     if (r < 0)
         return fail(&err);
-    if (o->json) {
+    json_t *request = json_pack("{s:s}", "op", "stop");
+    r = ofr_control_call(fd, request, &answer, &err);
+    json_decref(request);
+    close(fd);
+    if (r < 0)
+        return fail(&err);
+    if (o->json)
         json_dumpf(answer, stdout, JSON_INDENT(2));
-        putchar('\n');
-    } else if (stop) {
-        printf("stopped\n");
-    } else {
-        print_status(answer);
-    }
+    puts(o->json ? "" : "stopped");
     json_decref(answer);
     return OFR_EXIT_OK;
+}
+
+static int command_status(const struct options *o)
+{
+    ofr_error err = {0};
+    int fd = -1;
+    int r = connect_executive(o, &fd, &err);
+    if (r < 0)
+        return fail(&err);
+    int code = ofr_status_command(fd, o->json, o->watch);
+    close(fd);
+    return code;
 }
 
 int main(int argc, char **argv)
@@ -222,6 +204,7 @@ int main(int argc, char **argv)
         {"log_level", OFR_OPTION_STRING, &o.log_level, 0, 0, "L", "error, warning, info or debug"},
         {"root", OFR_OPTION_STRING, &o.root, 0, 0, "DIR",
          "devices, doctor: the machine whose files are below DIR"},
+        {"watch", OFR_OPTION_FLAG, &o.watch, 0, 0, NULL, "status: again every second"},
         {"json", OFR_OPTION_FLAG, &o.json, 0, 0, NULL,
          "status, devices, doctor: one JSON object on stdout"},
         {"help", OFR_OPTION_FLAG, &o.help, 0, 0, NULL, "print this text"},
@@ -253,8 +236,10 @@ int main(int argc, char **argv)
         return ofr_devices_command(o.root, o.json);
     if (positional == 1 && strcmp(command, "doctor") == 0)
         return ofr_doctor_command(&(ofr_doctor_options){.root = o.root, .model = o.model}, o.json);
-    if (positional == 1 && (strcmp(command, "status") == 0 || strcmp(command, "stop") == 0))
-        return command_ask(&o, command);
+    if (positional == 1 && strcmp(command, "status") == 0)
+        return command_status(&o);
+    if (positional == 1 && strcmp(command, "stop") == 0)
+        return command_stop(&o);
     fprintf(stderr, "executive_shard: unknown command '%s'; --help lists them\n",
             positional > 1 ? argv[2] : command);
     return OFR_EXIT_USAGE;

@@ -1,0 +1,254 @@
+/* Attention over the token-major fp16 strips with online softmax (arXiv 1805.02867) and split
+ * context. A work-group takes a block of consecutive tokens of one sequence, the HEADS query heads
+ * of one KV head, and the keys of one split; K and V are loaded once for all its rows (row = token
+ * of the block * HEADS + head).
+ *
+ * HEADS: query heads of a KV head. ROWS: the most rows of a block. KEY_BLOCK keys are looked at
+ * together. ATTENTION_ITEMS work-items, a multiple of KEY_BLOCK and at least HEAD_DIM / 2. */
+#define PAIRS (HEAD_DIM / 2)
+#define VALUE_PARTS (ATTENTION_ITEMS / PAIRS)
+#define VALUE_ROWS ((ROWS + VALUE_PARTS - 1) / VALUE_PARTS)
+#define SCORE_PARTS (ATTENTION_ITEMS / KEY_BLOCK)
+#define SCORE_ROWS ((ROWS + SCORE_PARTS - 1) / SCORE_PARTS)
+#define MAX_LANES 8
+#define LOWEST (-1e30f)
+#define PARTIAL_ROW (HEAD_DIM + 2)
+
+/* Puts the parts of one row together: element d. */
+inline float merged_element(global const volatile float *parts, uint splits, ulong split_stride,
+                            uint d)
+{
+    float top = LOWEST, total = 0, sum = 0;
+    for (uint s = 0; s < splits; s++) {
+        top = fmax(top, parts[s * split_stride]);
+    }
+    for (uint s = 0; s < splits; s++) {
+        float weight = exp(parts[s * split_stride] - top);
+        total += weight * parts[s * split_stride + 1];
+        sum += weight * parts[s * split_stride + 2 + d];
+    }
+    return sum / total;
+}
+
+/* qkv [n][(HEADS + 2) * n_kv_heads * HEAD_DIM], not rotated. store: the block's single token's K
+ * and V go into the strips first. out [n][n_kv_heads * HEADS * HEAD_DIM]. partial [blocks *
+ * n_kv_heads][splits][ROWS][PARTIAL_ROW]: maximum, sum, unnormalized row. merge: the last split of
+ * a block to arrive (counters) puts the parts together; otherwise kernel merge_splits does.
+ * quantized: the result goes into a record instead of out; the block is one token then. */
+kernel __attribute__((reqd_work_group_size(ATTENTION_ITEMS, 1, 1))) void
+attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half *kv,
+          ulong slot_stride, ulong k_offset, ulong v_offset, global const uint *pass, float factor,
+          uint store, uint merge, uint quantized, uint split_order, global float *out,
+          global float *partial, volatile global int *counters, global char *values,
+          global float *scales)
+{
+    local float query[ROWS * HEAD_DIM];
+    local uint tile[KEY_BLOCK * (PAIRS + 1)];
+    local float scores[ROWS * KEY_BLOCK];
+    local float lanes[ROWS * MAX_LANES];
+    local float top[ROWS], correction[ROWS];
+    local char bytes[HEADS * HEAD_DIM];
+    local int is_last;
+    uint item = get_local_id(0), block = get_group_id(0), head = get_group_id(1);
+    uint split = get_group_id(2);
+    uint4 cut = vload4(block, pass + pass[PASS_BLOCKS_AT]);
+    uint first = cut.x, rows = cut.y * HEADS;
+    uint4 token = pass_token(pass, first);
+    uint position = token.z, n_keys = position + cut.y;
+    uint split_keys = pass[PASS_SPLIT_KEYS], splits = (n_keys - 1) / split_keys + 1;
+    if (split >= splits) {
+        return;
+    }
+    uint begin = split * split_keys, end = min(begin + split_keys, n_keys);
+    uint width = n_kv_heads * HEAD_DIM;
+    global half *k_strip = kv + token.y * slot_stride + k_offset + head * HEAD_DIM;
+    global half *v_strip = kv + token.y * slot_stride + v_offset + head * HEAD_DIM;
+    if (store && end == n_keys) {
+        global const float *k = qkv + (ulong)first * (HEADS + 2) * width + HEADS * width +
+                                head * HEAD_DIM;
+        for (uint p = item; p < PAIRS; p += ATTENTION_ITEMS) {
+            uint2 place;
+            float2 turned = rotated_pair(k, p, rope_half, pass, first, &place);
+            vstore_half_rte(turned.x, (ulong)position * width + place.x, k_strip);
+            vstore_half_rte(turned.y, (ulong)position * width + place.y, k_strip);
+            vstore_half_rte(k[width + 2 * p], (ulong)position * width + 2 * p, v_strip);
+            vstore_half_rte(k[width + 2 * p + 1], (ulong)position * width + 2 * p + 1, v_strip);
+        }
+    }
+    for (uint i = item; i < rows * PAIRS; i += ATTENTION_ITEMS) {
+        uint r = i / PAIRS, t = first + r / HEADS;
+        uint2 place;
+        global const float *q = qkv + (ulong)t * (HEADS + 2) * width +
+                                (head * HEADS + r % HEADS) * HEAD_DIM;
+        float2 turned = rotated_pair(q, i % PAIRS, rope_half, pass, t, &place);
+        query[r * HEAD_DIM + place.x] = turned.x * factor;
+        query[r * HEAD_DIM + place.y] = turned.y * factor;
+    }
+    for (uint r = item; r < ROWS; r += ATTENTION_ITEMS) {
+        top[r] = LOWEST;
+    }
+    float sum_x[VALUE_ROWS], sum_y[VALUE_ROWS], total[VALUE_ROWS];
+    for (uint i = 0; i < VALUE_ROWS; i++) {
+        sum_x[i] = sum_y[i] = total[i] = 0;
+    }
+    uint pair = item % PAIRS, part = item / PAIRS; /* of the values; parts beyond are idle */
+    for (uint key = begin; key < end; key += KEY_BLOCK) {
+        uint n = min((uint)KEY_BLOCK, end - key);
+        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+        for (uint i = item; i < n * PAIRS; i += ATTENTION_ITEMS) {
+            global const uint *row =
+                (global const uint *)(k_strip + (ulong)(key + i / PAIRS) * width);
+            tile[i / PAIRS * (PAIRS + 1) + i % PAIRS] = row[i % PAIRS];
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        uint own = item % KEY_BLOCK, score_part = item / KEY_BLOCK;
+        float score[SCORE_ROWS];
+        for (uint i = 0; i < SCORE_ROWS; i++) {
+            score[i] = 0;
+        }
+        if (own < n) {
+            for (uint p = 0; p < PAIRS; p++) {
+                float2 k = vload_half2(0, (local const half *)&tile[own * (PAIRS + 1) + p]);
+                for (uint i = 0; i < SCORE_ROWS; i++) {
+                    uint r = min(score_part + i * SCORE_PARTS, (uint)ROWS - 1);
+                    score[i] += query[r * HEAD_DIM + 2 * p] * k.x;
+                    score[i] += query[r * HEAD_DIM + 2 * p + 1] * k.y;
+                }
+            }
+        }
+        for (uint i = 0; i < SCORE_ROWS; i++) {
+            uint r = score_part + i * SCORE_PARTS;
+            /* Row r sees keys up to its own token. */
+            bool seen = own < n && key + own <= position + r / HEADS;
+            if (r < ROWS) {
+                scores[r * KEY_BLOCK + own] = seen ? score[i] : LOWEST;
+            }
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (uint i = item; i < rows * MAX_LANES; i += ATTENTION_ITEMS) {
+            float largest = LOWEST;
+            for (uint j = i % MAX_LANES; j < KEY_BLOCK; j += MAX_LANES) {
+                largest = fmax(largest, scores[i / MAX_LANES * KEY_BLOCK + j]);
+            }
+            lanes[i] = largest;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (uint r = item; r < rows; r += ATTENTION_ITEMS) {
+            float largest = top[r];
+            for (uint j = 0; j < MAX_LANES; j++) {
+                largest = fmax(largest, lanes[r * MAX_LANES + j]);
+            }
+            correction[r] = exp(top[r] - largest);
+            top[r] = largest;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (uint i = item; i < rows * KEY_BLOCK; i += ATTENTION_ITEMS) {
+            float s = scores[i];
+            scores[i] = s > LOWEST ? exp(s - top[i / KEY_BLOCK]) : 0.0f;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (part < VALUE_PARTS) {
+            for (uint i = 0; i < VALUE_ROWS; i++) {
+                float c = correction[min(part + i * VALUE_PARTS, (uint)ROWS - 1)];
+                sum_x[i] *= c;
+                sum_y[i] *= c;
+                total[i] *= c;
+            }
+            for (uint j = 0; j < n; j++) {
+                float2 v = vload_half2(pair, v_strip + (ulong)(key + j) * width);
+                for (uint i = 0; i < VALUE_ROWS; i++) {
+                    uint r = min(part + i * VALUE_PARTS, (uint)ROWS - 1);
+                    float weight = scores[r * KEY_BLOCK + j];
+                    sum_x[i] += weight * v.x;
+                    sum_y[i] += weight * v.y;
+                    total[i] += weight;
+                }
+            }
+        }
+    }
+    ulong split_stride = ROWS * PARTIAL_ROW;
+    global float *parts =
+        partial + ((ulong)block * n_kv_heads + head) * pass[PASS_SPLITS] * split_stride;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint i = 0; i < VALUE_ROWS; i++) {
+        uint r = part + i * VALUE_PARTS;
+        if (part >= VALUE_PARTS || r >= rows) {
+            continue;
+        }
+        if (splits > 1) {
+            global float *to = parts + split * split_stride + r * PARTIAL_ROW;
+            to[2 + 2 * pair] = sum_x[i];
+            to[3 + 2 * pair] = sum_y[i];
+            if (pair == 0) {
+                to[0] = top[r];
+                to[1] = total[i];
+            }
+        } else if (quantized) {
+            query[r * HEAD_DIM + 2 * pair] = sum_x[i] / total[i];
+            query[r * HEAD_DIM + 2 * pair + 1] = sum_y[i] / total[i];
+        } else {
+            global float *to = out + (ulong)(first + r / HEADS) * HEADS * width +
+                               (head * HEADS + r % HEADS) * HEAD_DIM + 2 * pair;
+            to[0] = sum_x[i] / total[i];
+            to[1] = sum_y[i] / total[i];
+        }
+    }
+    if (splits > 1) {
+        if (!merge) {
+            return;
+        }
+        device_fence();
+        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+        if (item == 0) {
+            volatile global int *counter = counters + block * n_kv_heads + head;
+            is_last = atomic_inc(counter) == (int)splits - 1;
+            if (is_last) {
+                *counter = 0;
+            }
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (!is_last) {
+            return;
+        }
+        device_fence();
+        for (uint i = item; i < rows * HEAD_DIM; i += ATTENTION_ITEMS) {
+            uint r = i / HEAD_DIM, d = i % HEAD_DIM;
+            float y = merged_element(parts + r * PARTIAL_ROW, splits, split_stride, d);
+            if (quantized) {
+                query[i] = y;
+            } else {
+                out[(ulong)(first + r / HEADS) * HEADS * width +
+                    (head * HEADS + r % HEADS) * HEAD_DIM + d] = y;
+            }
+        }
+    }
+    if (quantized) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        ulong row = (ulong)first * HEADS * width;
+        quantize_units(query, HEADS * HEAD_DIM, bytes, item, ATTENTION_ITEMS,
+                       head * HEADS * HEAD_DIM, 0, split_order, values + row,
+                       scales + row / 32 * 2, 0);
+    }
+}
+
+/* One work-item per element of a block's rows of one KV head. */
+kernel void merge_splits(uint n_kv_heads, global const uint *pass, global const float *partial,
+                         global float *out)
+{
+    uint i = get_global_id(0), block = get_global_id(1), head = get_global_id(2);
+    uint4 cut = vload4(block, pass + pass[PASS_BLOCKS_AT]);
+    uint n_keys = pass_token(pass, cut.x).z + cut.y;
+    uint splits = (n_keys - 1) / pass[PASS_SPLIT_KEYS] + 1;
+    if (i >= cut.y * HEADS * HEAD_DIM || splits == 1) {
+        return;
+    }
+    uint r = i / HEAD_DIM, d = i % HEAD_DIM;
+    ulong split_stride = ROWS * PARTIAL_ROW;
+    global const float *parts = partial +
+                                ((ulong)block * n_kv_heads + head) * pass[PASS_SPLITS] *
+                                    split_stride +
+                                r * PARTIAL_ROW;
+    out[(ulong)(cut.x + r / HEADS) * HEADS * n_kv_heads * HEAD_DIM +
+        (head * HEADS + r % HEADS) * HEAD_DIM + d] =
+        merged_element(parts, splits, split_stride, d);
+}

@@ -1,0 +1,151 @@
+/* Kernels over rows of fp32: RMSNorm, gathering, storing K and V, candidates, log-probabilities. */
+
+/* y[t] = x[t] / rms * weight; one work-group a row. */
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
+rmsnorm(global const float *x, global const float *vectors, uint weight, uint columns,
+        float epsilon, global float *y)
+{
+    local float parts[ROW_ITEMS];
+    uint t = get_group_id(0), item = get_local_id(0);
+    x += (ulong)t * columns;
+    y += (ulong)t * columns;
+    float sum = 0;
+    for (uint k = item; k < columns; k += ROW_ITEMS) {
+        sum += x[k] * x[k];
+    }
+    parts[item] = sum;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    sum = 0;
+    for (uint i = 0; i < ROW_ITEMS; i++) {
+        sum += parts[i];
+    }
+    float factor = rsqrt(sum / (float)columns + epsilon);
+    for (uint k = item; k < columns; k += ROW_ITEMS) {
+        y[k] = x[k] * factor * vectors[weight + k];
+    }
+}
+
+/* y[i] = x[outputs[first + i]] */
+kernel void gather_rows(global const float *x, uint columns, global const uint *pass,
+                        global float *y, uint first)
+{
+    uint k = get_global_id(0), i = get_global_id(1);
+    if (k < columns) {
+        uint from = pass[pass[PASS_OUTPUTS_AT] + first + i];
+        y[(ulong)i * columns + k] = x[(ulong)from * columns + k];
+    }
+}
+
+/* RoPE on K, then K and V into the strips as fp16: one work-item per pair of elements of a KV head
+ * of a token. qkv: [n][q_width + 2 * n_kv_heads * head_dim]; strip offsets in halves. */
+kernel void store_kv(global const float *qkv, uint q_width, uint n_kv_heads, uint head_dim,
+                     uint rope_half, global half *kv, ulong slot_stride, ulong k_offset,
+                     ulong v_offset, global const uint *pass)
+{
+    uint pair = get_global_id(0), head = get_global_id(1), t = get_global_id(2);
+    uint width = n_kv_heads * head_dim;
+    global const float *k = qkv + (ulong)t * (q_width + 2 * width) + q_width + head * head_dim;
+    global const float *v = k + width;
+    uint4 token = pass_token(pass, t);
+    ulong row = token.y * slot_stride + (ulong)token.z * width + head * head_dim;
+    uint2 place;
+    float2 turned = rotated_pair(k, pair, rope_half, pass, t, &place);
+    vstore_half_rte(turned.x, k_offset + row + place.x, kv);
+    vstore_half_rte(turned.y, k_offset + row + place.y, kv);
+    vstore_half_rte(v[pair * 2], v_offset + row + pair * 2, kv);
+    vstore_half_rte(v[pair * 2 + 1], v_offset + row + pair * 2 + 1, kv);
+}
+
+/* ln p(target) of row first + i into out[i]; 0 for a target of -1. One work-group a row. */
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
+logprob(global const float *logits, uint vocab, global const uint *pass, global float *out,
+        uint first)
+{
+    local float parts[ROW_ITEMS];
+    uint i = get_group_id(0), item = get_local_id(0);
+    int target = as_int(pass[pass[PASS_TARGETS_AT] + first + i]);
+    logits += (ulong)i * vocab;
+    float top = -INFINITY, sum = 0;
+    for (uint v = item; v < vocab; v += ROW_ITEMS) {
+        top = fmax(top, logits[v]);
+    }
+    parts[item] = top;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint j = 0; j < ROW_ITEMS; j++) {
+        top = fmax(top, parts[j]);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint v = item; v < vocab; v += ROW_ITEMS) {
+        sum += exp(logits[v] - top);
+    }
+    parts[item] = sum;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (item == 0) {
+        sum = 0;
+        for (uint j = 0; j < ROW_ITEMS; j++) {
+            sum += parts[j];
+        }
+        out[i] = target < 0 ? 0.0f : logits[target] - top - log(sum);
+    }
+}
+
+/* The `k` best of `count` entries of row group_id(1), from chunks of TOP_CHUNK: chunk c writes its
+ * best k, best first, at [(row * chunks + c) * k]. Equal values: the lower id first. ids 0: an
+ * entry's id is its index. Entries are missing where the chunk has fewer: value -INFINITY, id
+ * 0xffffffff. Repeated until one chunk is left. */
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
+top_k(global const float *values, global const uint *ids, uint use_ids, uint count, ulong stride,
+      uint k, global float *ret_values, global uint *ret_ids)
+{
+    local float best_value[ROW_ITEMS];
+    local uint best_id[ROW_ITEMS];
+    uint item = get_local_id(0), chunk = get_group_id(0), row = get_group_id(1);
+    uint begin = chunk * TOP_CHUNK, n = min((uint)TOP_CHUNK, count - begin);
+    float own_value[TOP_CHUNK / ROW_ITEMS];
+    uint own_id[TOP_CHUNK / ROW_ITEMS];
+    for (uint i = 0; i < TOP_CHUNK / ROW_ITEMS; i++) {
+        uint at = item + i * ROW_ITEMS;
+        own_value[i] = at < n ? values[row * stride + begin + at] : -INFINITY;
+        own_id[i] = at >= n   ? 0xffffffffu
+                    : use_ids ? ids[row * stride + begin + at]
+                              : begin + at;
+    }
+    for (uint rank = 0; rank < k; rank++) {
+        float value = -INFINITY;
+        uint id = 0xffffffffu;
+        for (uint i = 0; i < TOP_CHUNK / ROW_ITEMS; i++) {
+            bool better = own_value[i] > value || (own_value[i] == value && own_id[i] < id);
+            value = better ? own_value[i] : value;
+            id = better ? own_id[i] : id;
+        }
+        best_value[item] = value;
+        best_id[item] = id;
+        for (uint step = ROW_ITEMS / 2; step > 0; step /= 2) {
+            barrier(CLK_LOCAL_MEM_FENCE);
+            if (item < step) {
+                float other = best_value[item + step];
+                uint other_id = best_id[item + step];
+                if (other > best_value[item] ||
+                    (other == best_value[item] && other_id < best_id[item])) {
+                    best_value[item] = other;
+                    best_id[item] = other_id;
+                }
+            }
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        value = best_value[0];
+        id = best_id[0];
+        if (item == 0) {
+            ulong at = ((ulong)row * get_num_groups(0) + chunk) * k + rank;
+            ret_values[at] = value;
+            ret_ids[at] = id;
+        }
+        for (uint i = 0; i < TOP_CHUNK / ROW_ITEMS; i++) {
+            if (own_id[i] == id) {
+                own_value[i] = -INFINITY;
+                own_id[i] = 0xffffffffu;
+            }
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+}

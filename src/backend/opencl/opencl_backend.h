@@ -1,0 +1,63 @@
+/* The OpenCL backend: the forward pass of the llama family on a GPU, or on any OpenCL device.
+ *
+ * Kernel sets, for ofr_backend_options.kernels:
+ *   "dot"    int8 activations in units of 32, byte products (dp4a, cl_khr_integer_dot_product; in
+ *            plain C where the device has neither), fused: five launches a layer in decoding
+ *   "plain"  fp32 activations, any weights, no extensions
+ * NULL takes "dot" where the device has byte products and the model is quantized, else "plain".
+ *
+ * A device that shares host memory binds the weights' mapping and the KV arena in place; where it
+ * refuses the read-only mapping, the weights are moved once into a sealed memory file. Others get
+ * one copy of the weights and a mirror of the KV of their layers: rows that the host has and they
+ * lack go up, new rows come down, both counted by handoff_bytes_copied. */
+#ifndef OFR_BACKEND_OPENCL_OPENCL_BACKEND_H
+#define OFR_BACKEND_OPENCL_OPENCL_BACKEND_H
+
+#include "backend/opencl/opencl_device.h"
+#include "engine/backend.h"
+
+/* The table; static const, valid for ever. `probe` describes the first device. */
+const ofr_backend *ofr_opencl_backend(void);
+
+/* As `probe`, for the device of that name ("opencl:1"; NULL: the first). */
+int ofr_opencl_probe(const char *device, ofr_backend_capabilities *ret_capabilities,
+                     ofr_error *err);
+
+enum ofr_opencl_memory {
+    OFR_OPENCL_MEMORY_AUTO,     /* as the device says */
+    OFR_OPENCL_MEMORY_SHARED,   /* in place */
+    OFR_OPENCL_MEMORY_DISCRETE, /* upload and mirror, also where memory is shared */
+};
+
+/* What the table's `open` decides by itself. */
+typedef struct ofr_opencl_options {
+    const ofr_opencl_api *api; /* NULL: load the ICD loader; else borrowed until close */
+    enum ofr_opencl_memory memory;
+    const char *cache_directory; /* NULL: the user's; "": none */
+    bool autotune;               /* measure work-group sizes where the cache has none */
+} ofr_opencl_options;
+
+int ofr_opencl_open(const ofr_backend_options *options, const ofr_opencl_options *opencl,
+                    ofr_backend_session **ret_session, ofr_error *err);
+
+/* Counters since opening. */
+typedef struct ofr_opencl_stats {
+    const char *kernels;                 /* "dot" or "plain" */
+    uint64_t weights_in_place;           /* bytes bound from the package's mapping */
+    uint64_t weights_copied;             /* bytes uploaded, or moved into the memory file */
+    uint64_t kv_uploaded, kv_downloaded; /* bytes; 0 where memory is shared */
+    uint64_t launches;                   /* kernels enqueued */
+    uint32_t program_builds, program_cache_hits;
+    char tuning[96]; /* "gemv 128x4, 64x4; gemm 128x128 by 8x8, 2 units": lanes x rows of a team */
+} ofr_opencl_stats;
+
+void ofr_opencl_session_stats(const ofr_backend_session *session, ofr_opencl_stats *ret_stats);
+
+/* The `k` (at most OFR_OPENCL_TOP_MAX) best logits of each output row of the last forward call with
+ * OFR_FORWARD_OUTPUT_LAST, chosen on the device: [n_segments][k], best first, equal ones by lower
+ * id. With forward.logits NULL the logits themselves never leave the device. */
+enum { OFR_OPENCL_TOP_MAX = 64 };
+int ofr_opencl_top_k(ofr_backend_session *session, uint32_t k, float *ret_logits, int32_t *ret_ids,
+                     ofr_error *err);
+
+#endif

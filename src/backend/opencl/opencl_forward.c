@@ -1,0 +1,429 @@
+/* One forward call: descriptor, layers by the plain, wide or fused steps, outputs. */
+#include <string.h>
+
+#include "backend/opencl/opencl_session.h"
+
+/* Indices of the arguments that are set for each use. */
+enum {
+    ARGUMENT_PLAIN_COUNT = 16,
+    ARGUMENT_GEMM_COUNT = 14,
+    ARGUMENT_STORE_COUNT = 28,
+    ARGUMENT_GATHER_FIRST = 4,
+    ARGUMENT_LOGPROB_FIRST = 4,
+};
+
+enum { ROW_ITEMS = 64, PLAIN_LANES = 32, SEVERAL_TOKENS = 4, PLAIN_GEMV_TOKENS = 3 };
+
+static uint32_t divide_up(uint32_t n, uint32_t by)
+{
+    return (n + by - 1) / by;
+}
+
+/* Enqueues groups[i] work-groups of items work-items (the first dimension). */
+static void launch(ofr_backend_session *session, cl_kernel kernel, uint32_t items, uint32_t x,
+                   uint32_t y, uint32_t z)
+{
+    if (session->status != CL_SUCCESS || kernel == NULL) {
+        return;
+    }
+    size_t local[3] = {items, 1, 1}, global[3] = {(size_t)items * x, y, z};
+    session->stats.launches++;
+    ofr_opencl_note(session,
+                    session->api->EnqueueNDRangeKernel(session->queue, kernel, 3, NULL, global,
+                                                       local, 0, NULL, NULL),
+                    "starting a kernel");
+}
+
+static void set_u32(ofr_backend_session *session, cl_kernel kernel, cl_uint index, uint32_t value)
+{
+    if (kernel != NULL) {
+        ofr_opencl_note(session, session->api->SetKernelArg(kernel, index, sizeof value, &value),
+                        "setting a kernel's arguments");
+    }
+}
+
+/* Attention's blocks and splits for the call. */
+static void plan_attention(ofr_backend_session *session, uint32_t *blocks)
+{
+    const ofr_forward *call = session->call;
+    uint32_t longest = 0, token = 0, n = 0;
+    uint32_t block = session->block_rows / session->heads_per_group;
+    for (uint32_t i = 0; i < call->n_segments; i++) {
+        const ofr_segment *s = &call->segments[i];
+        uint32_t keys = s->position + s->n_tokens;
+        longest = keys > longest ? keys : longest;
+        uint32_t size = session->all_single ? 1 : block;
+        for (uint32_t t = 0; t < s->n_tokens; t += size) {
+            uint32_t left = s->n_tokens - t;
+            memcpy(&blocks[4 * n++], (uint32_t[4]){token + t, left < size ? left : size, 0, 0},
+                   4 * sizeof *blocks);
+        }
+        token += s->n_tokens;
+    }
+    uint32_t pairs = n * session->params->n_kv_heads;
+    uint32_t splits = pairs < session->split_target ? divide_up(session->split_target, pairs) : 1;
+    uint32_t keys = divide_up(divide_up(longest, splits), session->key_block) * session->key_block;
+    session->n_blocks = n;
+    session->n_splits = divide_up(longest, keys);
+    session->pass_host[OPENCL_PASS_SPLITS] = session->n_splits;
+    session->pass_host[OPENCL_PASS_SPLIT_KEYS] = keys;
+}
+
+/* Fills and sends the descriptor; it is left alone until the queue is finished. */
+static void describe(ofr_backend_session *session)
+{
+    const ofr_forward *call = session->call;
+    uint32_t *header = session->pass_host, at = OPENCL_PASS_HEADER, n = session->n_tokens, t = 0;
+    uint32_t half = session->rope.half;
+    header[OPENCL_PASS_TOKENS] = n;
+    session->n_outputs = 0;
+    uint32_t *tokens = header + at;
+    for (uint32_t i = 0; i < call->n_segments; i++) {
+        const ofr_segment *s = &call->segments[i];
+        for (uint32_t k = 0; k < s->n_tokens; k++, t++) {
+            tokens[4 * t] = call->tokens != NULL ? (uint32_t)call->tokens[t] : 0;
+            tokens[4 * t + 1] = s->slot;
+            tokens[4 * t + 2] = s->position + k;
+            tokens[4 * t + 3] = 0;
+        }
+    }
+    at += 4 * n;
+    header[OPENCL_PASS_BLOCKS_AT] = at;
+    plan_attention(session, header + at);
+    at += 4 * session->n_blocks;
+    header[OPENCL_PASS_OUTPUTS_AT] = at;
+    t = 0;
+    for (uint32_t i = 0; i < call->n_segments; i++) {
+        uint32_t count = call->segments[i].n_tokens;
+        bool last = call->output == OFR_FORWARD_OUTPUT_LAST;
+        for (uint32_t k = last ? count - 1 : 0; k < count; k++) {
+            header[at + session->n_outputs++] = t + k;
+        }
+        t += count;
+    }
+    at += session->n_outputs;
+    header[OPENCL_PASS_TARGETS_AT] = at;
+    if (call->output == OFR_FORWARD_OUTPUT_LOGPROBS && call->targets != NULL) {
+        memcpy(header + at, call->targets, n * sizeof *header);
+        at += n;
+    }
+    header[OPENCL_PASS_COSINES_AT] = at;
+    header[OPENCL_PASS_SINES_AT] = at + n * half;
+    for (t = 0; t < n; t++) {
+        float *cosines = (float *)(void *)(header + at + (size_t)t * half);
+        ofr_rope_fill(&session->rope, tokens[4 * t + 2], 1, cosines, cosines + (size_t)n * half);
+    }
+    at += 2 * n * half;
+    ofr_opencl_note(session,
+                    session->api->EnqueueWriteBuffer(session->queue, session->pass, CL_FALSE, 0,
+                                                     (size_t)at * 4, header, 0, NULL, NULL),
+                    "sending a batch");
+}
+
+static void attend(ofr_backend_session *session, uint32_t layer, bool into_record)
+{
+    bool one = session->all_single;
+    uint32_t heads = session->params->n_kv_heads;
+    uint32_t step = into_record ? OPENCL_STEP_DOT_ATTENTION
+                    : one       ? OPENCL_STEP_ATTENTION_ONE
+                                : OPENCL_STEP_ATTENTION_BLOCK;
+    if (!one) {
+        launch(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_STORE_KV), 1,
+               session->params->head_dim / 2, heads, session->n_tokens);
+    }
+    launch(session, ofr_opencl_layer_step(session, layer, step), session->attention_items,
+           session->n_blocks, heads, session->n_splits);
+    if (session->n_splits > 1 && !session->device.device_fence) {
+        uint32_t rows = one ? session->heads_per_group : session->block_rows;
+        step = one ? OPENCL_STEP_MERGE_ONE : OPENCL_STEP_MERGE_BLOCK;
+        launch(session, ofr_opencl_layer_step(session, layer, step), 1,
+               rows * session->params->head_dim, session->n_blocks, heads);
+    }
+}
+
+/* A product by the plain kernels: `gemv` and `gemm` are the steps' kernels. */
+static void plain_product(ofr_backend_session *session, cl_kernel gemv, cl_kernel gemm,
+                          uint32_t rows, uint32_t n)
+{
+    if (n <= PLAIN_GEMV_TOKENS) {
+        launch(session, gemv, PLAIN_LANES, rows, n, 1);
+    } else {
+        launch(session, gemm, 128, divide_up(rows, 32), divide_up(n, 16), 1);
+    }
+}
+
+static void plain_part(ofr_backend_session *session, uint32_t layer, uint32_t part)
+{
+    bool few = session->n_tokens <= PLAIN_GEMV_TOKENS;
+    cl_kernel kernel =
+        ofr_opencl_layer_step(session, layer, (few ? OPENCL_STEP_GEMV : OPENCL_STEP_GEMM) + part);
+    plain_product(session, kernel, kernel, session->layers[layer].parts[part].rows,
+                  session->n_tokens);
+}
+
+static void norm(ofr_backend_session *session, cl_kernel kernel, uint32_t rows)
+{
+    launch(session, kernel, ROW_ITEMS, rows, 1, 1);
+}
+
+static void plain_layer(ofr_backend_session *session, uint32_t layer)
+{
+    uint32_t n = session->n_tokens;
+    norm(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_ATTENTION_NORM), n);
+    plain_part(session, layer, OPENCL_PART_Q);
+    plain_part(session, layer, OPENCL_PART_K);
+    plain_part(session, layer, OPENCL_PART_V);
+    attend(session, layer, false);
+    plain_part(session, layer, OPENCL_PART_O);
+    norm(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_MLP_NORM), n);
+    plain_part(session, layer, OPENCL_PART_GATE);
+    plain_part(session, layer, OPENCL_PART_UP);
+    plain_part(session, layer, OPENCL_PART_DOWN);
+}
+
+static void gemm(ofr_backend_session *session, cl_kernel kernel, uint32_t rows, uint32_t n)
+{
+    const opencl_tuning *t = &session->tuning;
+    uint32_t items = t->tile_tokens / t->item_tokens * (t->tile_rows / t->item_rows);
+    launch(session, kernel, items, divide_up(rows, t->tile_rows), divide_up(n, t->tile_tokens), 1);
+}
+
+static void wide_part(ofr_backend_session *session, uint32_t layer, uint32_t part)
+{
+    gemm(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_GEMM + part),
+         session->layers[layer].parts[part].rows, session->n_tokens);
+}
+
+static void quantize(ofr_backend_session *session, cl_kernel kernel, uint32_t columns, uint32_t n)
+{
+    launch(session, kernel, 1, columns / 32, n, 1);
+}
+
+static void wide_layer(ofr_backend_session *session, uint32_t layer)
+{
+    uint32_t n = session->n_tokens, d = session->params->d_model;
+    quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_QKV), d, n);
+    wide_part(session, layer, OPENCL_PART_Q);
+    wide_part(session, layer, OPENCL_PART_K);
+    wide_part(session, layer, OPENCL_PART_V);
+    attend(session, layer, false);
+    quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_O),
+             session->q_width, n);
+    wide_part(session, layer, OPENCL_PART_O);
+    quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_MLP), d, n);
+    wide_part(session, layer, OPENCL_PART_GATE);
+    wide_part(session, layer, OPENCL_PART_UP);
+    quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_DOWN),
+             session->params->d_ff, n);
+    wide_part(session, layer, OPENCL_PART_DOWN);
+}
+
+/* rows of all matrices of the step, each rounded up to tiles of 32. */
+static void gemv(ofr_backend_session *session, cl_kernel kernel, uint32_t tiles, uint32_t n)
+{
+    const opencl_tuning *t = &session->tuning;
+    uint32_t several = n > 1, items = t->lanes[several] * 32 / t->team_rows[several];
+    launch(session, kernel, items, tiles, several ? divide_up(n, SEVERAL_TOKENS) : 1, 1);
+}
+
+void ofr_opencl_run_tuned(ofr_backend_session *session, uint32_t layer, enum opencl_tuned what,
+                          uint32_t n)
+{
+    session->n_tokens = n;
+    if (what == OPENCL_TUNED_GEMM) {
+        wide_part(session, layer, OPENCL_PART_GATE);
+    } else {
+        uint32_t several = what == OPENCL_TUNED_GEMV_SEVERAL;
+        gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_SWIGLU + several),
+             session->params->d_ff / 32, n);
+        gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_DOWN + several),
+             session->params->d_model / 32, n);
+    }
+}
+
+/* Five launches: every stage leaves the record that the next one reads. */
+static void narrow_layer(ofr_backend_session *session, uint32_t layer)
+{
+    uint32_t n = session->n_tokens, several = n > 1, d = session->params->d_model;
+    const opencl_matrix *parts = session->layers[layer].parts;
+    uint32_t tiles =
+        divide_up(parts[OPENCL_PART_Q].rows, 32) + 2 * divide_up(parts[OPENCL_PART_K].rows, 32);
+    gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_QKV + several), tiles, n);
+    bool into_record = session->all_single && session->quantizes_attention &&
+                       (session->device.device_fence || session->n_splits == 1);
+    attend(session, layer, into_record);
+    if (!into_record) {
+        quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_O),
+                 session->q_width, n);
+    }
+    gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_O + several), d / 32, n);
+    gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_SWIGLU + several),
+         session->params->d_ff / 32, n);
+    gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_DOWN + several), d / 32, n);
+}
+
+static void run_layers(ofr_backend_session *session)
+{
+    uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
+    uint32_t n = session->n_tokens, d = session->params->d_model;
+    bool narrow = session->dot && n <= session->narrow_tokens;
+    if (session->options.layer_begin == 0) {
+        launch(session, ofr_opencl_model_step(session, OPENCL_MODEL_STEP_EMBED), 32,
+               divide_up(d, 32), n, 1);
+    } else {
+        ofr_opencl_note(session,
+                        session->api->EnqueueWriteBuffer(session->queue, session->hidden, CL_FALSE,
+                                                         0, (size_t)n * d * sizeof(float),
+                                                         session->call->hidden_in, 0, NULL, NULL),
+                        "sending hidden states");
+    }
+    if (narrow) {
+        quantize(session, ofr_opencl_layer_step(session, 0, OPENCL_STEP_QUANTIZE_QKV), d, n);
+    }
+    for (uint32_t i = 0; i < n_layers && session->status == CL_SUCCESS; i++) {
+        if (!session->dot) {
+            plain_layer(session, i);
+        } else if (narrow) {
+            narrow_layer(session, i);
+        } else {
+            wide_layer(session, i);
+        }
+    }
+}
+
+/* Logits of output rows [first, first + n) into session->logits. */
+static void run_head(ofr_backend_session *session, uint32_t first, uint32_t n)
+{
+    uint32_t vocab = session->params->vocab_size, d = session->params->d_model;
+    uint32_t count = (uint32_t)OPENCL_COUNT_IS | n;
+    cl_kernel kernel;
+    bool ready = session->dot && session->n_tokens <= session->narrow_tokens &&
+                 session->all_single; /* the last layer left the head's input */
+    if (!ready) {
+        kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_GATHER);
+        set_u32(session, kernel, ARGUMENT_GATHER_FIRST, first);
+        launch(session, kernel, 32, divide_up(d, 32), n, 1);
+    }
+    if (!session->dot) {
+        bool few = n <= PLAIN_GEMV_TOKENS;
+        norm(session, ofr_opencl_model_step(session, OPENCL_MODEL_STEP_FINAL_NORM), n);
+        kernel = ofr_opencl_model_step(session, few ? OPENCL_MODEL_STEP_HEAD_GEMV
+                                                    : OPENCL_MODEL_STEP_HEAD_GEMM);
+        set_u32(session, kernel, ARGUMENT_PLAIN_COUNT, count);
+        plain_product(session, kernel, kernel, vocab, n);
+        return;
+    }
+    if (!ready) {
+        quantize(session, ofr_opencl_model_step(session, OPENCL_MODEL_STEP_QUANTIZE_FINAL), d, n);
+    }
+    if (n <= session->narrow_tokens) {
+        kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_DOT_HEAD + (n > 1));
+        set_u32(session, kernel, ARGUMENT_STORE_COUNT, count);
+        gemv(session, kernel, divide_up(vocab, 32), n);
+    } else {
+        kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_DOT_HEAD_GEMM);
+        set_u32(session, kernel, ARGUMENT_GEMM_COUNT, count);
+        gemm(session, kernel, vocab, n);
+    }
+}
+
+static void fetch(ofr_backend_session *session, cl_mem from, size_t bytes, void *to,
+                  cl_bool blocking)
+{
+    if (session->status == CL_SUCCESS) {
+        ofr_opencl_note(session,
+                        session->api->EnqueueReadBuffer(session->queue, from, blocking, 0, bytes,
+                                                        to, 0, NULL, NULL),
+                        "fetching results");
+    }
+}
+
+static void run_outputs(ofr_backend_session *session)
+{
+    const ofr_forward *call = session->call;
+    uint32_t vocab = session->params->vocab_size;
+    session->top_rows = 0;
+    if (session->options.layer_end < session->params->n_layers) {
+        fetch(session, session->hidden,
+              (size_t)session->n_tokens * session->params->d_model * sizeof(float),
+              call->hidden_out, CL_FALSE);
+        return;
+    }
+    for (uint32_t i = 0; call->output != OFR_FORWARD_OUTPUT_NONE && i < session->n_outputs;
+         i += OPENCL_OUTPUT_ROWS) {
+        uint32_t left = session->n_outputs - i;
+        uint32_t n = left < OPENCL_OUTPUT_ROWS ? left : OPENCL_OUTPUT_ROWS;
+        run_head(session, i, n);
+        if (call->output == OFR_FORWARD_OUTPUT_LOGPROBS) {
+            cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_LOGPROB);
+            set_u32(session, kernel, ARGUMENT_LOGPROB_FIRST, i);
+            launch(session, kernel, ROW_ITEMS, n, 1, 1);
+            fetch(session, session->logprobs, n * sizeof(float), call->logprobs + i, CL_FALSE);
+        } else if (call->logits != NULL) {
+            fetch(session, session->logits, (size_t)n * vocab * sizeof(float),
+                  call->logits + (size_t)i * vocab, CL_FALSE);
+        }
+    }
+    session->top_rows =
+        call->output == OFR_FORWARD_OUTPUT_LAST && session->n_outputs <= OPENCL_OUTPUT_ROWS
+            ? session->n_outputs
+            : 0;
+}
+
+int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_error *err)
+{
+    session->call = call;
+    session->all_single = true;
+    for (uint32_t i = 0; i < call->n_segments; i++) {
+        session->all_single = session->all_single && call->segments[i].n_tokens == 1;
+    }
+    describe(session);
+    ofr_opencl_kv_to_device(session);
+    run_layers(session);
+    run_outputs(session);
+    ofr_opencl_kv_to_host(session);
+    /* Also after a failure: nothing may still be reading the caller's memory. */
+    ofr_opencl_note(session, session->api->Finish(session->queue), "waiting for the device");
+    session->call = NULL;
+    return ofr_opencl_error(session, err);
+}
+
+int ofr_opencl_top_k(ofr_backend_session *session, uint32_t k, float *ret_logits, int32_t *ret_ids,
+                     ofr_error *err)
+{
+    uint32_t count = session->params->vocab_size, rows = session->top_rows, pass = 0;
+    if (rows == 0 || k == 0 || k > OFR_OPENCL_TOP_MAX) {
+        return ofr_fail(err, OFR_EINVAL,
+                        "OpenCL backend: %u candidates of %u rows; use 1 to %d after a call for "
+                        "the last tokens' logits",
+                        k, rows, OFR_OPENCL_TOP_MAX);
+    }
+    int result = ofr_opencl_error(session, err);
+    if (result < 0) {
+        return result;
+    }
+    cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_TOP_K);
+    const ofr_opencl_api *api = session->api;
+    for (uint32_t chunks = 2; kernel != NULL && chunks > 1; pass++) {
+        uint32_t use_ids = pass > 0;
+        cl_mem values = use_ids ? session->top_values[(pass - 1) % 2] : session->logits;
+        cl_mem ids = session->top_ids[(pass + 1) % 2];
+        uint64_t stride = count;
+        chunks = divide_up(count, OPENCL_TOP_CHUNK);
+        api->SetKernelArg(kernel, 0, sizeof values, &values);
+        api->SetKernelArg(kernel, 1, sizeof ids, &ids);
+        api->SetKernelArg(kernel, 2, sizeof use_ids, &use_ids);
+        api->SetKernelArg(kernel, 3, sizeof count, &count);
+        api->SetKernelArg(kernel, 4, sizeof stride, &stride);
+        api->SetKernelArg(kernel, 5, sizeof k, &k);
+        api->SetKernelArg(kernel, 6, sizeof(cl_mem), &session->top_values[pass % 2]);
+        api->SetKernelArg(kernel, 7, sizeof(cl_mem), &session->top_ids[pass % 2]);
+        launch(session, kernel, ROW_ITEMS, chunks, rows, 1);
+        count = chunks * k;
+    }
+    uint32_t last = (pass - 1) % 2;
+    fetch(session, session->top_values[last], (size_t)rows * k * sizeof(float), ret_logits,
+          CL_FALSE);
+    fetch(session, session->top_ids[last], (size_t)rows * k * sizeof(int32_t), ret_ids, CL_TRUE);
+    return ofr_opencl_error(session, err);
+}

@@ -1,0 +1,230 @@
+/* What the files of the OpenCL backend share: the session, its buffers and its steps.
+ *
+ * A step is a kernel object with its arguments set, made on first use and kept: what changes from
+ * call to call is in the pass descriptor (kernels/common.cl), so that a step costs one enqueue. */
+#ifndef OFR_BACKEND_OPENCL_OPENCL_SESSION_H
+#define OFR_BACKEND_OPENCL_OPENCL_SESSION_H
+
+#include "backend/opencl/opencl_backend.h"
+#include "backend/opencl/opencl_program.h"
+#include "engine/rope.h"
+
+enum {
+    OPENCL_NO_VECTOR = -1,     /* 0xffffffff in kernels */
+    OPENCL_OUTPUT_ROWS = 32,   /* rows of logits on the device at once */
+    OPENCL_PASS_HEADER = 16,   /* words */
+    OPENCL_COUNT_IS = 1 << 31, /* "the number itself", see row_count in kernels/common.cl */
+    OPENCL_WINDOWS_MAX = 256,
+    OPENCL_TOP_CHUNK = 2048,
+};
+
+/* Words of the descriptor's header. */
+enum opencl_pass_word {
+    OPENCL_PASS_TOKENS = 0,
+    OPENCL_PASS_SPLITS = 2,
+    OPENCL_PASS_SPLIT_KEYS = 3,
+    OPENCL_PASS_BLOCKS_AT = 5,
+    OPENCL_PASS_OUTPUTS_AT = 6,
+    OPENCL_PASS_TARGETS_AT = 7,
+    OPENCL_PASS_COSINES_AT = 8,
+    OPENCL_PASS_SINES_AT = 9,
+};
+
+/* A matrix where the device finds it. */
+typedef struct opencl_matrix {
+    const ofr_tensor *tensor;
+    cl_mem data, scales; /* borrowed from the windows; scales is data where there are none */
+    uint64_t data_offset, scale_offset; /* bytes */
+    uint32_t rows, columns, group;
+    uint32_t bias; /* offset in the vectors, OPENCL_NO_VECTOR: none */
+} opencl_matrix;
+
+enum opencl_part {
+    OPENCL_PART_Q,
+    OPENCL_PART_K,
+    OPENCL_PART_V,
+    OPENCL_PART_O,
+    OPENCL_PART_GATE,
+    OPENCL_PART_UP,
+    OPENCL_PART_DOWN,
+    OPENCL_PART_COUNT,
+};
+
+/* Steps of a layer, or (HEAD, EMBED, ...) of the model. */
+enum opencl_step {
+    /* plain */
+    OPENCL_STEP_ATTENTION_NORM,
+    OPENCL_STEP_MLP_NORM,
+    OPENCL_STEP_GEMV,                                        /* + part */
+    OPENCL_STEP_GEMM = OPENCL_STEP_GEMV + OPENCL_PART_COUNT, /* + part */
+    /* both */
+    OPENCL_STEP_STORE_KV = OPENCL_STEP_GEMM + OPENCL_PART_COUNT,
+    OPENCL_STEP_ATTENTION_ONE,   /* blocks of one token; stores K and V itself */
+    OPENCL_STEP_ATTENTION_BLOCK, /* after STORE_KV */
+    OPENCL_STEP_MERGE_ONE,
+    OPENCL_STEP_MERGE_BLOCK,
+    /* dot, wide */
+    OPENCL_STEP_DOT_GEMM,                                                /* + part */
+    OPENCL_STEP_QUANTIZE_QKV = OPENCL_STEP_DOT_GEMM + OPENCL_PART_COUNT, /* hidden, norm */
+    OPENCL_STEP_QUANTIZE_O,                                              /* attention's result */
+    OPENCL_STEP_QUANTIZE_MLP,                                            /* hidden, norm */
+    OPENCL_STEP_QUANTIZE_DOWN,                                           /* silu(gate) * up */
+    /* dot, narrow: fused; + 1 for several tokens */
+    OPENCL_STEP_DOT_QKV,
+    OPENCL_STEP_DOT_O = OPENCL_STEP_DOT_QKV + 2,
+    OPENCL_STEP_DOT_SWIGLU = OPENCL_STEP_DOT_O + 2,
+    OPENCL_STEP_DOT_DOWN = OPENCL_STEP_DOT_SWIGLU + 2,
+    OPENCL_STEP_DOT_ATTENTION = OPENCL_STEP_DOT_DOWN + 2, /* result quantized */
+    OPENCL_STEP_COUNT,
+};
+
+/* Steps that the model has once. */
+enum opencl_model_step {
+    OPENCL_MODEL_STEP_EMBED,
+    OPENCL_MODEL_STEP_GATHER,         /* outputs' rows of hidden to `gathered` */
+    OPENCL_MODEL_STEP_FINAL_NORM,     /* gathered to normed */
+    OPENCL_MODEL_STEP_HEAD_GEMV,      /* plain, from normed */
+    OPENCL_MODEL_STEP_HEAD_GEMM,      /* plain */
+    OPENCL_MODEL_STEP_QUANTIZE_FINAL, /* gathered, final norm */
+    OPENCL_MODEL_STEP_DOT_HEAD,       /* + 1 for several tokens */
+    OPENCL_MODEL_STEP_DOT_HEAD_GEMM = OPENCL_MODEL_STEP_DOT_HEAD + 2,
+    OPENCL_MODEL_STEP_LOGPROB,
+    OPENCL_MODEL_STEP_TOP_K,
+    OPENCL_MODEL_STEP_COUNT,
+};
+
+enum opencl_program {
+    OPENCL_PROGRAM_ROWS,
+    OPENCL_PROGRAM_ATTENTION_ONE,
+    OPENCL_PROGRAM_ATTENTION_BLOCK,
+    OPENCL_PROGRAM_PLAIN,                           /* + enum ofr_dtype */
+    OPENCL_PROGRAM_DOT4 = OPENCL_PROGRAM_PLAIN + 5, /* + 1 for several tokens */
+    OPENCL_PROGRAM_DOT8 = OPENCL_PROGRAM_DOT4 + 2,  /* + 1 for several tokens */
+    OPENCL_PROGRAM_GEMM4 = OPENCL_PROGRAM_DOT8 + 2,
+    OPENCL_PROGRAM_GEMM8,
+    OPENCL_PROGRAM_COUNT,
+};
+
+/* Sizes that are tuned for a device. */
+typedef struct opencl_tuning {
+    uint32_t lanes[2], team_rows[2]; /* gemv for one token, and for several */
+    uint32_t tile_tokens, tile_rows; /* gemm */
+    uint32_t item_tokens, item_rows, gemm_units;
+} opencl_tuning;
+
+/* A row of activations quantized for byte products (kernels/common.cl). */
+typedef struct opencl_record {
+    cl_mem values, scales, squares;
+    uint32_t columns;
+} opencl_record;
+
+typedef struct opencl_layer {
+    opencl_matrix parts[OPENCL_PART_COUNT];
+    uint32_t attention_norm, mlp_norm; /* offsets in the vectors */
+    uint64_t k_offset, v_offset;       /* of a slot's strips, in halves */
+    cl_kernel steps[OPENCL_STEP_COUNT];
+} opencl_layer;
+
+struct ofr_backend_session {
+    ofr_backend_options options;
+    const ofr_model *model;
+    const ofr_model_params *params;
+    ofr_opencl_api own_api;
+    const ofr_opencl_api *api;
+    ofr_opencl_device device;
+    bool shared; /* host memory is used in place */
+    bool dot;    /* kernel set */
+    char *cache_directory;
+    ofr_opencl_compiler compiler;
+    cl_context context;
+    cl_command_queue queue;
+    cl_program programs[OPENCL_PROGRAM_COUNT];
+    opencl_tuning tuning;
+    ofr_rope rope;
+    uint32_t heads_per_group, qkv_width, q_width;
+    uint32_t key_block, attention_items;
+    uint32_t block_rows;      /* most rows of a block of ATTENTION_BLOCK */
+    uint32_t split_target;    /* work-groups of attention that splitting aims for */
+    bool quantizes_attention; /* a KV head's result is whole units of 32 */
+    uint32_t narrow_tokens;   /* as many tokens go through the fused steps */
+
+    /* Weights (opencl_memory.c). */
+    cl_mem windows[OPENCL_WINDOWS_MAX];
+    uint32_t n_windows;
+    void *memory_file; /* mapping of the sealed memory file, NULL: none */
+    uint64_t memory_file_bytes;
+    cl_mem vectors;
+    uint32_t final_norm;
+    opencl_matrix embedding, head;
+    opencl_layer *layers; /* [layer_end - layer_begin] */
+    cl_kernel model_steps[OPENCL_MODEL_STEP_COUNT];
+
+    /* KV. */
+    cl_mem kv;
+    void *kv_mapped;         /* while the host may look at it */
+    uint64_t kv_slot_stride; /* halves */
+    uint64_t kv_first_strip; /* index of the first strip of the layers in a slot of the arena */
+    uint32_t *mirrored;      /* [n_slots] rows that the mirror holds */
+    uint64_t *fingerprints;  /* [n_slots][context] of those rows; mirror only */
+
+    /* Activations, [max_batch_tokens] rows unless noted. */
+    cl_mem hidden, normed, qkv, attention, mlp;
+    cl_mem gathered;          /* [OUTPUT_ROWS, d_model] */
+    cl_mem logits, logprobs;  /* [OUTPUT_ROWS, vocab], [OUTPUT_ROWS] */
+    cl_mem partial, counters; /* attention over splits */
+    cl_mem top_values[2], top_ids[2];
+    opencl_record input, attended, gated; /* d_model, q_width, d_ff; dot only */
+    cl_mem pass;
+    uint32_t *pass_host;
+    size_t pass_words;
+    uint8_t *slot_used;
+
+    /* The call that runs. */
+    const ofr_forward *call;
+    uint32_t n_tokens, n_blocks, n_splits, n_outputs, top_rows;
+    bool all_single;
+    cl_int status;      /* of the first failure; sticky: the device is not used again */
+    const char *failed; /* what failed */
+    ofr_opencl_stats stats;
+};
+
+/* opencl_memory.c: weights, KV and buffers. */
+int ofr_opencl_bind_weights(ofr_backend_session *session, ofr_error *err);
+int ofr_opencl_bind_kv(ofr_backend_session *session, ofr_error *err);
+int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err);
+/* Gives KV to the device before a call, and back to the host after it. */
+void ofr_opencl_kv_to_device(ofr_backend_session *session);
+void ofr_opencl_kv_to_host(ofr_backend_session *session);
+void ofr_opencl_release_memory(ofr_backend_session *session);
+
+/* opencl_steps.c: programs and steps. */
+bool ofr_opencl_dot_fits(const ofr_backend_session *session);
+int ofr_opencl_build_programs(ofr_backend_session *session, ofr_error *err);
+/* Builds what a changed tuning needs again: gemv for one token or several, or gemm. */
+enum opencl_tuned { OPENCL_TUNED_GEMV_ONE, OPENCL_TUNED_GEMV_SEVERAL, OPENCL_TUNED_GEMM };
+int ofr_opencl_rebuild(ofr_backend_session *session, enum opencl_tuned what, ofr_error *err);
+/* The step's kernel, or NULL after a failure (session->status). `index` counts from layer_begin. */
+cl_kernel ofr_opencl_layer_step(ofr_backend_session *session, uint32_t index, uint32_t step);
+cl_kernel ofr_opencl_model_step(ofr_backend_session *session, uint32_t step);
+void ofr_opencl_release_steps(ofr_backend_session *session);
+
+/* Notes the first failure of the session. */
+void ofr_opencl_note(ofr_backend_session *session, cl_int status, const char *what);
+/* The noted failure as an error; 0 if there is none. */
+int ofr_opencl_error(const ofr_backend_session *session, ofr_error *err);
+
+/* opencl_tune.c: sizes from the cache directory, or measured on the model's own weights and then
+ * kept there. Without a result the sizes stay as they are: tuning never fails an open. */
+void ofr_opencl_tune(ofr_backend_session *session, bool measure);
+
+/* opencl_forward.c: a checked call. */
+int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_error *err);
+/* One tuned step of a layer for n tokens, as the forward pass starts it; for measurements. */
+void ofr_opencl_run_tuned(ofr_backend_session *session, uint32_t layer, enum opencl_tuned what,
+                          uint32_t n);
+
+/* Generated from kernels/. */
+extern const char ofr_opencl_source_common[], ofr_opencl_source_plain[], ofr_opencl_source_rows[],
+    ofr_opencl_source_attention[], ofr_opencl_source_quantize[], ofr_opencl_source_dot[];
+
+#endif

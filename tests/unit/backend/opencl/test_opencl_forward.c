@@ -1,0 +1,454 @@
+/* The OpenCL backend's forward pass against the fp32 reference on small random models of many
+ * shapes, with both kernel sets, memory shared and mirrored; and against itself, cut into chunks,
+ * slots and layer ranges. */
+#include "backend/cpu/cpu_backend.h"
+#include "support/opencl_rig.h"
+
+typedef struct variant {
+    const char *kernels;
+    enum ofr_opencl_memory memory;
+} variant;
+
+static void set_up(opencl_rig *rig, const memory_model_options *options, const variant *v)
+{
+    rig_model(rig, options);
+    ofr_backend_options open = rig_options(rig, v->kernels);
+    rig->session = rig_open(&open, v->memory);
+}
+
+/* Shapes: GQA ratios 1 to 9, head_dim 32 to 128 and odd ones, widths that tiles do not fill. */
+static const memory_model_options shapes[] = {
+    {2, 64, 2, 2, 32, 96, 101, OFR_DTYPE_I4, OFR_DTYPE_I8, 32, false, false, false, {0}, 1},
+    {3, 192, 9, 3, 64, 320, 517, OFR_DTYPE_I4, OFR_DTYPE_I8, 64, false, false, false, {0}, 2},
+    {2, 128, 8, 1, 80, 256, 77, OFR_DTYPE_I4, OFR_DTYPE_I8, 128, true, true, false, {0}, 3},
+    {2, 256, 4, 2, 128, 384, 1000, OFR_DTYPE_I4, OFR_DTYPE_I8, 0, true, false, true, {0}, 4},
+    {1, 96, 9, 1, 96, 160, 33, OFR_DTYPE_I8, OFR_DTYPE_I8, 32, false, true, false, {0}, 5},
+    {2, 320, 5, 5, 64, 448, 259, OFR_DTYPE_I8, OFR_DTYPE_I8, 0, true, true, true, {0}, 6},
+    {2,
+     160,
+     3,
+     1,
+     32,
+     224,
+     65,
+     OFR_DTYPE_I4,
+     OFR_DTYPE_I4,
+     32,
+     false,
+     false,
+     false,
+     {24, 500, 0, 0, 0, 0, 0, 0, 0, 0},
+     7},
+};
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
+
+static ofr_reference *make_reference(const opencl_rig *rig)
+{
+    ofr_error err = {0};
+    ofr_reference *reference = NULL;
+    rig_check(ofr_reference_new(&rig->model->params, memory_model_source, rig->model, RIG_CONTEXT,
+                                2, &reference, &err),
+              &err);
+    return reference;
+}
+
+/* Prefill of 40 tokens in one call, then 5 single tokens. */
+static void compare_with_reference(const memory_model_options *options, const variant *v,
+                                   double limit)
+{
+    opencl_rig rig;
+    set_up(&rig, options, v);
+    uint32_t vocab = options->vocab_size;
+    int32_t *tokens = rig_tokens(45, vocab);
+    float *expected = rig_floats((size_t)45 * vocab), *got = rig_floats((size_t)45 * vocab);
+    ofr_reference *reference = make_reference(&rig);
+    assert_int_equal(ofr_reference_forward(reference, tokens, 45, NULL, expected), 0);
+    rig_segment(rig.session, 1, 0, 40, tokens, OFR_FORWARD_OUTPUT_ALL, got);
+    for (uint32_t i = 40; i < 45; i++) {
+        rig_segment(rig.session, 1, i, 1, tokens, OFR_FORWARD_OUTPUT_LAST, got + (size_t)i * vocab);
+    }
+    rig_near(got, expected, (size_t)40 * vocab, limit, "prefill logits");
+    rig_near(got + (size_t)40 * vocab, expected + (size_t)40 * vocab, (size_t)5 * vocab, limit,
+             "decode logits");
+    double divergence = rig_divergence(got, expected, 45, vocab);
+    if (!(divergence <= 1e-3)) {
+        fail_msg("divergence %.3g of the logits is above 1e-3", divergence);
+    }
+    ofr_reference_free(reference);
+    free(tokens);
+    free(expected);
+    free(got);
+    rig_done(&rig);
+}
+
+/* Without quantized activations only the fp16 KV differs: a wrong formula cannot hide. */
+static void unquantized_models_match_the_reference(void **state)
+{
+    const variant *v = *state;
+    for (size_t i = 0; strcmp(v->kernels, "plain") == 0 && i < N_SHAPES; i++) {
+        memory_model_options options = shapes[i];
+        options.weights = i % 2 == 0 ? OFR_DTYPE_F32 : OFR_DTYPE_F16;
+        options.table = i % 3 == 0 ? OFR_DTYPE_F16 : OFR_DTYPE_F32;
+        compare_with_reference(&options, v, 1e-3);
+    }
+}
+
+/* "dot" rounds activations to 8 bits; "plain" computes with the weights as they are. */
+static void quantized_models_match_the_reference(void **state)
+{
+    const variant *v = *state;
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        compare_with_reference(&shapes[i], v, strcmp(v->kernels, "dot") == 0 ? 0.04 : 1e-3);
+    }
+}
+
+/* Widths that are a multiple of nothing but what the format asks for, drawn anew for each seed. */
+static void random_shapes_match_the_reference(void **state)
+{
+    const variant *v = *state;
+    uint64_t random = 2024;
+    for (uint32_t i = 0; i < 6; i++) {
+        uint32_t draw[6];
+        for (uint32_t k = 0; k < 6; k++) {
+            random = random * 6364136223846793005U + 1442695040888963407U;
+            draw[k] = (uint32_t)(random >> 40);
+        }
+        uint32_t kv = draw[0] % 3 + 1, group = draw[1] % 5 + 1;
+        memory_model_options options = {.n_layers = 1 + i % 2,
+                                        .d_model = 32 * (draw[2] % 9 + 1),
+                                        .n_heads = kv * group,
+                                        .n_kv_heads = kv,
+                                        .head_dim = 32 * (draw[3] % 3 + 1),
+                                        .d_ff = 32 * (draw[4] % 13 + 1),
+                                        .vocab_size = 40 + draw[5] % 500,
+                                        .weights = i % 3 == 2 ? OFR_DTYPE_I8 : OFR_DTYPE_I4,
+                                        .table = OFR_DTYPE_I8,
+                                        .group = 32,
+                                        .separate_head = i % 2 == 1,
+                                        .biases = i % 2 == 0,
+                                        .seed = random};
+        compare_with_reference(&options, v, strcmp(v->kernels, "dot") == 0 ? 0.04 : 1e-3);
+    }
+}
+
+/* Wherever a prompt is cut, the logits of its last token stay, but for the rounding of sums in
+ * another order, which may flip the last bit of a K or V in fp16 (and, in "dot", of a byte). */
+static void chunks_cut_anywhere_give_the_same(void **state)
+{
+    const variant *v = *state;
+    opencl_rig rig;
+    enum { N = 23 };
+    set_up(&rig, &shapes[1], v);
+    double limit = strcmp(v->kernels, "dot") == 0 ? 0.03 : 1e-3;
+    uint32_t vocab = shapes[1].vocab_size;
+    int32_t *tokens = rig_tokens(N, vocab);
+    float *whole = rig_floats(vocab), *cut = rig_floats(vocab);
+    rig_segment(rig.session, 0, 0, N, tokens, OFR_FORWARD_OUTPUT_LAST, whole);
+    for (uint32_t at = 1; at < N; at++) {
+        rig_segment(rig.session, 1, 0, at, tokens, OFR_FORWARD_OUTPUT_NONE, NULL);
+        rig_segment(rig.session, 1, at, N - at, tokens, OFR_FORWARD_OUTPUT_LAST, cut);
+        rig_near(cut, whole, vocab, limit, "cut prompt");
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        rig_segment(rig.session, 2, i, 1, tokens, OFR_FORWARD_OUTPUT_LAST, cut);
+    }
+    rig_near(cut, whole, vocab, limit, "token by token");
+    free(tokens);
+    free(whole);
+    free(cut);
+    rig_done(&rig);
+}
+
+/* Long enough that decoding splits the context. */
+static void long_contexts_are_split_and_merged(void **state)
+{
+    const variant *v = *state;
+    opencl_rig rig;
+    enum { N = 300 };
+    set_up(&rig, &shapes[0], v);
+    double limit = strcmp(v->kernels, "dot") == 0 ? 0.06 : 1e-3;
+    uint32_t vocab = shapes[0].vocab_size;
+    int32_t *tokens = rig_tokens(N, vocab);
+    float *expected = rig_floats((size_t)N * vocab), *got = rig_floats(vocab);
+    ofr_reference *reference = make_reference(&rig);
+    assert_int_equal(ofr_reference_forward(reference, tokens, N, NULL, expected), 0);
+    for (uint32_t i = 0; i < 256; i += RIG_CHUNK) {
+        rig_segment(rig.session, 0, i, RIG_CHUNK, tokens, OFR_FORWARD_OUTPUT_LAST, got);
+        rig_near(got, expected + (size_t)(i + RIG_CHUNK - 1) * vocab, vocab, limit, "prefill");
+    }
+    for (uint32_t i = 256; i < N; i++) {
+        rig_segment(rig.session, 0, i, 1, tokens, OFR_FORWARD_OUTPUT_LAST, got);
+        rig_near(got, expected + (size_t)i * vocab, vocab, limit, "decode at depth");
+    }
+    ofr_reference_free(reference);
+    free(tokens);
+    free(expected);
+    free(got);
+    rig_done(&rig);
+}
+
+/* Batches that mix slots: long and single segments together, and singles only. */
+static void slots_do_not_disturb_one_another(void **state)
+{
+    const variant *v = *state;
+    opencl_rig rig;
+    set_up(&rig, &shapes[3], v);
+    double limit = strcmp(v->kernels, "dot") == 0 ? 0.03 : 1e-3;
+    uint32_t vocab = shapes[3].vocab_size;
+    int32_t *tokens = rig_tokens(64, vocab);
+    float *alone = rig_floats((size_t)3 * vocab), *together = rig_floats((size_t)3 * vocab);
+    const uint32_t lengths[RIG_SLOTS] = {9, 17, 30};
+    for (uint32_t s = 0; s < RIG_SLOTS; s++) { /* alone, in slot 0 */
+        rig_segment(rig.session, 0, 0, lengths[s], tokens + s, OFR_FORWARD_OUTPUT_LAST,
+                    alone + (size_t)s * vocab);
+    }
+    int32_t mixed[64];
+    ofr_segment segments[RIG_SLOTS];
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < RIG_SLOTS; s++) { /* slot 1 brings all but its last token earlier */
+        uint32_t from = s == 1 ? lengths[s] - 1 : 0;
+        if (from > 0) {
+            rig_segment(rig.session, s, 0, from, tokens + s, OFR_FORWARD_OUTPUT_NONE, NULL);
+        }
+        segments[s] = (ofr_segment){s, from, lengths[s] - from};
+        memcpy(mixed + n, tokens + s + from, segments[s].n_tokens * sizeof *mixed);
+        n += segments[s].n_tokens;
+    }
+    ofr_forward forward = {.segments = segments,
+                           .n_segments = RIG_SLOTS,
+                           .tokens = mixed,
+                           .output = OFR_FORWARD_OUTPUT_LAST,
+                           .logits = together};
+    rig_run(rig.session, &forward);
+    rig_near(together, alone, (size_t)3 * vocab, limit, "mixed batch");
+    for (uint32_t s = 0; s < RIG_SLOTS; s++) { /* the last token again, as singles */
+        segments[s] = (ofr_segment){s, lengths[s] - 1, 1};
+        mixed[s] = tokens[s + lengths[s] - 1];
+    }
+    memset(together, 0, (size_t)3 * vocab * sizeof *together);
+    rig_run(rig.session, &forward);
+    rig_near(together, alone, (size_t)3 * vocab, limit, "batch of singles");
+    free(tokens);
+    free(alone);
+    free(together);
+    rig_done(&rig);
+}
+
+static void log_probabilities_are_those_of_the_logits(void **state)
+{
+    opencl_rig rig;
+    enum { N = 60 };
+    set_up(&rig, &shapes[1], *state);
+    uint32_t vocab = shapes[1].vocab_size;
+    int32_t *tokens = rig_tokens(N + 1, vocab);
+    float *logits = rig_floats((size_t)N * vocab), logprobs[N];
+    int32_t targets[N];
+    for (uint32_t i = 0; i < N; i++) {
+        targets[i] = i % 10 == 3 ? -1 : tokens[i + 1];
+    }
+    ofr_segment segment = {0, 0, N};
+    ofr_forward forward = {.segments = &segment,
+                           .n_segments = 1,
+                           .tokens = tokens,
+                           .output = OFR_FORWARD_OUTPUT_ALL,
+                           .logits = logits};
+    rig_run(rig.session, &forward);
+    forward.output = OFR_FORWARD_OUTPUT_LOGPROBS;
+    forward.logits = NULL;
+    forward.targets = targets;
+    forward.logprobs = logprobs;
+    rig_run(rig.session, &forward);
+    for (uint32_t i = 0; i < N; i++) {
+        double sum = 0, expected = 0;
+        for (uint32_t w = 0; w < vocab; w++) {
+            sum += exp((double)logits[(size_t)i * vocab + w]);
+        }
+        if (targets[i] >= 0) {
+            expected = (double)logits[(size_t)i * vocab + (uint32_t)targets[i]] - log(sum);
+        }
+        assert_true(fabs((double)logprobs[i] - expected) < 1e-4);
+    }
+    free(tokens);
+    free(logits);
+    rig_done(&rig);
+}
+
+/* Layers [0, 1) in one session, [1, n) in another, over the same strips; and the CPU backend in
+ * either place, as a hybrid plan would have it. */
+static void layer_ranges_compose_also_with_the_cpu(void **state)
+{
+    const variant *v = *state;
+    opencl_rig rig;
+    enum { N = 12 };
+    const memory_model_options *options = &shapes[1];
+    double limit = strcmp(v->kernels, "dot") == 0 ? 0.03 : 0.04;
+    set_up(&rig, options, v);
+    uint32_t vocab = options->vocab_size;
+    int32_t *tokens = rig_tokens(N, vocab);
+    float *whole = rig_floats(vocab), *parts = rig_floats(vocab);
+    float *hidden = rig_floats((size_t)N * options->d_model);
+    rig_segment(rig.session, 0, 0, N, tokens, OFR_FORWARD_OUTPUT_LAST, whole);
+    for (uint32_t order = 0; order < 3; order++) { /* bit 0: CPU first; bit 1: CPU second */
+        ofr_error err = {0};
+        ofr_backend_session *sessions[2];
+        const ofr_backend *backends[2];
+        for (uint32_t i = 0; i < 2; i++) {
+            bool cpu = order >> i & 1;
+            ofr_backend_options open = rig_options(&rig, cpu ? NULL : v->kernels);
+            open.layer_begin = i;
+            open.layer_end = i == 0 ? 1 : options->n_layers;
+            backends[i] = cpu ? ofr_cpu_backend() : ofr_opencl_backend();
+            if (cpu) {
+                open.threads = 1;
+                rig_check(backends[i]->open(&open, &sessions[i], &err), &err);
+            } else {
+                sessions[i] = rig_open(&open, v->memory);
+            }
+        }
+        ofr_segment segment = {2, 0, N - 1};
+        for (uint32_t step = 0; step < 2; step++) { /* the prompt but its last token, then that */
+            ofr_forward forward = {.segments = &segment,
+                                   .n_segments = 1,
+                                   .tokens = tokens + segment.position,
+                                   .hidden_out = hidden};
+            rig_check(backends[0]->forward(sessions[0], &forward, &err), &err);
+            forward = (ofr_forward){.segments = &segment,
+                                    .n_segments = 1,
+                                    .hidden_in = hidden,
+                                    .output = OFR_FORWARD_OUTPUT_LAST,
+                                    .logits = parts};
+            rig_check(backends[1]->forward(sessions[1], &forward, &err), &err);
+            segment = (ofr_segment){2, N - 1, 1};
+        }
+        rig_near(parts, whole, vocab, limit, "two sessions");
+        backends[0]->close(sessions[0]);
+        backends[1]->close(sessions[1]);
+    }
+    free(tokens);
+    free(whole);
+    free(parts);
+    free(hidden);
+    rig_done(&rig);
+}
+
+/* Prefill on the CPU, decode on the device, the next prompt over the same rows on the CPU again:
+ * the device must see what the CPU wrote, and count what it moved. */
+static void prefill_elsewhere_decode_here(void **state)
+{
+    const variant *v = *state;
+    opencl_rig rig;
+    enum { N = 24 };
+    ofr_error err = {0};
+    const memory_model_options *options = &shapes[1];
+    set_up(&rig, options, v);
+    uint32_t vocab = options->vocab_size;
+    ofr_backend_options open = rig_options(&rig, NULL);
+    ofr_backend_session *cpu = NULL;
+    open.threads = 1;
+    rig_check(ofr_cpu_backend()->open(&open, &cpu, &err), &err);
+    int32_t *tokens = rig_tokens(2 * N, vocab);
+    float *expected = rig_floats(vocab), *got = rig_floats(vocab);
+    for (uint32_t prompt = 0; prompt < 2; prompt++) {
+        const int32_t *own = tokens + prompt * N;
+        ofr_segment segment = {0, 0, N - 2};
+        ofr_forward forward = {.segments = &segment, .n_segments = 1, .tokens = own};
+        rig_check(ofr_cpu_backend()->forward(cpu, &forward, &err), &err);
+        for (uint32_t i = N - 2; i < N; i++) {
+            rig_segment(rig.session, 0, i, 1, own, OFR_FORWARD_OUTPUT_LAST, got);
+        }
+        segment = (ofr_segment){1, 0, N};
+        forward.output = OFR_FORWARD_OUTPUT_LAST;
+        forward.logits = expected;
+        rig_check(ofr_cpu_backend()->forward(cpu, &forward, &err), &err);
+        rig_near(got, expected, vocab, 0.04, "decode after another backend's prefill");
+    }
+    uint64_t row = 2 * (uint64_t)options->n_layers * rig.layout.row_bytes;
+    uint64_t moved = v->memory == OFR_OPENCL_MEMORY_DISCRETE ? 2 * (N - 2) * row + 4 * row : 0;
+    assert_int_equal(ofr_opencl_backend()->handoff_bytes_copied(rig.session), moved);
+    ofr_cpu_backend()->close(cpu);
+    free(tokens);
+    free(expected);
+    free(got);
+    rig_done(&rig);
+}
+
+/* Greedy decoding follows the CPU backend but where the two best are nearly equal. */
+static void greedy_tokens_are_the_cpus(void **state)
+{
+    const variant *v = *state;
+    opencl_rig rig;
+    ofr_error err = {0};
+    const memory_model_options *options = &shapes[1];
+    set_up(&rig, options, v);
+    uint32_t vocab = options->vocab_size;
+    ofr_backend_options open = rig_options(&rig, NULL);
+    ofr_backend_session *cpu = NULL;
+    open.threads = 2;
+    rig_check(ofr_cpu_backend()->open(&open, &cpu, &err), &err);
+    float *theirs = rig_floats(vocab), *ours = rig_floats(vocab);
+    int32_t token = 5;
+    for (uint32_t i = 0; i < 40; i++) {
+        ofr_segment segment = {1, i, 1};
+        ofr_forward forward = {.segments = &segment,
+                               .n_segments = 1,
+                               .tokens = &token,
+                               .output = OFR_FORWARD_OUTPUT_LAST,
+                               .logits = theirs};
+        rig_check(ofr_cpu_backend()->forward(cpu, &forward, &err), &err);
+        segment.slot = 0;
+        forward.logits = ours;
+        rig_run(rig.session, &forward);
+        int32_t best = 0, chosen = 0;
+        for (int32_t t = 1; t < (int32_t)vocab; t++) {
+            best = theirs[t] > theirs[best] ? t : best;
+            chosen = ours[t] > ours[chosen] ? t : chosen;
+        }
+        float margin = theirs[best] - theirs[chosen];
+        if (best != chosen && margin > 0.1f) {
+            fail_msg("step %u: %d instead of %d, whose logit is %.3f higher", i, chosen, best,
+                     (double)margin);
+        }
+        token = best;
+    }
+    ofr_cpu_backend()->close(cpu);
+    free(theirs);
+    free(ours);
+    rig_done(&rig);
+}
+
+int main(void)
+{
+    rig_require_device();
+    static variant variants[] = {
+        {"plain", OFR_OPENCL_MEMORY_SHARED},
+        {"dot", OFR_OPENCL_MEMORY_SHARED},
+        {"plain", OFR_OPENCL_MEMORY_DISCRETE},
+        {"dot", OFR_OPENCL_MEMORY_DISCRETE},
+    };
+    int failed = 0;
+    for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
+        variant *v = &variants[i];
+        char name[64];
+        snprintf(name, sizeof name, "%s, %s", v->kernels,
+                 v->memory == OFR_OPENCL_MEMORY_SHARED ? "shared" : "mirrored");
+        const struct CMUnitTest shared[] = {
+            cmocka_unit_test_prestate(unquantized_models_match_the_reference, v),
+            cmocka_unit_test_prestate(quantized_models_match_the_reference, v),
+            cmocka_unit_test_prestate(random_shapes_match_the_reference, v),
+            cmocka_unit_test_prestate(chunks_cut_anywhere_give_the_same, v),
+            cmocka_unit_test_prestate(log_probabilities_are_those_of_the_logits, v),
+            cmocka_unit_test_prestate(greedy_tokens_are_the_cpus, v),
+        };
+        const struct CMUnitTest both[] = {
+            cmocka_unit_test_prestate(long_contexts_are_split_and_merged, v),
+            cmocka_unit_test_prestate(slots_do_not_disturb_one_another, v),
+            cmocka_unit_test_prestate(layer_ranges_compose_also_with_the_cpu, v),
+            cmocka_unit_test_prestate(prefill_elsewhere_decode_here, v),
+        };
+        if (v->memory == OFR_OPENCL_MEMORY_SHARED) {
+            failed += cmocka_run_group_tests_name(name, shared, NULL, NULL);
+        }
+        failed += cmocka_run_group_tests_name(name, both, NULL, NULL);
+    }
+    return failed;
+}

@@ -213,12 +213,10 @@ static ofr_exchange *new_exchange(ofr_http_server *server, struct MHD_Connection
     exchange->server = server;
     exchange->connection = connection;
     exchange->socket = socket ? socket->socket_context : NULL;
-    exchange->fd = -1;
     exchange->arrived_ns = ofr_clock_ns();
     atomic_init(&exchange->references, 1);
     pthread_mutex_init(&exchange->lock, NULL);
     pthread_mutex_lock(&server->lock);
-    exchange->id = ++server->next_id;
     exchange->next = server->exchanges;
     if (exchange->next)
         exchange->next->previous = exchange;
@@ -277,9 +275,12 @@ static enum MHD_Result start(ofr_exchange *exchange, const char *method, const c
 {
     ofr_api_error err = {0};
     const char *rest = NULL;
-    exchange->started = true;
     set_deadline(exchange, 0);
-    ofr_watch_exchange(exchange);
+    pthread_mutex_lock(&exchange->server->lock);
+    exchange->started = true;
+    if (exchange->socket && exchange->socket->left_ns)
+        atomic_store(&exchange->canceled, true);
+    pthread_mutex_unlock(&exchange->server->lock);
     if (!exchange->ended) {
         ofr_route_find(method, url, &rest, &err);
         exchange->route->run(exchange, rest);
@@ -336,7 +337,6 @@ static void completed(void *user, struct MHD_Connection *connection, void **stat
     if (!exchange)
         return;
     *state = NULL;
-    ofr_watch_forget(exchange);
     atomic_store(&exchange->canceled, true);
     set_deadline(exchange, server->options.timeout_s);
     bool whole = how == MHD_REQUEST_TERMINATED_COMPLETED_OK;
@@ -374,6 +374,8 @@ static void connection_changed(void *user, struct MHD_Connection *connection, vo
         if (made->next)
             made->next->previous = made;
         server->connections = made;
+        made->id = ++server->next_id;
+        ofr_watch_connection(server, made);
         pthread_mutex_unlock(&server->lock);
         atomic_fetch_add(&server->options.service->metrics.connections, 1);
         return;
@@ -382,6 +384,7 @@ static void connection_changed(void *user, struct MHD_Connection *connection, vo
     if (!gone)
         return;
     pthread_mutex_lock(&server->lock);
+    ofr_watch_forget(server, gone);
     if (gone->previous)
         gone->previous->next = gone->next;
     else

@@ -13,7 +13,9 @@
 typedef struct ofr_http_connection {
     struct ofr_http_connection *previous, *next;
     int fd;
+    uint64_t id;
     uint64_t deadline_ns; /* by when the next request must be here; 0: none is awaited */
+    uint64_t left_ns;     /* when the client's end came; 0: it may still send */
 } ofr_http_connection;
 
 typedef struct ofr_exchange {
@@ -22,11 +24,10 @@ typedef struct ofr_exchange {
     struct MHD_Connection *connection;
     ofr_http_connection *socket;
     const struct ofr_route *route;
-    uint64_t id, arrived_ns, owner;
-    int fd;     /* watched for the client's leaving; -1: not; guarded by the server's lock */
+    uint64_t arrived_ns, owner;
     char *body; /* [body_size], owned */
     size_t body_size, body_room;
-    bool started;
+    bool started; /* guarded by the server's lock */
     atomic_bool canceled;
     atomic_int references;
     pthread_mutex_t lock; /* guards what follows */
@@ -79,7 +80,8 @@ void ofr_exchange_release(ofr_exchange *exchange);
 /* The watcher. */
 int ofr_watch_start(ofr_http_server *server, ofr_error *err);
 void ofr_watch_stop(ofr_http_server *server);
-void ofr_watch_exchange(ofr_exchange *exchange); /* its client's leaving cancels it */
-void ofr_watch_forget(ofr_exchange *exchange);   /* before its socket is closed */
+/* With the server's lock held. The client's leaving cancels what runs for it. */
+void ofr_watch_connection(ofr_http_server *server, ofr_http_connection *connection);
+void ofr_watch_forget(ofr_http_server *server, ofr_http_connection *connection);
 
 #endif

@@ -10,33 +10,30 @@
 #include "supervisor/serve/http_internal.h"
 
 enum { EVENTS = 32, TICK_MS = 500 };
+static const uint64_t LEFT_NS = 1000000000;
 
-void ofr_watch_exchange(ofr_exchange *exchange)
+void ofr_watch_connection(ofr_http_server *server, ofr_http_connection *connection)
 {
-    ofr_http_server *server = exchange->server;
-    pthread_mutex_lock(&server->lock);
-    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.u64 = exchange->id};
-    exchange->fd = exchange->socket ? exchange->socket->fd : -1;
-    if (exchange->fd >= 0 && epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, exchange->fd, &event) < 0)
-        exchange->fd = -1;
-    pthread_mutex_unlock(&server->lock);
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.u64 = connection->id};
+    epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, connection->fd, &event);
 }
 
-void ofr_watch_forget(ofr_exchange *exchange)
+void ofr_watch_forget(ofr_http_server *server, ofr_http_connection *connection)
 {
-    ofr_http_server *server = exchange->server;
-    pthread_mutex_lock(&server->lock);
-    if (exchange->fd >= 0)
-        epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, exchange->fd, NULL);
-    exchange->fd = -1;
-    pthread_mutex_unlock(&server->lock);
+    epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
 }
 
 /* With the server's lock held, so that nobody frees what is looked at. */
-static void cancel(ofr_http_server *server, uint64_t id)
+static void client_left(ofr_http_server *server, uint64_t id)
 {
+    ofr_http_connection *connection = server->connections;
+    while (connection && connection->id != id)
+        connection = connection->next;
+    if (!connection)
+        return;
+    connection->left_ns = ofr_clock_ns();
     for (ofr_exchange *exchange = server->exchanges; exchange; exchange = exchange->next)
-        if (exchange->id == id)
+        if (exchange->socket == connection && exchange->started)
             atomic_store(&exchange->canceled, true);
 }
 
@@ -61,9 +58,11 @@ static void pass_deadlines(ofr_http_server *server)
 {
     uint64_t now = ofr_clock_ns();
     pthread_mutex_lock(&server->lock);
+    /* libmicrohttpd sees the end and cleans up. It can overlook the end of a client that came
+     * together with data: a request that is not here by then will not come. */
     for (ofr_http_connection *c = server->connections; c; c = c->next)
-        if (c->deadline_ns && now > c->deadline_ns)
-            shutdown(c->fd, SHUT_RDWR); /* libmicrohttpd sees the end and cleans up */
+        if (c->deadline_ns && (now > c->deadline_ns || (c->left_ns && now > c->left_ns + LEFT_NS)))
+            shutdown(c->fd, SHUT_RDWR);
     for (ofr_exchange *exchange = server->exchanges; exchange; exchange = exchange->next)
         pass_deadline(exchange, now);
     pthread_mutex_unlock(&server->lock);
@@ -80,7 +79,7 @@ static void *watch(void *argument)
             if (events[i].data.u64 == 0)
                 return NULL;
             pthread_mutex_lock(&server->lock);
-            cancel(server, events[i].data.u64);
+            client_left(server, events[i].data.u64);
             pthread_mutex_unlock(&server->lock);
         }
         if (n < 0 && errno != EINTR)

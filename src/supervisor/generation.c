@@ -99,6 +99,17 @@ static bool is_stop(const ofr_generation *generation, int32_t token)
     return false;
 }
 
+static int choose(ofr_generation *generation, const float *logits, int32_t *ret_token,
+                  ofr_error *err)
+{
+    ofr_matcher *matcher = generation->options.matcher;
+    const uint32_t *mask = NULL;
+    int r = matcher ? ofr_matcher_mask(matcher, &mask, err) : 0;
+    if (r == 0)
+        r = ofr_sampler_sample_masked(generation->sampler, logits, mask, ret_token, err);
+    return r < 0 || !matcher ? r : ofr_matcher_accept(matcher, *ret_token, err);
+}
+
 /* Samples from `logits` and forwards, until something ends it. */
 static int decode(ofr_generation *generation, ofr_sequence *sequence, const float *logits,
                   ofr_error *err)
@@ -106,7 +117,7 @@ static int decode(ofr_generation *generation, ofr_sequence *sequence, const floa
     const ofr_generation_options *options = &generation->options;
     for (;;) {
         int32_t token;
-        int r = ofr_sampler_sample(generation->sampler, logits, &token, err);
+        int r = choose(generation, logits, &token, err);
         if (r < 0)
             return r;
         if (is_stop(generation, token)) {
@@ -116,6 +127,10 @@ static int decode(ofr_generation *generation, ofr_sequence *sequence, const floa
         r = add_token(generation, token, err);
         if (r < 0)
             return r;
+        if (options->matcher && ofr_matcher_is_done(options->matcher)) {
+            generation->finish = OFR_FINISH_STOP;
+            return 0;
+        }
         if (options->max_tokens > 0 && generation->n_ids >= options->max_tokens) {
             generation->finish = OFR_FINISH_LENGTH;
             return 0;

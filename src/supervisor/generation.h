@@ -9,13 +9,14 @@
 #include <stdint.h>
 
 #include "engine/sampler.h"
+#include "grammar/matcher.h"
 #include "supervisor/sequence.h"
 #include "tokenizer/tokenizer.h"
 
 /* X(symbol, name in JSON) */
 #define OFR_FINISH_TABLE(X)                                                                        \
     X(OFR_FINISH_NONE, "none")         /* still running, or ended by an error */                   \
-    X(OFR_FINISH_STOP, "stop")         /* the model ended its turn */                              \
+    X(OFR_FINISH_STOP, "stop")         /* the model ended its turn, or the grammar did */          \
     X(OFR_FINISH_LENGTH, "length")     /* max_tokens */                                            \
     X(OFR_FINISH_CONTEXT, "length")    /* the context is full */                                   \
     X(OFR_FINISH_CANCELED, "canceled") /* interrupted */
@@ -32,6 +33,7 @@ typedef struct ofr_generation_options {
     int64_t max_tokens;                  /* 0: until the context is full */
     bool ignore_stop;                    /* stop tokens are tokens like others */
     const volatile sig_atomic_t *cancel; /* may be NULL */
+    ofr_matcher *matcher;                /* what the text must match; borrowed; may be NULL */
     /* Whole UTF-8 characters as they come; a negative return ends the generation with it. May be
      * NULL. */
     int (*on_text)(void *user, const char *text, size_t size, ofr_error *err);

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "supervisor/commands.h"
+#include "supervisor/constraint.h"
 #include "supervisor/conversation.h"
 #include "supervisor/engine_session.h"
 #include "supervisor/generation.h"
@@ -25,6 +26,7 @@ struct run_options {
     ofr_common_options common;
     ofr_sampling_options sampling;
     const char *prompt, *prompt_file, *system;
+    const char *grammar, *json_schema;
     bool raw, ignore_eos;
 };
 
@@ -38,6 +40,10 @@ static bool parse(struct run_options *o, int argc, char **argv, int *ret_exit)
         OFR_OPTIONS_SAMPLING(o->sampling, "0", "1: off"),
         {"raw", OFR_OPTION_FLAG, &o->raw, 0, 0, NULL,
          "continue the text as it is: no chat template"},
+        {"grammar", OFR_OPTION_STRING, &o->grammar, 0, 0, "F",
+         "the answer must match this grammar (GBNF)"},
+        {"json_schema", OFR_OPTION_STRING, &o->json_schema, 0, 0, "F",
+         "the answer must be JSON that satisfies this schema"},
         {"ignore_eos", OFR_OPTION_FLAG, &o->ignore_eos, 0, 0, NULL,
          "do not stop at the model's end tokens"},
         OFR_OPTIONS_ENGINE(o->common),
@@ -53,6 +59,10 @@ static bool parse(struct run_options *o, int argc, char **argv, int *ret_exit)
         wrong = "give one of --prompt TEXT and --prompt_file F";
     else if (o->raw && o->system)
         wrong = "--system needs the chat template, which --raw leaves out";
+    else if (o->grammar && o->json_schema)
+        wrong = "give one of --grammar and --json_schema";
+    else if ((o->grammar || o->json_schema) && o->ignore_eos)
+        wrong = "--ignore_eos and a grammar exclude each other: a grammar says where to end";
     if (wrong)
         *ret_exit = ofr_command_usage(help.name, "%s", wrong);
     return !wrong;
@@ -135,8 +145,8 @@ static int print_json(const ofr_engine_session *session, const ofr_generation *g
     return ofr_report_print(root);
 }
 
-static int generate(const struct run_options *o, ofr_engine_session *session, const int32_t *ids,
-                    size_t count, uint64_t begin, ofr_error *err)
+static int generate(const struct run_options *o, ofr_engine_session *session, ofr_matcher *matcher,
+                    const int32_t *ids, size_t count, uint64_t begin, ofr_error *err)
 {
     ofr_generation_options options = {
         .tokenizer = session->tokenizer,
@@ -144,6 +154,7 @@ static int generate(const struct run_options *o, ofr_engine_session *session, co
         .max_tokens = o->sampling.max_tokens,
         .ignore_stop = o->ignore_eos,
         .cancel = ofr_interrupt_flag(),
+        .matcher = matcher,
         .on_text = o->common.json ? NULL : stream_text,
     };
     if (count > UINT32_MAX / 2)
@@ -168,6 +179,8 @@ static int generate(const struct run_options *o, ofr_engine_session *session, co
         fprintf(stderr, "supervisor run: the answer is cut after %u tokens\n", generation.n_ids);
     if (o->common.json && (r == 0 || generation.n_ids))
         print_json(session, &generation, begin, r < 0 ? err : NULL);
+    if (r == 0 && matcher && !ofr_matcher_can_end(matcher))
+        fprintf(stderr, "supervisor run: the answer is cut before it matches the whole grammar\n");
     if (r == 0 && generation.finish == OFR_FINISH_CANCELED)
         r = ofr_fail(err, OFR_ECANCELED, "interrupted");
     ofr_generation_done(&generation);
@@ -185,22 +198,30 @@ int ofr_command_run(int argc, char **argv)
         return exit_code;
     ofr_error err = {0};
     ofr_engine_session session = {0};
+    ofr_constraint_set constraint = {0};
     char *text = NULL;
     int32_t *ids = NULL;
     size_t size = 0, count = 0;
     int r = read_prompt(&o, &text, &size, &err);
+    if (r == 0 && o.grammar)
+        r = ofr_constraint_load(&constraint, o.grammar, false, &err);
+    if (r == 0 && o.json_schema)
+        r = ofr_constraint_load(&constraint, o.json_schema, true, &err);
     if (r == 0)
         r = ofr_engine_session_open(&session, &o.common, false, !o.raw, &err);
     if (r == 0)
         r = make_ids(&o, &session, text, size, &ids, &count, &err);
     if (r == 0)
+        r = ofr_constraint_match(&constraint, session.tokenizer, &err);
+    if (r == 0)
         r = ofr_engine_session_connect(&session, &o.common, &err);
     if (r == 0) {
         ofr_interrupt_catch(true);
-        r = generate(&o, &session, ids, count, begin, &err);
+        r = generate(&o, &session, constraint.matcher, ids, count, begin, &err);
     }
     free(ids);
     free(text);
+    ofr_constraint_done(&constraint);
     ofr_engine_session_done(&session);
     return r < 0 ? ofr_command_fail(help.name, &err) : ofr_command_finish(help.name);
 }

@@ -26,6 +26,7 @@ static void free_answer(ofr_answer *answer)
         free(part->sums);
     }
     free(answer->parts);
+    ofr_structured_done(&answer->structured);
     free(answer->prompt_tokens);
     ofr_api_request_done(&answer->request);
     ofr_text_done(&answer->out);
@@ -319,7 +320,9 @@ static int init_part(ofr_answer *answer, uint32_t index, const prompt_ids *promp
         .top_logprobs = request->top_logprobs,
     };
     options.sampling.seed += index;
-    int r = ofr_choice_init(&part->choice, &options, err);
+    int r = ofr_structured_constrain(&answer->structured, &options.constraint, err);
+    if (r == 0)
+        r = ofr_choice_init(&part->choice, &options, err);
     if (r == 0)
         ofr_choice_prompt(&part->choice, prompt->ids, prompt->n);
     return r;
@@ -357,14 +360,6 @@ static int make_answer(ofr_service *service, ofr_api_request *request, const ofr
     return answer->parts && answer->prompt_tokens
                ? 0
                : ofr_fail(err, OFR_ENOMEM, "no memory for %u answers", answer->n_parts);
-}
-
-static int check_supported(const ofr_api_request *request, ofr_api_error *err)
-{
-    const char *format = json_string_value(json_object_get(request->response_format, "type"));
-    if (request->response_format && (!format || strcmp(format, "text") != 0))
-        return ofr_api_fail(err, "response_format", "only the format 'text' is supported");
-    return 0;
 }
 
 /* Everything is ready: submits all parts. */
@@ -405,12 +400,17 @@ int ofr_answer_start(ofr_service *service, ofr_api_request *request, const ofr_a
     ofr_answer *answer = NULL;
     prompt_ids *prompts = NULL;
     ofr_error reason = {0};
-    int r = check_supported(request, err);
+    ofr_structured structured = {0};
+    int r = ofr_structured_prepare(service, request, &structured, err);
     if (r < 0) {
         ofr_api_request_done(request);
         return r;
     }
     r = make_answer(service, request, sink, arrived_ns, &answer, &reason);
+    if (answer)
+        answer->structured = structured;
+    else
+        ofr_structured_done(&structured);
     uint32_t n = answer ? answer->n_prompts : 0;
     if (r == 0) {
         prompts = calloc(n, sizeof *prompts);

@@ -3,6 +3,7 @@
 #define OFR_SUPERVISOR_SERVE_ANSWER_INTERNAL_H
 
 #include "supervisor/serve/answer.h"
+#include "supervisor/serve/structured.h"
 
 struct ofr_answer;
 
@@ -41,6 +42,7 @@ typedef struct ofr_answer {
     uint32_t n_prompts, sequence_number;
     ofr_api_error failure; /* status 0: none */
     ofr_text out;
+    ofr_structured structured; /* what the answer must look like */
 } ofr_answer;
 
 /* How an API looks. Slots append to answer->out; NULL slots say nothing. */

@@ -179,6 +179,8 @@ int ofr_choice_next(ofr_choice *choice, const float *logits, int32_t *ret_token,
         return ofr_fail(err, OFR_ENOMEM, "no memory for an answer");
     if (settle(choice, from, false))
         return 0;
+    if (o->constraint.done && o->constraint.done(o->constraint.user))
+        return finish(choice, OFR_CHOICE_FINISH_STOP, err);
     if (o->max_tokens > 0 && choice->n_generated >= o->max_tokens)
         return finish(choice, OFR_CHOICE_FINISH_LENGTH, err);
     *ret_token = token;

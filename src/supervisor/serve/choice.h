@@ -20,6 +20,8 @@ typedef struct ofr_token_constraint {
     int (*mask)(void *user, const uint32_t **ret_mask, ofr_error *err);
     /* `token` was chosen; end tokens too. */
     int (*accept)(void *user, int32_t token, ofr_error *err);
+    /* Nothing can follow: the answer ends here. */
+    bool (*done)(void *user);
     void (*free)(void *user);
     void *user;
 } ofr_token_constraint;

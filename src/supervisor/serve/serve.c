@@ -327,10 +327,15 @@ static int serve(const struct serve_options *o, struct engine *engine, int liste
     char model_id[160];
     ofr_service service = {0};
     ofr_http_server *server = NULL;
+    ofr_vocabulary *vocabulary = NULL;
     make_model_id(engine->session->package, o->model_name, model_id, sizeof model_id);
     fill_service(&service, engine->session, model_id);
-    int r = start_batch(o, engine, &service.batch, err);
+    int r = ofr_vocabulary_new(engine->session->tokenizer, &vocabulary, err);
+    service.vocabulary = vocabulary;
+    if (r == 0)
+        r = start_batch(o, engine, &service.batch, err);
     if (r < 0) {
+        ofr_vocabulary_free(vocabulary);
         close(listen_fd);
         return r;
     }
@@ -359,6 +364,7 @@ static int serve(const struct serve_options *o, struct engine *engine, int liste
     }
     ofr_batch_free(service.batch);
     ofr_http_stop(server);
+    ofr_vocabulary_free(vocabulary);
     return r;
 }
 

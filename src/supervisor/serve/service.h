@@ -6,12 +6,14 @@
 
 #include <time.h>
 
+#include "grammar/vocabulary.h"
 #include "supervisor/engine_session.h"
 #include "supervisor/serve/batch.h"
 #include "supervisor/serve/metrics.h"
 
 typedef struct ofr_service {
-    ofr_engine_session *session; /* package, tokenizer, template; borrowed */
+    ofr_engine_session *session;      /* package, tokenizer, template; borrowed */
+    const ofr_vocabulary *vocabulary; /* of the tokenizer, for grammars; borrowed */
     ofr_batch *batch;
     ofr_metrics metrics;
     const char *model_id;

@@ -344,7 +344,13 @@ static int attach(struct executive *x, struct client *client, json_t **ret_answe
                         x->failure);
     if (!x->worker_ready)
         return ofr_fail(err, OFR_EAGAIN, "the worker is starting; try again");
-    int r = make_session(x, ret_fd, err);
+    int ledger_fd = -1;
+    int r = ofr_slot_ledger_renew(&x->ledger, x->ledger_fd, &ledger_fd, err);
+    if (r < 0)
+        return r;
+    close_fd(&x->ledger_fd);
+    x->ledger_fd = ledger_fd;
+    r = make_session(x, ret_fd, err);
     if (r < 0)
         return r;
     x->attached = client;
@@ -446,7 +452,7 @@ static void answer_request(struct executive *x, struct client *client, const cha
     ofr_control_request request = {0};
     ofr_error err = {0};
     json_t *answer = NULL;
-    int fds[2] = {-1, x->ledger_fd};
+    int fds[2] = {-1, -1};
     int r = ofr_control_request_parse(data, size, &request, &err);
     bool drop = r < 0;
     const char *name = r < 0 ? "unknown" : ofr_control_operation_name(request.operation);
@@ -461,6 +467,7 @@ static void answer_request(struct executive *x, struct client *client, const cha
             break;
         case OFR_CONTROL_OPERATION_ATTACH:
             r = attach(x, client, &answer, &fds[0], &err);
+            fds[1] = x->ledger_fd;
             break;
         case OFR_CONTROL_OPERATION_DETACH:
             drop = true;

@@ -51,6 +51,40 @@ int ofr_slot_ledger_create(const ofr_slot_ledger_header *header, int *ret_fd, of
     return 0;
 }
 
+/* One slot by pread() and pwrite(); its count last, so that a failure leaves it empty. */
+static void copy_slot(int old_fd, int new_fd, uint64_t at, uint32_t context)
+{
+    int32_t tokens[4096];
+    uint32_t n = 0;
+    if (pread(old_fd, &n, sizeof n, (off_t)at) != (ssize_t)sizeof n || n == 0 || n > context)
+        return;
+    uint64_t from = at + SLOT_HEADER_BYTES;
+    for (uint64_t done = 0; done < (uint64_t)n * 4;) {
+        size_t size = (uint64_t)n * 4 - done < sizeof tokens ? (size_t)((uint64_t)n * 4 - done)
+                                                             : sizeof tokens;
+        if (pread(old_fd, tokens, size, (off_t)(from + done)) != (ssize_t)size ||
+            pwrite(new_fd, tokens, size, (off_t)(from + done)) != (ssize_t)size)
+            return;
+        done += size;
+    }
+    if (pwrite(new_fd, &n, sizeof n, (off_t)at) != (ssize_t)sizeof n)
+        return;
+}
+
+int ofr_slot_ledger_renew(const ofr_slot_ledger_header *header, int old_fd, int *ret_fd,
+                          ofr_error *err)
+{
+    int fd = -1;
+    int r = ofr_slot_ledger_create(header, &fd, err);
+    if (r < 0)
+        return r;
+    for (uint32_t slot = 0; slot < header->n_slots; slot++)
+        copy_slot(old_fd, fd, OFR_SLOT_LEDGER_HEADER_BYTES + slot * slot_stride(header),
+                  header->context);
+    *ret_fd = fd;
+    return 0;
+}
+
 static unsigned char *slot_at(const ofr_slot_ledger *ledger, uint32_t slot)
 {
     return ledger->base + OFR_SLOT_LEDGER_HEADER_BYTES + slot * slot_stride(&ledger->header);

@@ -41,6 +41,12 @@ int ofr_slot_ledger_layout(uint32_t n_slots, uint32_t context, uint32_t vocab_si
 /* Executive: a fresh ledger, all slots empty. */
 int ofr_slot_ledger_create(const ofr_slot_ledger_header *header, int *ret_fd, ofr_error *err);
 
+/* Executive: a new ledger that says what the one in old_fd says, without mapping that one. A client
+ * that is gone may still hold the old one: it can no longer truncate or change what the next client
+ * maps. A slot that cannot be read, or says what is impossible, is empty in the new one. */
+int ofr_slot_ledger_renew(const ofr_slot_ledger_header *header, int old_fd, int *ret_fd,
+                          ofr_error *err);
+
 /* One client's mapping. Belongs to one thread. */
 typedef struct ofr_slot_ledger {
     ofr_slot_ledger_header header;

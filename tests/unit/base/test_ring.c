@@ -1,4 +1,6 @@
 /* The ring: order, fullness, wake-ups between two processes, and a peer that lies. */
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -116,6 +118,48 @@ static void no_wake_up_is_lost_between_processes(void **state)
     munmap(base, 4096);
 }
 
+struct side {
+    ofr_ring ring;
+    uint64_t count;
+};
+
+static void *push_all(void *argument)
+{
+    struct side *side = argument;
+    for (uint64_t i = 0; i < side->count; i++) {
+        struct entry e = {i, ~i};
+        while (ofr_ring_push(&side->ring, &e) == OFR_EAGAIN)
+            sched_yield();
+    }
+    return NULL;
+}
+
+/* Two threads, so that ThreadSanitizer sees both sides: entries and a plain array beside them are
+ * published by the ring alone. */
+static void two_threads_share_it_without_races(void **state)
+{
+    (void)state;
+    void *base = shared();
+    struct side producer = {.count = 5000};
+    ofr_ring consumer;
+    pthread_t thread;
+    ofr_ring_init(&producer.ring, base, CAPACITY, sizeof(struct entry));
+    ofr_ring_init(&consumer, base, CAPACITY, sizeof(struct entry));
+    assert_int_equal(pthread_create(&thread, NULL, push_all, &producer), 0);
+    for (uint64_t i = 0; i < producer.count;) {
+        struct entry e;
+        uint32_t bell = ofr_ring_bell(&consumer);
+        if (ofr_ring_pop(&consumer, &e) == OFR_EAGAIN) {
+            ofr_ring_wait(&consumer, bell, i % 2 ? 20000 : 0, UINT64_MAX);
+            continue;
+        }
+        assert_true(e.number == i && e.copy == ~i);
+        i++;
+    }
+    pthread_join(thread, NULL);
+    munmap(base, 4096);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -123,6 +167,7 @@ int main(void)
         cmocka_unit_test(a_lying_peer_is_found_out),
         cmocka_unit_test(a_wait_ends_by_time),
         cmocka_unit_test(no_wake_up_is_lost_between_processes),
+        cmocka_unit_test(two_threads_share_it_without_races),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -90,6 +90,46 @@ static void impossible_slots_are_empty(void **state)
     ofr_slot_ledger_close(&ledger);
 }
 
+static void a_new_one_says_the_same(void **state)
+{
+    (void)state;
+    ofr_slot_ledger first, second;
+    ofr_error err = {0};
+    int fd = -1, renewed = -1;
+    uint32_t n = 0;
+    static const int32_t tokens[] = {5, 6, 7};
+    open_fresh(&first, &fd);
+    ofr_slot_ledger_add(&first, 0, 0, tokens, 3);
+    ofr_slot_ledger_add(&first, 2, 0, tokens, 2);
+    assert_int_equal(ofr_slot_ledger_renew(&first.header, fd, &renewed, &err), 0);
+    assert_int_equal(ofr_slot_ledger_open(&second, renewed, &first.header, &err), 0);
+    assert_memory_equal(ofr_slot_ledger_tokens(&second, 0, &n), tokens, sizeof tokens);
+    assert_int_equal(n, 3);
+    ofr_slot_ledger_tokens(&second, 1, &n);
+    assert_int_equal(n, 0);
+    ofr_slot_ledger_tokens(&second, 2, &n);
+    assert_int_equal(n, 2);
+    /* What is done to the old one is not seen in the new one. */
+    ofr_slot_ledger_cut(&first, 0, 0);
+    ofr_slot_ledger_tokens(&second, 0, &n);
+    assert_int_equal(n, 3);
+    ofr_slot_ledger_close(&second);
+    close(renewed);
+    const ofr_slot_ledger_header header = first.header;
+    ofr_slot_ledger_close(&first);
+    /* A truncated one is an empty one. */
+    assert_int_equal(ftruncate(fd, 0), 0);
+    assert_int_equal(ofr_slot_ledger_renew(&header, fd, &renewed, &err), 0);
+    assert_int_equal(ofr_slot_ledger_open(&second, renewed, &header, &err), 0);
+    for (uint32_t slot = 0; slot < 3; slot++) {
+        ofr_slot_ledger_tokens(&second, slot, &n);
+        assert_int_equal(n, 0);
+    }
+    ofr_slot_ledger_close(&second);
+    close(renewed);
+    close(fd);
+}
+
 static void layouts_are_bounded(void **state)
 {
     (void)state;
@@ -106,6 +146,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_follows_the_strips),
         cmocka_unit_test(impossible_slots_are_empty),
+        cmocka_unit_test(a_new_one_says_the_same),
         cmocka_unit_test(layouts_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,6 +10,7 @@
 #include "bake_model/bake_calibrate.h"
 #include "bake_model/bake_graphs.h"
 #include "bake_model/bake_keep.h"
+#include "bake_model/bake_mixed.h"
 #include "bake_model/bake_pipeline.h"
 #include "bake_model/bake_report.h"
 #include "bake_model/bake_tensor.h"
@@ -73,9 +74,12 @@ static json_t *describe_source(const ofr_bake_source *source, char (*sha256)[OFR
 
 static json_t *describe_quantization(const ofr_bake_options *options, const ofr_bake_loss *loss)
 {
+    const char *weights = options->keep_quantization   ? "as in the source"
+                          : options->mixed_percent > 0 ? "i4, sensitive ones i8"
+                                                       : "i4";
     bool calibrated = loss->fitted_tokens > 0, kept = options->keep_quantization;
     json_t *root =
-        json_pack("{s:s, s:s, s:i, s:s}", "weights", kept ? "as in the source" : "i4", "embedding",
+        json_pack("{s:s, s:s, s:i, s:s}", "weights", weights, "embedding",
                   kept ? "as in the source" : "i8", "group_size", options->group_size, "method",
                   kept         ? "the source's 4- and 8-bit integers, bit for bit"
                   : calibrated ? "symmetric, GPTQ with activation order, two streams"
@@ -127,10 +131,42 @@ static unsigned thread_count(const ofr_bake_options *options)
     return online < MAX_DEFAULT_THREADS ? (unsigned)online : MAX_DEFAULT_THREADS;
 }
 
+static int list_matrices(const ofr_bake_model *model, const ofr_quantize_error *errors,
+                         ofr_bake_result *result, ofr_error *err)
+{
+    result->tensors = calloc(model->n_tensors + 1, sizeof *result->tensors);
+    if (!result->tensors)
+        return ofr_fail(err, OFR_ENOMEM, "out of memory");
+    for (size_t i = 0; i < model->n_tensors; i++) {
+        const ofr_bake_tensor *t = &model->tensors[i];
+        if (t->n_dims != 2)
+            continue;
+        ofr_bake_tensor_result *to = &result->tensors[result->n_matrices++];
+        *to = (ofr_bake_tensor_result){.dtype = t->dtype,
+                                       .group_size = t->group_size,
+                                       .weight_error = errors[i],
+                                       .output_error = t->output_error,
+                                       .kept = t->keep};
+        snprintf(to->name, sizeof to->name, "%s", t->name);
+        to->bytes = t->shape[0] * (ofr_bake_row_data_bytes(t) +
+                                   ofr_dtype_group_numbers(t->dtype) * ofr_bake_row_scale_bytes(t));
+    }
+    return 0;
+}
+
+void ofr_bake_result_done(ofr_bake_result *result)
+{
+    free(result->tensors);
+    *result = (ofr_bake_result){0};
+}
+
 static int write_tensors(const ofr_bake_options *options, const ofr_bake_source *source,
                          ofr_package_writer *writer, char (*sha256)[OFR_SHA256_HEX_SIZE],
                          ofr_bake_result *result, ofr_error *err)
 {
+    ofr_quantize_error *errors = calloc(source->model.n_tensors + 1, sizeof *errors);
+    if (!errors)
+        return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
     ofr_progress progress;
     ofr_progress_begin(&progress, options->progress_fd,
                        source->files.fetch ? "fetching and quantizing" : "quantizing",
@@ -141,12 +177,16 @@ static int write_tensors(const ofr_bake_options *options, const ofr_bake_source 
                                   .progress = &progress,
                                   .threads = thread_count(options),
                                   .ret_sha256 = sha256,
+                                  .tensor_errors = errors,
                                   .result = result};
     int r = ofr_bake_pipeline_run(&pipeline, err);
     if (r < 0)
         ofr_progress_abandon(&progress);
     else
         ofr_progress_end(&progress);
+    if (r == 0)
+        r = list_matrices(&source->model, errors, result, err);
+    free(errors);
     return r;
 }
 
@@ -195,7 +235,8 @@ static char *source_identity(const ofr_bake_options *options, const ofr_bake_sou
     fprintf(out, "%s group_size %d tokenizer_only %d allow_nan %d chunks %s %s", source->format,
             options->group_size, (int)options->tokenizer_only, (int)options->allow_nan,
             options->chunks ? options->chunks : "", source->identity ? source->identity : "");
-    fprintf(out, " calibrated %s kept %d", calibration, (int)options->keep_quantization);
+    fprintf(out, " calibrated %s kept %d mixed %g", calibration, (int)options->keep_quantization,
+            options->mixed_percent);
     for (size_t i = 0; i < source->files.n_files; i++) {
         const ofr_source_file *file = &source->files.files[i];
         fprintf(out, " file %s %llu %lld %s", file->name, (unsigned long long)file->size,
@@ -281,6 +322,8 @@ static int calibrate(const ofr_bake_options *options, ofr_bake_source *source,
     bool wanted = false;
     const char *why = NULL;
     int r = ofr_bake_wants_calibration(options, &source->model, &wanted, &why, err);
+    if (r == 0 && !wanted && options->mixed_percent > 0)
+        ofr_bake_mix(&source->model, options->mixed_percent);
     if (why)
         snprintf(result->not_calibrated, sizeof result->not_calibrated, "%s", why);
     if (r < 0 || !wanted)
@@ -320,5 +363,7 @@ int ofr_bake(const ofr_bake_options *options, ofr_bake_result *ret_result, ofr_e
     ofr_bake_source_done(&source);
     if (r == 0)
         *ret_result = result;
+    else
+        ofr_bake_result_done(&result);
     return r;
 }

@@ -25,6 +25,7 @@ typedef struct ofr_bake_options {
     const char *calibration_text; /* file; NULL: the built-in text */
     bool data_free;               /* no calibration, whatever the model's size */
     bool keep_quantization;       /* tensors of the source that are 4 or 8 bits stay as they are */
+    double mixed_percent;         /* what INT8 for sensitive matrices may add to INT4; 0: nothing */
     bool allow_nan;               /* weights that are not finite are replaced instead of refused */
     unsigned threads;             /* 0: one per CPU, at most 8. The result does not depend on it. */
     int progress_fd;              /* -1: quiet */
@@ -47,6 +48,17 @@ typedef struct ofr_bake_loss {
     ofr_bake_kind_loss kinds[OFR_BAKE_KINDS_MAX];
 } ofr_bake_loss;
 
+/* One matrix of the package. */
+typedef struct ofr_bake_tensor_result {
+    char name[256];
+    enum ofr_dtype dtype;
+    uint32_t group_size;
+    uint64_t bytes;                  /* with scales */
+    ofr_quantize_error weight_error; /* energy 0: resumed, or kept: not known, or none */
+    ofr_quantize_error output_error; /* of calibration; energy 0: not measured */
+    bool kept;
+} ofr_bake_tensor_result;
+
 typedef struct ofr_bake_result {
     uint64_t weights_bytes; /* of weights.bin */
     uint32_t n_tensors;
@@ -57,10 +69,14 @@ typedef struct ofr_bake_result {
     uint32_t dtype_counts[OFR_DTYPE_I4M + 1];
     ofr_quantize_error quantization_error[OFR_TENSOR_CLASS_COUNT];
     ofr_bake_loss loss;
+    ofr_bake_tensor_result *tensors; /* [n_matrices], in the order of the package; owned */
+    size_t n_matrices;
     char not_calibrated[256]; /* why a model of that size is not; "" otherwise */
 } ofr_bake_result;
 
 int ofr_bake(const ofr_bake_options *options, ofr_bake_result *ret_result, ofr_error *err);
+
+void ofr_bake_result_done(ofr_bake_result *result);
 
 /* "embedding", "attention", "mlp", "vector". */
 const char *ofr_tensor_class_name(enum ofr_tensor_class tensor_class);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bake_model/bake_mixed.h"
 #include "bake_model/bake_tensor.h"
 #include "base/file.h"
 #include "base/fp16.h"
@@ -175,13 +176,16 @@ static int keep(ofr_bake_tensor *tensor, const ofr_calibration_matrix *matrix, o
 {
     size_t elements = (size_t)(matrix->rows * matrix->columns), groups = elements / matrix->group;
     free(tensor->made);
-    tensor->made = malloc(elements / 2 + groups * sizeof(uint16_t));
+    size_t data_bytes = matrix->wide ? elements : elements / 2;
+    tensor->made = malloc(data_bytes + groups * sizeof(uint16_t));
     if (!tensor->made)
         return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", tensor->name);
-    for (size_t i = 0; i < elements; i += 2)
+    if (matrix->wide)
+        memcpy(tensor->made, matrix->values, elements);
+    for (size_t i = 0; i < elements && !matrix->wide; i += 2)
         tensor->made[i / 2] =
             (uint8_t)((matrix->values[i] & 15) | (matrix->values[i + 1] & 15) << 4);
-    memcpy(tensor->made + elements / 2, matrix->scales, groups * sizeof(uint16_t));
+    memcpy(tensor->made + data_bytes, matrix->scales, groups * sizeof(uint16_t));
     tensor->output_error = (ofr_quantize_error){matrix->error, matrix->energy};
     return 0;
 }
@@ -203,7 +207,7 @@ static int keep_layer(const ofr_bake_calibration *c, const ofr_calibration *cali
             continue;
         const ofr_calibration_matrix *matrix =
             ofr_calibration_find(calibration, tensor->name + length);
-        if (matrix && tensor->dtype == OFR_DTYPE_I4)
+        if (matrix)
             r = keep(tensor, matrix, err);
         ofr_progress_add(progress, tensor_bytes(tensor));
     }
@@ -235,6 +239,19 @@ static void set_groups(const ofr_bake_calibration *c, ofr_calibration *calibrati
         groups[i] = tensor ? tensor->group_size : 32;
     }
     ofr_calibration_set_groups(calibration, groups);
+}
+
+/* The layer's matrices that are to be INT8. */
+static void set_wide(const ofr_bake_calibration *c, uint32_t layer, ofr_calibration *calibration)
+{
+    bool wide[OFR_CALIBRATION_MATRICES];
+    for (int i = 0; i < OFR_CALIBRATION_MATRICES; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "model.layers.%u.%s", layer, parts[i]);
+        const ofr_bake_tensor *tensor = find_tensor(&c->source->model, name);
+        wide[i] = tensor && tensor->dtype == OFR_DTYPE_I8;
+    }
+    ofr_calibration_set_wide(calibration, wide);
 }
 
 static int measure(const ofr_bake_calibration *c, ofr_calibration *calibration,
@@ -315,45 +332,59 @@ int ofr_bake_wants_calibration(const ofr_bake_options *options, const ofr_bake_m
     return 0;
 }
 
-int ofr_bake_calibrate(const ofr_bake_calibration *calibration, ofr_bake_loss *ret_loss,
-                       ofr_error *err)
+/* All layers; then the loss, unless `loss` is NULL. */
+static int calibrate_once(const ofr_bake_calibration *c, const text_tokens *all, const char *label,
+                          ofr_bake_loss *loss, ofr_error *err)
 {
-    ofr_bake_calibration c = *calibration;
-    ofr_bake_loss loss = {0};
     ofr_calibration *engine = NULL;
     ofr_progress progress;
-    text_tokens *all = calloc(1, sizeof *all);
-    if (!all)
-        return ofr_fail(err, OFR_ENOMEM, "calibration: out of memory");
-    int r = collect_tokens(&c, all, &loss, err);
     ofr_calibration_options options = {.damping = DAMPING,
                                        .rounds = ROUNDS,
                                        .correction = CORRECTION,
-                                       .threads = c.threads,
-                                       .cancel = c.options->cancel};
+                                       .threads = c->threads,
+                                       .cancel = c->options->cancel};
+    uint32_t n_layers = c->source->model.params.n_layers;
+    ofr_progress_begin(&progress, c->options->progress_fd, label, layer_bytes(&c->source->model));
+    int r = ofr_calibration_new(&c->source->model.params, read_source, (void *)(uintptr_t)c,
+                                all->sequences, all->n, &options, &engine, err);
     if (r == 0)
-        r = ofr_calibration_new(&c.source->model.params, read_source, &c, all->sequences, all->n,
-                                &options, &engine, err);
-    for (size_t i = 0; i < all->n; i++) {
-        loss.fitted_tokens += all->sequences[i].held_out ? 0 : all->sequences[i].n;
-        free(all->ids[i]);
-    }
-    ofr_progress_begin(&progress, c.options->progress_fd, "calibrating",
-                       layer_bytes(&c.source->model));
-    if (r == 0)
-        set_groups(&c, engine);
-    for (uint32_t layer = 0; layer < c.source->model.params.n_layers && r == 0; layer++) {
+        set_groups(c, engine);
+    for (uint32_t layer = 0; layer < n_layers && r == 0; layer++) {
+        set_wide(c, layer, engine);
         r = ofr_calibration_layer(engine, layer, err);
         if (r == 0)
-            r = keep_layer(&c, engine, layer, &progress, err);
+            r = keep_layer(c, engine, layer, &progress, err);
     }
-    if (r == 0)
-        r = measure(&c, engine, all, &loss, err);
+    if (r == 0 && loss)
+        r = measure(c, engine, all, loss, err);
     if (r < 0)
         ofr_progress_abandon(&progress);
     else
         ofr_progress_end(&progress);
     ofr_calibration_free(engine);
+    return r;
+}
+
+int ofr_bake_calibrate(const ofr_bake_calibration *calibration, ofr_bake_loss *ret_loss,
+                       ofr_error *err)
+{
+    const ofr_bake_calibration *c = calibration;
+    ofr_bake_loss loss = {0};
+    text_tokens *all = calloc(1, sizeof *all);
+    if (!all)
+        return ofr_fail(err, OFR_ENOMEM, "calibration: out of memory");
+    int r = collect_tokens(c, all, &loss, err);
+    for (size_t i = 0; i < all->n; i++)
+        loss.fitted_tokens += all->sequences[i].held_out ? 0 : all->sequences[i].n;
+    if (r == 0 && c->options->mixed_percent > 0) {
+        r = calibrate_once(c, all, "measuring what is sensitive", NULL, err);
+        if (r == 0)
+            ofr_bake_mix(&c->source->model, c->options->mixed_percent);
+    }
+    if (r == 0)
+        r = calibrate_once(c, all, "calibrating", &loss, err);
+    for (size_t i = 0; i < all->n; i++)
+        free(all->ids[i]);
     free(all);
     if (r == 0)
         *ret_loss = loss;

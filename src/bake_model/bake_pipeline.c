@@ -352,6 +352,11 @@ static int write_block(run *r, const job *j, ofr_error *err)
     ofr_quantize_error *sum = &r->p->result->quantization_error[t->class];
     sum->error += j->block.error.error;
     sum->energy += j->block.error.energy;
+    if (r->p->tensor_errors) {
+        sum = &r->p->tensor_errors[t - r->p->source->model.tensors];
+        sum->error += j->block.error.error;
+        sum->energy += j->block.error.energy;
+    }
     ofr_progress_add(r->p->progress, j->bytes);
     return 0;
 }

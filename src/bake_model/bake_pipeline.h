@@ -16,6 +16,7 @@ typedef struct ofr_bake_pipeline {
     unsigned threads;
     char (*ret_sha256)[OFR_SHA256_HEX_SIZE]; /* [files.n_files] of the files; "" for those that hold
                                                 nothing that is needed */
+    ofr_quantize_error *tensor_errors;       /* [n_tensors of the model] or NULL: added up */
     ofr_bake_result *result;                 /* n_tensors, n_resumed, errors: added up */
 } ofr_bake_pipeline;
 

@@ -27,7 +27,7 @@ typedef struct ofr_bake_tensor {
     uint32_t rope_heads; /* > 0: rows are heads whose first rope dims are to be reordered */
     float add;           /* to every element of a vector: norms that the source keeps as w - 1 */
     bool keep;           /* the source's integers are taken as they are */
-    /* What calibration made of it: i4 data, then its scales; owned, NULL without. */
+    /* What calibration made of it: data as in the package, then scales; owned, NULL without. */
     uint8_t *made;
     ofr_quantize_error output_error; /* of calibration: over its tokens; energy 0: not measured */
 } ofr_bake_tensor;

@@ -72,8 +72,12 @@ static void store_made(ofr_bake_block *block, const float *values, uint64_t row,
     size_t data_bytes = ofr_bake_row_data_bytes(t), scale_bytes = ofr_bake_row_scale_bytes(t);
     memcpy(data, t->made + row * data_bytes, data_bytes);
     memcpy(scales, t->made + t->shape[0] * data_bytes + row * scale_bytes, scale_bytes);
-    ofr_quantize_i4_error(values, (size_t)row_elements(t), t->group_size, data, scales,
-                          &block->error);
+    if (t->dtype == OFR_DTYPE_I8)
+        ofr_quantize_i8_error(values, (size_t)row_elements(t), t->group_size, (int8_t *)data,
+                              scales, &block->error);
+    else
+        ofr_quantize_i4_error(values, (size_t)row_elements(t), t->group_size, data, scales,
+                              &block->error);
 }
 
 static void store_row(ofr_bake_block *block, const float *values, const void *raw, uint64_t row)

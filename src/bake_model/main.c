@@ -10,6 +10,7 @@
 
 #include "bake_model/bake_report.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/options.h"
 #include "graph/ladder.h"
 
@@ -25,6 +26,8 @@ typedef struct command_line {
     const char *gguf, *model_id, *model_dir, *output;
     const char *chunks;
     int64_t group_size, max_context;
+    const char *mixed;     /* NULL, "" or a number */
+    const char *report;    /* NULL, "" or the SVG to write */
     const char *calibrate; /* NULL: not asked for; "": the built-in text */
     bool data_free, keep_quantization;
     bool tokenizer_only, overwrite, allow_nan, json, help, version;
@@ -51,6 +54,8 @@ static void print_json(const command_line *line, const ofr_bake_result *result, 
         (json_int_t)peak_rss, "dtypes", dtypes, "relative_error", errors);
     if (root && result->loss.fitted_tokens > 0)
         json_object_set_new(root, "loss", ofr_bake_loss_json(&result->loss));
+    if (root && line->report)
+        json_object_set_new(root, "matrices", ofr_bake_tensors_json(result));
     if (root)
         json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
     json_decref(root);
@@ -65,6 +70,32 @@ static void print_summary(const command_line *line, const ofr_bake_result *resul
         printf("%s: %u tensors, %.1f MiB of weights, tokenizer of %u tokens, %.1f s\n",
                line->output, result->n_tensors, (double)result->weights_bytes / 1048576.0,
                result->n_vocab, seconds);
+}
+
+/* --report: the table, unless JSON has it, and the plot where a file is named. */
+static int print_report(const command_line *line, const ofr_bake_result *result, ofr_error *err)
+{
+    if (!line->json)
+        ofr_bake_report_print(result, stdout);
+    if (!line->report[0])
+        return 0;
+    char *svg = NULL;
+    size_t size = 0;
+    int r = ofr_bake_report_svg(result, line->output, &svg, &size, err);
+    if (r == 0)
+        r = ofr_file_replace(line->report, svg, size, 0644, err);
+    free(svg);
+    return r;
+}
+
+/* Percent of --mixed: 10 where none is given; below 0: not a number in range. */
+static double mixed_percent(const char *text)
+{
+    char *end = NULL;
+    if (!text)
+        return 0;
+    double percent = text[0] ? strtod(text, &end) : 10;
+    return (text[0] && (end == text || *end)) || !(percent > 0 && percent <= 100) ? -1 : percent;
 }
 
 static int usage_error(const char *text)
@@ -83,6 +114,10 @@ static const char *check(const command_line *line)
     if (line->group_size != 128 && line->group_size != 64 && line->group_size != 32 &&
         line->group_size != -1)
         return "--group_size takes 128, 64, 32 or -1 (one group per row)";
+    if (mixed_percent(line->mixed) < 0)
+        return "--mixed takes how many percent the weights may grow, above 0 up to 100";
+    if (line->mixed && line->keep_quantization)
+        return "--mixed and --keep_quantization exclude each other";
     if (line->data_free && line->calibrate)
         return "--calibrate and --data_free exclude each other";
     if (line->keep_quantization && line->calibrate)
@@ -115,6 +150,7 @@ static int run(const command_line *line)
                                     line->calibrate && line->calibrate[0] ? line->calibrate : NULL,
                                 .data_free = line->data_free,
                                 .keep_quantization = line->keep_quantization,
+                                .mixed_percent = mixed_percent(line->mixed),
                                 .progress_fd = STDERR_FILENO,
                                 .cancel = &cancelled};
     ofr_bake_result result;
@@ -136,6 +172,12 @@ static int run(const command_line *line)
         print_json(line, &result, seconds, (uint64_t)usage.ru_maxrss * 1024);
     else
         print_summary(line, &result, seconds);
+    int reported = line->report ? print_report(line, &result, &err) : 0;
+    ofr_bake_result_done(&result);
+    if (reported < 0) {
+        fprintf(stderr, "bake_model: the package is complete, the report is not: %s\n", err.text);
+        return OFR_EXIT_FAILURE;
+    }
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "bake_model: standard output cannot be written\n");
         return OFR_EXIT_FAILURE;
@@ -162,6 +204,11 @@ int main(int argc, char **argv)
          "no calibration, whatever the model's size"},
         {"keep_quantization", OFR_OPTION_FLAG, &line.keep_quantization, 0, 0, NULL,
          "take Q4_0, Q4_1 and Q8_0 tensors of a GGUF bit for bit; an NPU cannot use Q4_1"},
+        {"mixed", OFR_OPTION_OPTIONAL, &line.mixed, 0, 0, "[PERCENT]",
+         "keep the most sensitive matrices at INT8, as long as the weights grow by at most this "
+         "much (default 10)"},
+        {"report", OFR_OPTION_OPTIONAL, &line.report, 0, 0, "[SVG]",
+         "print error and size of each matrix; plot them to a file"},
         {"max_context", OFR_OPTION_INT, &line.max_context, 1, 1 << 30, "N",
          "longest context, if shorter than the model's own"},
         {"chunks", OFR_OPTION_STRING, &line.chunks, 0, 0, "LIST",

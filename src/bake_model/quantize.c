@@ -133,6 +133,14 @@ void ofr_quantize_i4_error(const float *values, size_t k, size_t group, const ui
     }
 }
 
+void ofr_quantize_i8_error(const float *values, size_t k, size_t group, const int8_t *data,
+                           const uint16_t *scales, ofr_quantize_error *add_error)
+{
+    for (size_t i = 0; i < k; i += group)
+        add_group_error(values + i, group, data + i, ofr_half_to_float(scales[i / group]),
+                        add_error);
+}
+
 void ofr_quantize_i8_row(const float *values, size_t k, size_t group, int8_t *ret_data,
                          uint16_t *ret_scales, ofr_quantize_error *add_error)
 {

@@ -26,6 +26,8 @@ void ofr_quantize_i4_row(const float *values, size_t k, size_t group, uint8_t *r
 /* The error of a row that was quantized elsewhere. */
 void ofr_quantize_i4_error(const float *values, size_t k, size_t group, const uint8_t *data,
                            const uint16_t *scales, ofr_quantize_error *add_error);
+void ofr_quantize_i8_error(const float *values, size_t k, size_t group, const int8_t *data,
+                           const uint16_t *scales, ofr_quantize_error *add_error);
 void ofr_quantize_i8_row(const float *values, size_t k, size_t group, int8_t *ret_data,
                          uint16_t *ret_scales, ofr_quantize_error *add_error);
 

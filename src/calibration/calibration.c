@@ -238,6 +238,12 @@ void ofr_calibration_set_groups(ofr_calibration *c, const uint32_t groups[OFR_CA
         c->weights[i].public.group = groups[i];
 }
 
+void ofr_calibration_set_wide(ofr_calibration *c, const bool wide[OFR_CALIBRATION_MATRICES])
+{
+    for (int i = 0; i < OFR_CALIBRATION_MATRICES; i++)
+        c->weights[i].public.wide = wide[i];
+}
+
 const ofr_calibration_matrix *ofr_calibration_find(const ofr_calibration *c, const char *name)
 {
     for (int i = 0; i < OFR_CALIBRATION_MATRICES; i++)
@@ -316,6 +322,24 @@ static void dequantize(calibration_weight *w)
     }
 }
 
+/* 8 bits: scale max|w| / 127, round to nearest. What that loses is not measured. */
+static void round_wide(calibration_weight *w, const float *values)
+{
+    size_t group = w->public.group, n_groups = w->public.rows * w->public.columns / group;
+    for (size_t g = 0; g < n_groups; g++) {
+        const float *from = values + g * group;
+        float largest = 0;
+        for (size_t i = 0; i < group; i++)
+            largest = fmaxf(largest, fabsf(from[i]));
+        w->scales[g] = ofr_float_to_half(fminf(largest / 127, 65504));
+        float scale = ofr_half_to_float(w->scales[g]), inverse = scale > 0 ? 1 / scale : 0;
+        inverse = isfinite(inverse) ? inverse : 0;
+        for (size_t i = 0; i < group; i++)
+            w->q[g * group + i] = (int8_t)nearbyintf(fminf(fmaxf(from[i] * inverse, -127), 127));
+    }
+    w->public.error = w->public.energy = 0;
+}
+
 static int quantize_matrix(ofr_calibration *c, int matrix, const ofr_gptq_input *input,
                            const float *cross_rows, ofr_error *err)
 {
@@ -327,7 +351,9 @@ static int quantize_matrix(ofr_calibration *c, int matrix, const ofr_gptq_input 
     int r = 0;
     if (cross_rows && c->options.correction > 0)
         r = ofr_gptq_solve(c->engine, input, cross_rows, n, c->options.correction, c->fitted, err);
-    if (r == 0)
+    if (r == 0 && w->public.wide)
+        round_wide(w, c->fitted);
+    else if (r == 0)
         r = ofr_gptq_quantize(c->engine, input, c->fitted, n, c->options.rounds, w->q, w->scales,
                               &w->public.error, &w->public.energy, err);
     if (r == 0)

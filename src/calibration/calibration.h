@@ -52,7 +52,8 @@ typedef struct ofr_calibration_matrix {
     char name[64]; /* behind "model.layers.<i>.": "self_attn.q_proj.weight" */
     uint64_t rows, columns;
     uint32_t group;         /* to be set by the caller before the first layer, see below */
-    const int8_t *values;   /* [rows, columns] -8 .. 7 */
+    bool wide;              /* 8 bits, else 4 */
+    const int8_t *values;   /* [rows, columns] -8 .. 7, or -127 .. 127 */
     const uint16_t *scales; /* [rows, columns / group] f16 */
     double error, energy;   /* of the outputs over the tokens, squared */
 } ofr_calibration_matrix;
@@ -60,6 +61,9 @@ typedef struct ofr_calibration_matrix {
 /* The group size of the seven matrices; each divides its columns. */
 void ofr_calibration_set_groups(ofr_calibration *calibration,
                                 const uint32_t groups[OFR_CALIBRATION_MATRICES]);
+/* Which of the seven get 8 bits in the layers from here on; none at first. */
+void ofr_calibration_set_wide(ofr_calibration *calibration,
+                              const bool wide[OFR_CALIBRATION_MATRICES]);
 /* Layers in order, from 0. */
 int ofr_calibration_layer(ofr_calibration *calibration, uint32_t layer, ofr_error *err);
 const ofr_calibration_matrix *ofr_calibration_find(const ofr_calibration *calibration,

@@ -3,6 +3,7 @@ text they are fitted to, and refuse bad text. Kept quantization: every element a
 import json
 import os
 import tempfile
+import xml.etree.ElementTree
 
 from support import bake
 from support.bake import expect
@@ -76,6 +77,16 @@ def check_calibrated(work):
         error = float(np.sqrt(((got - wanted) ** 2).sum() / (wanted ** 2).sum()))
         expect(0.05 < error < 0.5, "down", layer, error)
 
+    # Two passes: the first measures, the second has the most sensitive matrices at INT8.
+    mixed = os.path.join(work, "calibrated_mixed")
+    report = calibrate(source, mixed, text, "--mixed", "20", "--report")
+    wide = [m for m in report["matrices"] if "layers" in m["name"] and m["dtype"] == "i8"]
+    narrow = [m for m in report["matrices"] if m["dtype"] == "i4"]
+    expect(0 < len(wide) < len(narrow), report["matrices"])
+    expect(all(m["output_error"] is None and m["weight_error"] < 0.3 for m in wide), wide)
+    expect(all(0 < m["output_error"] < 0.3 for m in narrow), narrow)
+    expect(bake.load_package(mixed)[0]["quantization"]["weights"] == "i4, sensitive ones i8", "weights")
+
     calibrate(source, second, text, "--output", second)
     expect(bake.files_of(first) == bake.files_of(second), "two calibrated bakes differ")
 
@@ -93,11 +104,46 @@ def check_calibrated(work):
         expect(result.returncode == 2 and other in result.stderr, result)
 
 
+def check_mixed_and_report(work):
+    source, output = os.path.join(work, "mixed.gguf"), os.path.join(work, "mixed")
+    plot = os.path.join(work, "plot <&>.svg")
+    bake.write_gguf(source, bake.random_weights())
+    sizes = {}
+    for percent in (None, "5", "40"):
+        mixed = ["--mixed", percent] if percent else []
+        result = bake.run("--gguf", source, "--output", output, "--overwrite", "--json", "--report", plot,
+                          "--data_free", *mixed)
+        expect(result.returncode == 0, result.stderr)
+        matrices = json.loads(result.stdout)["matrices"]
+        model, _ = bake.load_package(output)
+        dtypes = {t["name"]: t["dtype"] for t in model["tensors"] if len(t["shape"]) == 2}
+        expect({m["name"]: m["dtype"] for m in matrices} == dtypes, matrices)
+        expect(all(0 < m["weight_error"] < (0.01 if m["dtype"] == "i8" else 0.15) for m in matrices), matrices)
+        expect(all(m["output_error"] is None for m in matrices), matrices)
+        layers = [m for m in matrices if "layers" in m["name"]]
+        sizes[percent] = sum(m["bytes"] for m in layers)
+        wide = [m["name"] for m in layers if m["dtype"] == "i8"]
+        expect(not wide if percent is None else any("v_proj" in n for n in wide), percent, wide)
+        root = xml.etree.ElementTree.parse(plot).getroot()
+        dots = [e for e in root.iter() if e.tag.endswith("circle")]
+        expect(root.tag.endswith("svg") and len(dots) == len(layers), len(dots))
+    expect(sizes[None] < sizes["5"] <= 1.05 * sizes[None] < sizes["40"] <= 1.4 * sizes[None], sizes)
+    table = bake.run("--gguf", source, "--output", output, "--overwrite", "--report", "--data_free")
+    expect(table.stdout.count("_proj.weight") == 7 * bake.N_LAYERS and "%" in table.stdout, table.stdout)
+    for bad in ("0", "x", "101", "nan"):
+        result = bake.run("--gguf", source, "--output", output, "--mixed=" + bad)
+        expect(result.returncode == 2 and "--mixed" in result.stderr, bad, result)
+    unwritable = bake.run("--gguf", source, "--output", output, "--overwrite", "--report",
+                          os.path.join(work, "nowhere", "plot.svg"), "--data_free")
+    expect(unwritable.returncode == 1 and "the package is complete" in unwritable.stderr, unwritable)
+
+
 def main():
     with tempfile.TemporaryDirectory() as work:
         for kind, dtype in ((TYPES.Q4_0, "i4"), (TYPES.Q4_1, "i4m"), (TYPES.Q8_0, "i8")):
             check_kept(work, kind, dtype)
         check_calibrated(work)
+        check_mixed_and_report(work)
     print("ok")
 
 

@@ -16,6 +16,7 @@
 
 enum {
     PREFETCH_BYTES = 2048,
+    PREFETCH_KEYS = 32,
     GEMV_COLUMNS = 16384, /* columns whose inputs a gemv spreads on the stack at once */
     SCALES_AT_ONCE = 64,  /* weight scales of a row that a gemv widens at once */
     GROUP_OF_ROW = 1,     /* in place of a group size: one scale for a row */
@@ -514,23 +515,45 @@ static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, 
     }
 }
 
+/* Rows of the strips lie far apart (all KV heads of a token are together): hardware prefetchers do
+ * not follow them. */
+INLINE void prefetch_row(const uint16_t *row, uint32_t head_dim)
+{
+    for (uint32_t i = 0; i < head_dim; i += 32) {
+        _mm_prefetch((const char *)(row + i), _MM_HINT_T0);
+    }
+}
+
+/* `n` heads (a constant where inlined) against the keys, 4 at a time; scores of missing keys of the
+ * last 4 are those of the last one. */
 INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint16_t *k,
                         size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
 {
-    for (uint32_t j = 0; j < n_keys; j++) {
-        __m256 sum[4];
-        for (uint32_t h = 0; h < n; h++) {
-            sum[h] = _mm256_setzero_ps();
+    for (uint32_t j = 0; j < n_keys; j += 4) {
+        const uint16_t *row[4];
+        __m256 sum[2][4];
+        for (uint32_t i = 0; i < 4; i++) {
+            row[i] = k + (j + i < n_keys ? j + i : n_keys - 1) * k_stride;
+            prefetch_row(k + (j + i + PREFETCH_KEYS) * k_stride, head_dim);
+            sum[0][i] = sum[1][i] = _mm256_setzero_ps();
         }
-        for (uint32_t i = 0; i < head_dim; i += 8) {
-            __m256 key = load_halves(k + j * k_stride + i, head_dim - i);
+        for (uint32_t e = 0; e < head_dim; e += 8) {
+            __m256 key[4];
+            for (uint32_t i = 0; i < 4; i++) {
+                key[i] = load_halves(row[i] + e, head_dim - e);
+            }
             for (uint32_t h = 0; h < n; h++) {
-                sum[h] =
-                    _mm256_fmadd_ps(key, load_floats(q + h * q_stride + i, head_dim - i), sum[h]);
+                __m256 query = load_floats(q + h * q_stride + e, head_dim - e);
+                for (uint32_t i = 0; i < 4; i++) {
+                    sum[h][i] = _mm256_fmadd_ps(key[i], query, sum[h][i]);
+                }
             }
         }
         for (uint32_t h = 0; h < n; h++) {
-            scores[h * OFR_CPU_KEY_BLOCK + j] = add_lanes(sum[h]);
+            __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(sum[h][0], sum[h][1]),
+                                        _mm256_hadd_ps(sum[h][2], sum[h][3]));
+            _mm_storeu_ps(scores + h * OFR_CPU_KEY_BLOCK + j,
+                          _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
         }
     }
 }
@@ -539,34 +562,54 @@ static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, 
                              size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
 {
     uint32_t h = 0;
-    for (; h + 3 <= n_heads; h += 3) {
-        score_heads(q + h * q_stride, q_stride, 3, k, k_stride, n_keys, head_dim,
+    for (; h + 2 <= n_heads; h += 2) {
+        score_heads(q + h * q_stride, q_stride, 2, k, k_stride, n_keys, head_dim,
                     scores + h * OFR_CPU_KEY_BLOCK);
     }
-    for (; h < n_heads; h++) {
+    if (h < n_heads) {
         score_heads(q + h * q_stride, q_stride, 1, k, k_stride, n_keys, head_dim,
                     scores + h * OFR_CPU_KEY_BLOCK);
+    }
+}
+
+/* `n` heads and 8 * `vectors` elements (both constants where inlined), `width` of them valid. */
+INLINE void value_vectors(const float *weights, uint32_t n, uint32_t vectors, uint32_t width,
+                          const uint16_t *v, size_t v_stride, uint32_t n_keys, uint32_t head_dim,
+                          float *out)
+{
+    __m256 sum[3][4];
+    for (uint32_t h = 0; h < n; h++) {
+        for (uint32_t i = 0; i < vectors; i++) {
+            sum[h][i] = load_floats(out + h * head_dim + 8 * i, width - 8 * i);
+        }
+    }
+    for (uint32_t j = 0; j < n_keys; j++) {
+        const uint16_t *row = v + j * v_stride;
+        _mm_prefetch((const char *)(row + PREFETCH_KEYS * v_stride), _MM_HINT_T0);
+        for (uint32_t i = 0; i < vectors; i++) {
+            __m256 value = load_halves(row + 8 * i, width - 8 * i);
+            for (uint32_t h = 0; h < n; h++) {
+                sum[h][i] = _mm256_fmadd_ps(_mm256_set1_ps(weights[h * OFR_CPU_KEY_BLOCK + j]),
+                                            value, sum[h][i]);
+            }
+        }
+    }
+    for (uint32_t h = 0; h < n; h++) {
+        for (uint32_t i = 0; i < vectors; i++) {
+            store_floats(out + h * head_dim + 8 * i, width - 8 * i, sum[h][i]);
+        }
     }
 }
 
 INLINE void value_heads(const float *weights, uint32_t n, const uint16_t *v, size_t v_stride,
                         uint32_t n_keys, uint32_t head_dim, float *out)
 {
-    for (uint32_t i = 0; i < head_dim; i += 8) {
-        __m256 sum[4];
-        for (uint32_t h = 0; h < n; h++) {
-            sum[h] = load_floats(out + h * head_dim + i, head_dim - i);
-        }
-        for (uint32_t j = 0; j < n_keys; j++) {
-            __m256 value = load_halves(v + j * v_stride + i, head_dim - i);
-            for (uint32_t h = 0; h < n; h++) {
-                sum[h] = _mm256_fmadd_ps(_mm256_set1_ps(weights[h * OFR_CPU_KEY_BLOCK + j]), value,
-                                         sum[h]);
-            }
-        }
-        for (uint32_t h = 0; h < n; h++) {
-            store_floats(out + h * head_dim + i, head_dim - i, sum[h]);
-        }
+    uint32_t e = 0;
+    for (; e + 32 <= head_dim; e += 32) {
+        value_vectors(weights, n, 4, 32, v + e, v_stride, n_keys, head_dim, out + e);
+    }
+    for (; e < head_dim; e += 8) {
+        value_vectors(weights, n, 1, head_dim - e, v + e, v_stride, n_keys, head_dim, out + e);
     }
 }
 

@@ -4,6 +4,9 @@
  *
  *   bench_cpu_kernels                     the products
  *   bench_cpu_kernels PACKAGE [THREADS]   decode and prefill, in this process
+ *   bench_cpu_kernels shape:mistral-7b [THREADS]   the same of random weights, beside what the
+ *                                         machine's memory and tiles can do
+ * KERNELS in the environment chooses the instruction set.
  *
  * Medians of RUNS; prints a table. */
 #include <stdio.h>
@@ -17,6 +20,7 @@
 #include "base/cpu_features.h"
 #include "base/thread_pool.h"
 #include "bench/amx_peak.h"
+#include "bench/random_model.h"
 #include "engine/kv.h"
 #include "engine/model.h"
 #include "package/package.h"
@@ -274,25 +278,21 @@ static double forward_ns(const ofr_backend *backend, ofr_backend_session *sessio
     return (double)(ofr_clock_ns() - begin);
 }
 
-static void print_package(const char *path, uint32_t threads)
+static void print_model(const ofr_model *model, uint32_t threads)
 {
     static const uint32_t depths[] = {0, 512, 2048};
     static const uint32_t chunks[] = {16, 128, 512};
-    enum { CONTEXT = 2560, STEPS = 128, CHUNK_MAX = 512 };
+    enum { CONTEXT = 2560, STEPS = 64, CHUNK_MAX = 512 };
     ofr_error err = {0};
-    ofr_package *package = NULL;
-    ofr_model model;
     ofr_kv_layout layout;
-    if (ofr_package_open(path, 0, &package, &err) < 0 ||
-        ofr_model_init(&model, package, &err) < 0 ||
-        ofr_kv_layout_init(&layout, model.params, 1, CONTEXT, CONTEXT, &err) < 0) {
-        die(path, &err);
+    if (ofr_kv_layout_init(&layout, model->params, 1, CONTEXT, CONTEXT, &err) < 0) {
+        die("KV", &err);
     }
     void *arena = memory(layout.total_bytes);
     memset(arena, 0, layout.total_bytes);
     const ofr_backend *backend = ofr_cpu_backend();
-    ofr_backend_options options = {.model = &model,
-                                   .layer_end = model.params->n_layers,
+    ofr_backend_options options = {.model = model,
+                                   .layer_end = model->params->n_layers,
                                    .kv_layout = layout,
                                    .kv_arena = arena,
                                    .threads = threads,
@@ -304,9 +304,9 @@ static void print_package(const char *path, uint32_t threads)
     }
     int32_t tokens[CHUNK_MAX];
     for (int i = 0; i < CHUNK_MAX; i++) {
-        tokens[i] = (int32_t)((uint32_t)(i * 7919 + 11) % model.params->vocab_size);
+        tokens[i] = (int32_t)((uint32_t)(i * 7919 + 11) % model->params->vocab_size);
     }
-    float *logits = memory(model.params->vocab_size * sizeof *logits);
+    float *logits = memory(model->params->vocab_size * sizeof *logits);
     for (size_t d = 0; d < sizeof depths / sizeof depths[0]; d++) {
         double times[STEPS];
         for (uint32_t i = 0; i < STEPS; i++) {
@@ -327,8 +327,87 @@ static void print_package(const char *path, uint32_t threads)
     backend->close(session);
     free(logits);
     free(arena);
+}
+
+static void print_package(const char *path, uint32_t threads)
+{
+    ofr_error err = {0};
+    ofr_package *package = NULL;
+    ofr_model model;
+    if (ofr_package_open(path, 0, &package, &err) < 0 ||
+        ofr_model_init(&model, package, &err) < 0) {
+        die(path, &err);
+    }
+    print_model(&model, threads);
     ofr_model_done(&model);
     ofr_package_close(package);
+}
+
+typedef struct reading {
+    const char *data; /* [threads][part] */
+    size_t part;
+    ofr_thread_pool *pool;
+    _Atomic uint64_t sum;
+} reading;
+
+static void read_part(void *context, uint32_t thread)
+{
+    typedef uint64_t vector __attribute__((vector_size(64), aligned(64)));
+    reading *r = context;
+    const char *data = r->data + thread * r->part;
+    vector sums[4] = {{0}};
+    for (size_t at = 0; at < r->part; at += sizeof sums) {
+        for (size_t i = 0; i < 4; i++) {
+            __builtin_prefetch(data + at + 4096 + i * 64);
+            sums[i] += *(const vector *)(const void *)(data + at + i * 64);
+        }
+    }
+    r->sum += sums[0][0] + sums[1][0] + sums[2][0] + sums[3][0];
+}
+
+/* Bytes per second that all threads read together from memory, best of a few. */
+static double read_rate(uint32_t threads)
+{
+    enum { PART = 512 << 20, PASSES = 7 };
+    ofr_error err = {0};
+    reading r = {.part = PART};
+    if (ofr_thread_pool_new(threads, true, &r.pool, &err) < 0) {
+        die("threads", &err);
+    }
+    char *data = memory((size_t)PART * threads);
+    r.data = data;
+    double best = 0;
+    for (int i = 0; i < PASSES; i++) {
+        uint64_t begin = ofr_clock_ns();
+        ofr_thread_pool_run(r.pool, read_part, &r);
+        double rate = (double)PART * threads / (double)(ofr_clock_ns() - begin);
+        best = rate > best ? rate : best;
+    }
+    ofr_thread_pool_free(r.pool);
+    free(data);
+    return best;
+}
+
+/* Beside what the machine can do: the peak of its tiles, and its memory. */
+static void print_shape(const char *name, uint32_t threads)
+{
+    random_model *m = random_model_new(name, 128);
+    if (m == NULL) {
+        die("no such shape, or no memory for it", NULL);
+    }
+    double bytes = 0, products = 0;
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const ofr_tensor *t = &m->tensors[i];
+        bool table = t == m->model.embedding && !m->params.tied_embedding;
+        bytes += table ? 0 : (double)(t->bytes + t->scale_bytes);
+        products += t->dtype == OFR_DTYPE_I4 ? 2.0 * (double)t->shape[0] * (double)t->shape[1] : 0;
+    }
+    printf("%s: %.2f GB a token, %.2f Gop of products a token before the head\n", name, bytes / 1e9,
+           products / 1e9);
+    printf("plain read, %u threads: %.1f GB/s\n", threads, read_rate(threads));
+    print_peak(threads);
+    print_model(&m->model, threads);
+    random_model_free(m);
 }
 
 int main(int argc, char **argv)
@@ -336,6 +415,10 @@ int main(int argc, char **argv)
     uint32_t threads = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0;
     if (threads == 0) {
         threads = ofr_cpu_physical_cores(NULL, 0);
+    }
+    if (argc > 1 && strncmp(argv[1], "shape:", 6) == 0) {
+        print_shape(argv[1] + 6, threads);
+        return 0;
     }
     if (argc > 1) {
         print_package(argv[1], threads);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "backend/cpu/session.h"
 #include "engine/forward_check.h"
@@ -16,7 +17,11 @@ static const kernels_getter kernel_sets[] = {
     ofr_cpu_kernels_amx,  ofr_cpu_kernels_avx512vnni, ofr_cpu_kernels_avxvnni,
     ofr_cpu_kernels_avx2, ofr_cpu_kernels_generic,
 };
-enum { N_KERNEL_SETS = sizeof kernel_sets / sizeof kernel_sets[0], PREFERRED_CHUNK = 512 };
+enum {
+    N_KERNEL_SETS = sizeof kernel_sets / sizeof kernel_sets[0],
+    PREFERRED_CHUNK = 512,
+    HUGE_PAGE = 2 << 20
+};
 
 uint32_t ofr_cpu_kernel_names(const ofr_cpu_features *features, const char **ret_names,
                               uint32_t capacity)
@@ -235,13 +240,15 @@ static int make_buffers(ofr_backend_session *session, ofr_error *err)
 {
     arena_carver carver = {0};
     carve_all(&carver, session);
-    size_t size = carver.used;
-    session->memory = aligned_alloc(64, size);
+    size_t size = (carver.used + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    session->memory = aligned_alloc(HUGE_PAGE, size);
     if (session->memory == NULL) {
         return ofr_fail(err, OFR_ENOMEM,
                         "CPU backend: no %zu MiB for batches of %u tokens; use smaller ones",
                         size >> 20, session->options.max_batch_tokens);
     }
+    /* Activations are read with strides of whole rows: fewer pages, fewer misses. Best effort. */
+    madvise(session->memory, size, MADV_HUGEPAGE);
     memset(session->memory, 0, size);
     carver.base = session->memory;
     carver.used = 0;

@@ -184,6 +184,12 @@ static void pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, uint32_t f
                 _mm512_store_si512(to + k / STEP * PITCH, _mm512_setzero_si512());
             }
         } else if (w->dtype == OFR_DTYPE_I4) {
+            /* The next part of the row: rows are far apart, and come from memory. */
+            for (uint32_t i = 0; i < columns / 2; i += LINE) {
+                _mm_prefetch(
+                    (const char *)(w->data + row * (w->columns / 2) + (first + columns) / 2 + i),
+                    _MM_HINT_T1);
+            }
             pack_i4(w->data + row * (w->columns / 2), w->scales + row * row_scales, w->group, first,
                     columns, to);
         } else {

@@ -98,12 +98,12 @@ static void run_source(int fd, void *user)
         count = record->count;
         break;
     case SOURCE_OPENCL:
-        record->code =
-            ofr_opencl_devices(tell_stage, &fd, record->devices, &count, record->version, &err);
+        record->code = ofr_runtime_list_opencl(tell_stage, &fd, record->devices, &count,
+                                               record->version, &err);
         break;
     case SOURCE_OPENVINO:
-        record->code = ofr_openvino_devices(job->openvino_library, tell_stage, &fd, record->devices,
-                                            &count, record->version, &err);
+        record->code = ofr_runtime_list_openvino(job->openvino_library, tell_stage, &fd,
+                                                 record->devices, &count, record->version, &err);
         break;
     case SOURCES:
         break;

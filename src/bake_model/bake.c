@@ -16,10 +16,16 @@
 #include "bake_model/bake_tensor.h"
 #include "bake_model/gguf_source.h"
 #include "bake_model/hf_source.h"
+#include "bake_model/hub_source.h"
 #include "base/file.h"
 #include "base/progress.h"
 
-enum { MAX_DEFAULT_THREADS = 8 };
+enum {
+    MAX_DEFAULT_THREADS = 8,
+    DEFAULT_CONNECTIONS = 4,
+    DEFAULT_TIMEOUT_S = 30,
+    DEFAULT_RETRIES = 8,
+};
 
 const char *ofr_tensor_class_name(enum ofr_tensor_class tensor_class)
 {
@@ -232,6 +238,8 @@ static char *source_identity(const ofr_bake_options *options, const ofr_bake_sou
     FILE *out = open_memstream(&text, &size);
     if (!out)
         return NULL;
+    if (source->repository)
+        fprintf(out, "%s@%s ", source->repository, source->revision);
     fprintf(out, "%s group_size %d tokenizer_only %d allow_nan %d chunks %s %s", source->format,
             options->group_size, (int)options->tokenizer_only, (int)options->allow_nan,
             options->chunks ? options->chunks : "", source->identity ? source->identity : "");
@@ -333,8 +341,28 @@ static int calibrate(const ofr_bake_options *options, ofr_bake_source *source,
     return ofr_bake_calibrate(&calibration, &result->loss, err);
 }
 
-static int load_source(const ofr_bake_options *options, ofr_bake_source *source, ofr_error *err)
+static int open_hub(const ofr_bake_options *options, ofr_hub **ret_hub, ofr_error *err)
 {
+    ofr_hub_options hub = {
+        .model_id = options->model_id,
+        .revision = options->revision,
+        .connections = options->connections ? options->connections : DEFAULT_CONNECTIONS,
+        .timeout_s = options->network_timeout_s ? options->network_timeout_s : DEFAULT_TIMEOUT_S,
+        .retries = options->network_retries ? options->network_retries : DEFAULT_RETRIES,
+        .cancel = options->cancel,
+        .progress_fd = options->progress_fd,
+    };
+    return ofr_hub_open(&hub, ret_hub, err);
+}
+
+/* *ret_hub, where there is one, must stay open while the source is used. */
+static int load_source(const ofr_bake_options *options, ofr_hub **ret_hub, ofr_bake_source *source,
+                       ofr_error *err)
+{
+    if (options->model_id) {
+        int result = open_hub(options, ret_hub, err);
+        return result < 0 ? result : ofr_hub_source_load(options, *ret_hub, source, err);
+    }
     if (options->model_dir)
         return ofr_hf_source_load(options, source, err);
     uint32_t file = 0;
@@ -342,17 +370,23 @@ static int load_source(const ofr_bake_options *options, ofr_bake_source *source,
     return r < 0 ? r : ofr_gguf_source_load(options, source, err);
 }
 
+static const char *source_name(const ofr_bake_options *options)
+{
+    const char *name = options->model_dir ? options->model_dir : options->gguf;
+    return options->model_id ? options->model_id : name;
+}
+
 int ofr_bake(const ofr_bake_options *options, ofr_bake_result *ret_result, ofr_error *err)
 {
     ofr_bake_source source = {0};
     ofr_bake_result result = {0};
+    ofr_hub *hub = NULL;
     int r = ofr_package_writer_check(options->output, options->overwrite, err);
     if (r == 0)
-        r = load_source(options, &source, err);
+        r = load_source(options, &hub, &source, err);
     if (r == 0 && !options->tokenizer_only && source.n_vocab > source.model.params.vocab_size)
         r = ofr_fail(err, OFR_EFORMAT, "%s: the vocabulary has %zu tokens, the embedding %u rows",
-                     options->model_dir ? options->model_dir : options->gguf, source.n_vocab,
-                     source.model.params.vocab_size);
+                     source_name(options), source.n_vocab, source.model.params.vocab_size);
     result.n_vocab = (uint32_t)source.n_vocab;
     if (r == 0 && options->keep_quantization)
         ofr_bake_keep_quantization(&source.model);
@@ -361,6 +395,7 @@ int ofr_bake(const ofr_bake_options *options, ofr_bake_result *ret_result, ofr_e
     if (r == 0)
         r = write_package(options, &source, &result, err);
     ofr_bake_source_done(&source);
+    ofr_hub_close(hub);
     if (r == 0)
         *ret_result = result;
     else

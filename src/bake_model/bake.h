@@ -12,13 +12,17 @@
 #include "bake_model/quantize.h"
 
 typedef struct ofr_bake_options {
-    /* One of these. */
-    const char *gguf;      /* file */
-    const char *model_dir; /* directory with config.json */
-    const char *output;    /* directory to be made */
-    int group_size;        /* 128, 64, 32, or -1: one group per row */
-    uint32_t max_context;  /* 0: the model's own */
-    const char *chunks;    /* chunk lengths of the static graphs; NULL: the default ladder */
+    /* One of the first three; with model_id, `gguf` is a path in the repository. */
+    const char *gguf;        /* file */
+    const char *model_dir;   /* directory with config.json */
+    const char *model_id;    /* ORG/NAME on the hub */
+    const char *revision;    /* of model_id; NULL: main */
+    const char *keep_source; /* directory for the files of model_id; NULL: they are not kept */
+    unsigned connections, network_timeout_s, network_retries; /* to the hub; 0: the defaults */
+    const char *output;                                       /* directory to be made */
+    int group_size;       /* 128, 64, 32, or -1: one group per row */
+    uint32_t max_context; /* 0: the model's own */
+    const char *chunks;   /* chunk lengths of the static graphs; NULL: the default ladder */
     bool tokenizer_only;
     bool overwrite;
     bool calibrate;               /* whatever the model's size */

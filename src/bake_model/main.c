@@ -23,7 +23,8 @@ static void on_signal(int number)
 }
 
 typedef struct command_line {
-    const char *gguf, *model_id, *model_dir, *output;
+    const char *gguf, *model_id, *model_dir, *revision, *keep_source, *output;
+    int64_t connections, network_timeout, network_retries;
     const char *chunks;
     int64_t group_size, max_context;
     const char *mixed;     /* NULL, "" or a number */
@@ -107,10 +108,12 @@ static int usage_error(const char *text)
 
 static const char *check(const command_line *line)
 {
-    if (line->model_id)
-        return "this build takes --model_dir DIR or --gguf FILE, not --model_id";
-    if (!line->gguf == !line->model_dir)
-        return "one of --model_dir DIR and --gguf FILE is needed: the model to bake";
+    if (line->model_id ? line->model_dir != NULL : !line->gguf == !line->model_dir)
+        return "one of --model_id ORG/NAME, --model_dir DIR and --gguf FILE is needed: the model "
+               "to "
+               "bake";
+    if (!line->model_id && (line->revision || line->keep_source))
+        return "--revision and --keep_source go with --model_id";
     if (line->group_size != 128 && line->group_size != 64 && line->group_size != 32 &&
         line->group_size != -1)
         return "--group_size takes 128, 64, 32 or -1 (one group per row)";
@@ -138,6 +141,12 @@ static int run(const command_line *line)
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is then an error of write */
     ofr_bake_options options = {.gguf = line->gguf,
                                 .model_dir = line->model_dir,
+                                .model_id = line->model_id,
+                                .revision = line->revision,
+                                .keep_source = line->keep_source,
+                                .connections = (unsigned)line->connections,
+                                .network_timeout_s = (unsigned)line->network_timeout,
+                                .network_retries = (unsigned)line->network_retries,
                                 .allow_nan = line->allow_nan,
                                 .output = line->output,
                                 .group_size = (int)line->group_size,
@@ -189,10 +198,16 @@ int main(int argc, char **argv)
 {
     command_line line = {.output = "./offering_int4_binary", .group_size = 128};
     const ofr_option table[] = {
-        {"gguf", OFR_OPTION_STRING, &line.gguf, 0, 0, "FILE", "model to bake, a GGUF file"},
-        {"model_id", OFR_OPTION_STRING, &line.model_id, 0, 0, "ORG/NAME", "not in this version"},
+        {"model_id", OFR_OPTION_STRING, &line.model_id, 0, 0, "ORG/NAME",
+         "model to bake, from the hub (HF_ENDPOINT, HF_TOKEN)"},
+        {"revision", OFR_OPTION_STRING, &line.revision, 0, 0, "R",
+         "branch, tag or commit of --model_id (default main)"},
+        {"keep_source", OFR_OPTION_STRING, &line.keep_source, 0, 0, "DIR",
+         "keep the files of --model_id there (default: they are never stored)"},
         {"model_dir", OFR_OPTION_STRING, &line.model_dir, 0, 0, "DIR",
          "model to bake, a directory with config.json and safetensors"},
+        {"gguf", OFR_OPTION_STRING, &line.gguf, 0, 0, "FILE",
+         "model to bake, a GGUF file; with --model_id, one in the repository"},
         {"output", OFR_OPTION_STRING, &line.output, 0, 0, "DIR",
          "package to write (default ./offering_int4_binary)"},
         {"group_size", OFR_OPTION_INT, &line.group_size, -1, 128, "N",
@@ -219,6 +234,12 @@ int main(int argc, char **argv)
          "replace the package that is there"},
         {"allow_nan", OFR_OPTION_FLAG, &line.allow_nan, 0, 0, NULL,
          "bake weights that are not finite: NaN as 0, infinity as 65504"},
+        {"connections", OFR_OPTION_INT, &line.connections, 1, 16, "N",
+         "connections to the hub at once (default 4)"},
+        {"network_timeout", OFR_OPTION_INT, &line.network_timeout, 1, 3600, "SECONDS",
+         "without a byte from the network until a new try (default 30)"},
+        {"network_retries", OFR_OPTION_INT, &line.network_retries, 1, 1000, "N",
+         "tries without progress before giving up (default 8)"},
         {"json", OFR_OPTION_FLAG, &line.json, 0, 0, NULL, "print the result as JSON"},
         {"help", OFR_OPTION_FLAG, &line.help, 0, 0, NULL, "print this text"},
         {"version", OFR_OPTION_FLAG, &line.version, 0, 0, NULL, "print the version"},
@@ -229,7 +250,7 @@ int main(int argc, char **argv)
     if (ofr_options_parse(table, count, argc, argv, &positional, &err) < 0)
         return usage_error(err.text);
     if (line.help) {
-        printf("Usage: bake_model --model_dir DIR | --gguf FILE [options]\n\n"
+        printf("Usage: bake_model --model_id ORG/NAME | --model_dir DIR | --gguf FILE [options]\n\n"
                "Quantizes a model to INT4 and writes the package that the other programs use.\n"
                "A bake that was interrupted continues when it is run again.\n\n");
         ofr_options_print(table, count, stdout);

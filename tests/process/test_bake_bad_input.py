@@ -142,7 +142,8 @@ def full_disk(work, good):
 def command_lines(work, good):
     check(work, [], 2, "--gguf", "--help")
     check(work, ["--gguf", good, "--group_size", "96"], 2, "128, 64, 32")
-    check(work, ["--model_id", "org/name"], 2, "not --model_id")
+    check(work, ["--model_id", "org/name", "--model_dir", "x"], 2, "one of")
+    check(work, ["--gguf", good, "--revision", "x"], 2, "--model_id")
     check(work, ["--model-dir=x", "--gguf", good], 2, "one of")
     check(work, ["--gguff", good], 2, "gguff", "gguf")
     check(work, ["--gguf", good, "extra"], 2, "no arguments")

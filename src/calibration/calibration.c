@@ -130,18 +130,30 @@ static int allocate(ofr_calibration *c, ofr_error *err)
     return 0;
 }
 
+/* The table goes by once, in blocks: single rows would be as many requests of a remote source. */
 static int embed(ofr_calibration *c, ofr_error *err)
 {
-    size_t d = c->params.d_model;
-    for (size_t t = 0; t < c->n_tokens; t++) {
-        if (c->tokens[t] < 0 || (uint32_t)c->tokens[t] >= c->params.vocab_size)
+    size_t d = c->params.d_model, vocab = c->params.vocab_size;
+    for (size_t t = 0; t < c->n_tokens; t++)
+        if (c->tokens[t] < 0 || (size_t)c->tokens[t] >= vocab)
             return ofr_fail(err, OFR_EINVAL, "calibration: token %d is not in the vocabulary",
                             c->tokens[t]);
-        int r = c->read(c->context, "model.embed_tokens.weight", (uint64_t)c->tokens[t], 1,
-                        c->exact + t * d, err);
-        if (r <= 0)
-            return r < 0 ? r : ofr_fail(err, OFR_EFORMAT, "calibration: there is no embedding");
+    float *rows = malloc((vocab < HEAD_ROWS ? vocab : HEAD_ROWS) * d * sizeof *rows);
+    if (!rows)
+        return ofr_fail(err, OFR_ENOMEM, "calibration: out of memory");
+    int r = 1;
+    for (size_t first = 0; first < vocab && r > 0; first += HEAD_ROWS) {
+        size_t count = vocab - first < HEAD_ROWS ? vocab - first : HEAD_ROWS;
+        r = c->read(c->context, "model.embed_tokens.weight", first, count, rows, err);
+        for (size_t t = 0; t < c->n_tokens && r > 0; t++) {
+            size_t token = (size_t)c->tokens[t];
+            if (token >= first && token < first + count)
+                memcpy(c->exact + t * d, rows + (token - first) * d, d * sizeof *rows);
+        }
     }
+    free(rows);
+    if (r <= 0)
+        return r < 0 ? r : ofr_fail(err, OFR_EFORMAT, "calibration: there is no embedding");
     memcpy(c->hidden, c->exact, c->n_tokens * d * sizeof *c->hidden);
     return 0;
 }
@@ -481,105 +493,127 @@ int ofr_calibration_layer(ofr_calibration *c, uint32_t layer, ofr_error *err)
 
 /* ---- loss ---- */
 
+/* One stream's held-out tokens behind the final norm, and what the head says of them so far. */
 typedef struct head_run {
     ofr_calibration *c;
     ofr_calibration_read read;
     void *context;
     const char *name;
-    float *rows, *logits; /* [HEAD_ROWS][d_model], [HEAD_TOKENS][HEAD_ROWS] */
-    float *bias;          /* [vocab] or NULL */
+    const float *bias; /* [vocab] or NULL */
+    float *normed;     /* [n][d_model] */
+    float *rows;       /* [HEAD_ROWS][d_model] */
+    float *logits;     /* [HEAD_TOKENS][HEAD_ROWS] */
+    float *maximum, *chosen;
+    double *sums;
+    size_t first, n; /* tokens */
 } head_run;
 
-/* nll of the tokens behind `hidden` [n], whose successors are `next`. */
-static int score_tokens(const head_run *run, const float *hidden, const int32_t *next, size_t n,
-                        double *add_nll, ofr_error *err)
+/* The logits of tokens [at, at + n) for rows [row, row + count) of the head. */
+static void take_logits(const head_run *run, size_t at, size_t n, size_t row, size_t count)
 {
-    size_t d = run->c->params.d_model, vocab = run->c->params.vocab_size;
-    float maximum[HEAD_TOKENS], chosen[HEAD_TOKENS];
-    double sums[HEAD_TOKENS];
+    size_t d = run->c->params.d_model;
+    ofr_matrix_multiply_nt(run->c->engine, run->normed + at * d, run->rows, run->logits, n, count,
+                           d, false);
     for (size_t t = 0; t < n; t++) {
-        maximum[t] = -INFINITY;
-        sums[t] = 0;
-        chosen[t] = 0;
+        float *logits = run->logits + t * count;
+        /* The last token of all has none behind it; its score is not used. */
+        size_t behind = run->first + at + t + 1;
+        size_t next = behind < run->c->n_tokens ? (size_t)run->c->tokens[behind] : 0;
+        for (size_t i = 0; i < count && run->bias; i++)
+            logits[i] += run->bias[row + i];
+        if (next >= row && next < row + count)
+            run->chosen[at + t] = logits[next - row];
+        ofr_layer_add_logits(logits, count, &run->maximum[at + t], &run->sums[at + t]);
     }
-    for (size_t row = 0; row < vocab; row += HEAD_ROWS) {
-        size_t count = vocab - row < HEAD_ROWS ? vocab - row : HEAD_ROWS;
-        int r = run->read(run->context, run->name, row, count, run->rows, err);
-        if (r <= 0)
-            return r < 0 ? r : ofr_fail(err, OFR_EFORMAT, "calibration: there is no head");
-        ofr_matrix_multiply_nt(run->c->engine, hidden, run->rows, run->logits, n, count, d, false);
-        for (size_t t = 0; t < n; t++) {
-            float *logits = run->logits + t * count;
-            if (run->bias)
-                for (size_t i = 0; i < count; i++)
-                    logits[i] += run->bias[row + i];
-            if ((size_t)next[t] >= row && (size_t)next[t] < row + count)
-                chosen[t] = logits[(size_t)next[t] - row];
-            ofr_layer_add_logits(logits, count, &maximum[t], &sums[t]);
-        }
-    }
-    for (size_t t = 0; t < n; t++)
-        *add_nll += (double)maximum[t] + log(sums[t]) - (double)chosen[t];
-    return 0;
 }
 
 static int score_stream(head_run *run, const float *stream, const float *norm, double *ret_nll,
                         ofr_error *err)
 {
     ofr_calibration *c = run->c;
-    size_t d = c->params.d_model, index = 0;
+    size_t d = c->params.d_model, vocab = c->params.vocab_size;
+    for (size_t t = 0; t < run->n; t++) {
+        run->maximum[t] = -INFINITY;
+        run->sums[t] = 0;
+    }
+    calibration_norm(c, stream + run->first * d, norm, run->n, run->normed);
+    for (size_t row = 0; row < vocab; row += HEAD_ROWS) {
+        size_t count = vocab - row < HEAD_ROWS ? vocab - row : HEAD_ROWS;
+        int r = run->read(run->context, run->name, row, count, run->rows, err);
+        if (r <= 0)
+            return r < 0 ? r : ofr_fail(err, OFR_EFORMAT, "calibration: there is no head");
+        for (size_t at = 0; at < run->n; at += HEAD_TOKENS)
+            take_logits(run, at, run->n - at < HEAD_TOKENS ? run->n - at : HEAD_TOKENS, row, count);
+    }
+    size_t index = 0;
     for (size_t s = 0; s < c->n_spans; s++) {
-        const calibration_span *span = &c->spans[s];
-        if (!span->held_out)
+        if (!c->spans[s].held_out)
             continue;
         ret_nll[index] = 0;
-        for (size_t at = 0; at + 1 < span->n; at += HEAD_TOKENS) {
-            size_t n = span->n - 1 - at < HEAD_TOKENS ? span->n - 1 - at : HEAD_TOKENS;
-            calibration_norm(c, stream + (span->first + at) * d, norm, n, c->normed);
-            int r = score_tokens(run, c->normed, c->tokens + span->first + at + 1, n,
-                                 &ret_nll[index], err);
-            if (r < 0)
-                return r;
-        }
+        for (size_t t = c->spans[s].first - run->first, i = 0; i + 1 < c->spans[s].n; i++, t++)
+            ret_nll[index] += (double)run->maximum[t] + log(run->sums[t]) - (double)run->chosen[t];
         index++;
     }
     return 0;
+}
+
+static int prepare_head(head_run *run, ofr_error *err)
+{
+    size_t d = run->c->params.d_model, n = run->n;
+    run->name = run->c->params.tied_embedding ? "model.embed_tokens.weight" : "lm_head.weight";
+    run->normed = malloc(n * d * sizeof *run->normed);
+    run->rows = malloc((size_t)HEAD_ROWS * d * sizeof *run->rows);
+    run->logits = malloc((size_t)HEAD_ROWS * HEAD_TOKENS * sizeof *run->logits);
+    run->maximum = calloc(n, sizeof *run->maximum);
+    run->chosen = calloc(n, sizeof *run->chosen);
+    run->sums = calloc(n, sizeof *run->sums);
+    if (!run->normed || !run->rows || !run->logits || !run->maximum || !run->chosen || !run->sums)
+        return ofr_fail(err, OFR_ENOMEM, "calibration: out of memory");
+    return 0;
+}
+
+static void free_head(head_run *run)
+{
+    free(run->normed);
+    free(run->rows);
+    free(run->logits);
+    free(run->maximum);
+    free(run->chosen);
+    free(run->sums);
 }
 
 int ofr_calibration_loss(ofr_calibration *c, ofr_calibration_read head_read, void *head_context,
                          double *ret_source_nll, double *ret_nll, uint64_t *ret_tokens,
                          ofr_error *err)
 {
-    size_t d = c->params.d_model, index = 0;
-    head_run run = {.c = c, .read = c->read, .context = c->context};
-    run.name = c->params.tied_embedding ? "model.embed_tokens.weight" : "lm_head.weight";
-    run.rows = malloc(HEAD_ROWS * d * sizeof *run.rows);
-    run.logits = malloc((size_t)HEAD_ROWS * HEAD_TOKENS * sizeof *run.logits);
-    run.bias = malloc(c->params.vocab_size * sizeof *run.bias);
-    float *norm = malloc(d * sizeof *norm);
-    int r = 0;
-    if (!run.rows || !run.logits || !run.bias || !norm)
-        r = ofr_fail(err, OFR_ENOMEM, "calibration: out of memory");
+    head_run run = {.c = c,
+                    .read = c->read,
+                    .context = c->context,
+                    .first = c->n_fitted,
+                    .n = c->n_tokens - c->n_fitted};
+    if (run.n == 0)
+        return 0;
+    float *norm = malloc(c->params.d_model * sizeof *norm);
+    float *bias = malloc(c->params.vocab_size * sizeof *bias);
+    int r = norm && bias ? prepare_head(&run, err)
+                         : ofr_fail(err, OFR_ENOMEM, "calibration: out of memory");
     if (r == 0)
         r = read_required(c, "model.norm.weight", 1, norm, err);
     if (r == 0)
-        r = c->read(c->context, "lm_head.bias", 0, 1, run.bias, err);
-    if (r == 0) {
-        free(run.bias);
-        run.bias = NULL;
-    }
+        r = c->read(c->context, "lm_head.bias", 0, 1, bias, err);
+    run.bias = r > 0 ? bias : NULL;
     if (r >= 0)
         r = score_stream(&run, c->exact, norm, ret_source_nll, err);
     run.read = head_read;
     run.context = head_context;
     if (r == 0)
         r = score_stream(&run, c->hidden, norm, ret_nll, err);
+    size_t index = 0;
     for (size_t s = 0; s < c->n_spans && r == 0; s++)
         if (c->spans[s].held_out)
             ret_tokens[index++] = c->spans[s].n - 1;
-    free(run.rows);
-    free(run.logits);
-    free(run.bias);
+    free_head(&run);
     free(norm);
+    free(bias);
     return r;
 }

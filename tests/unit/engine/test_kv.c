@@ -5,6 +5,8 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "engine/kv.h"
 
@@ -66,12 +68,42 @@ static void overflow_and_nonsense_are_refused(void **state)
     assert_int_equal(layout.version, 99); /* written only on success */
 }
 
+static void rows_are_copied_between_slots(void **state)
+{
+    (void)state;
+    ofr_model_params params = {.n_layers = 2, .n_kv_heads = 1, .head_dim = 4};
+    ofr_kv_layout layout;
+    ofr_error err = {0};
+    uint64_t bytes = 0;
+    assert_int_equal(ofr_kv_layout_init(&layout, &params, 3, 10, 2, &err), 0);
+    unsigned char *arena = calloc(1, layout.total_bytes);
+    assert_non_null(arena);
+    for (uint32_t layer = 0; layer < 2; layer++) {
+        memset(arena + ofr_kv_strip_k(&layout, 0, layer), (int)(layer + 1), layout.row_bytes * 5);
+        memset(arena + ofr_kv_strip_v(&layout, 0, layer), (int)(layer + 9), layout.row_bytes * 5);
+    }
+    assert_int_equal(ofr_kv_copy_rows(&layout, arena, 0, 2, 3, &bytes, &err), 0);
+    assert_int_equal(bytes, 2 * 2 * 3 * layout.row_bytes);
+    for (uint32_t layer = 0; layer < 2; layer++) {
+        const unsigned char *k = arena + ofr_kv_strip_k(&layout, 2, layer);
+        assert_int_equal(k[3 * layout.row_bytes - 1], layer + 1);
+        assert_int_equal(k[3 * layout.row_bytes], 0);
+        assert_int_equal(arena[ofr_kv_strip_v(&layout, 2, layer)], layer + 9);
+        assert_int_equal(arena[ofr_kv_strip_v(&layout, 1, layer)], 0);
+    }
+    assert_int_equal(ofr_kv_copy_rows(&layout, arena, 0, 0, 3, &bytes, &err), OFR_EINVAL);
+    assert_int_equal(ofr_kv_copy_rows(&layout, arena, 0, 3, 3, &bytes, &err), OFR_EINVAL);
+    assert_int_equal(ofr_kv_copy_rows(&layout, arena, 0, 1, 11, &bytes, &err), OFR_EINVAL);
+    free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes_are_those_of_the_format),
         cmocka_unit_test(strips_follow_one_another),
         cmocka_unit_test(overflow_and_nonsense_are_refused),
+        cmocka_unit_test(rows_are_copied_between_slots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -237,6 +237,67 @@ static void bad_settings_are_refused(void **state)
     assert_null(ofr_sampler_free(NULL));
 }
 
+static void bias_and_masks(void **state)
+{
+    (void)state;
+    const float logits[] = {1, 5, 3, 4};
+    const ofr_logit_bias bias[] = {{2, 3}, {1, -INFINITY}};
+    ofr_sampling sampling = OFR_SAMPLING_DEFAULT;
+    ofr_sampler *sampler = NULL;
+    ofr_error err = {0};
+    int32_t token = -1;
+    sampling.bias = bias;
+    sampling.n_bias = 2;
+    assert_int_equal(ofr_sampler_new(&sampling, 4, &sampler, &err), 0);
+    assert_int_equal(ofr_sampler_sample(sampler, logits, &token, &err), 0);
+    assert_int_equal(token, 2); /* 6 against 4; 1 is forbidden */
+    const uint32_t mask = 0x9, none = 0, forbidden = 0x2;
+    assert_int_equal(ofr_sampler_sample_masked(sampler, logits, &mask, &token, &err), 0);
+    assert_int_equal(token, 3);
+    assert_int_equal(ofr_sampler_sample_masked(sampler, logits, &none, &token, &err), OFR_EINVAL);
+    assert_int_equal(ofr_sampler_sample_masked(sampler, logits, &forbidden, &token, &err),
+                     OFR_EINVAL);
+    ofr_sampler_free(sampler);
+    sampling.temperature = 1;
+    assert_int_equal(ofr_sampler_new(&sampling, 4, &sampler, &err), 0);
+    for (int i = 0; i < 200; i++) {
+        assert_int_equal(ofr_sampler_sample_masked(sampler, logits, &mask, &token, &err), 0);
+        assert_true(token == 0 || token == 3);
+        assert_int_equal(ofr_sampler_sample(sampler, logits, &token, &err), 0);
+        assert_int_not_equal(token, 1);
+    }
+    ofr_sampler_free(sampler);
+    const ofr_logit_bias outside[] = {{4, 1}};
+    sampling.bias = outside;
+    sampling.n_bias = 1;
+    assert_int_equal(ofr_sampler_new(&sampling, 4, &sampler, &err), OFR_EINVAL);
+}
+
+static void penalties_count_what_was_generated(void **state)
+{
+    (void)state;
+    const float logits[] = {5, 4.5F, 4};
+    ofr_sampling sampling = OFR_SAMPLING_DEFAULT;
+    ofr_sampler *sampler = NULL;
+    ofr_error err = {0};
+    int32_t token = -1;
+    sampling.presence_penalty = 0.3F;
+    sampling.frequency_penalty = 0.3F;
+    assert_int_equal(ofr_sampler_new(&sampling, 3, &sampler, &err), 0);
+    ofr_sampler_accept_prompt(sampler, 0);
+    assert_int_equal(ofr_sampler_sample(sampler, logits, &token, &err), 0);
+    assert_int_equal(token, 0); /* the prompt does not count */
+    ofr_sampler_accept(sampler, 0);
+    assert_int_equal(ofr_sampler_sample(sampler, logits, &token, &err), 0);
+    assert_int_equal(token, 1); /* 5 - 0.6 against 4.5 */
+    ofr_sampler_accept(sampler, 1);
+    ofr_sampler_accept(sampler, 1);
+    ofr_sampler_accept(sampler, 0);
+    assert_int_equal(ofr_sampler_sample(sampler, logits, &token, &err), 0);
+    assert_int_equal(token, 0); /* 4.1, 3.6, 4 */
+    ofr_sampler_free(sampler);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -248,6 +309,8 @@ int main(void)
         cmocka_unit_test(penalties_count_the_window),
         cmocka_unit_test(a_seed_gives_one_sequence),
         cmocka_unit_test(bad_settings_are_refused),
+        cmocka_unit_test(bias_and_masks),
+        cmocka_unit_test(penalties_count_what_was_generated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

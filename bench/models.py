@@ -25,7 +25,7 @@ class Model:
     title: str
     packages: tuple      # (engine's name, label, directory); the first is the default
     gguf: str
-    notes: tuple
+    notes: tuple         # (what it is about: ours, llama_cpp, openvino or "", text)
 
 
 def say(text):
@@ -89,11 +89,11 @@ def small(bin_directory):
                                                  "--group_size", "32")),
     )
     return Model("small", "SmolLM2-135M-Instruct", packages, q4_0, (
-        "Ours: INT4, the package's default groups (128 where they divide, else 64) and groups of 32; embedding "
-        "and head INT8; KV fp16.",
-        "llama.cpp: Q4_0 (groups of 32) made from the same GGUF, embedding and head Q8_0; KV fp16.",
-        "OpenVINO GenAI: the same Q4_0 file, which it reads rightly (it misreads the Q4_1 original); its own "
-        "default precisions of inference and KV."))
+        ("ours", "Ours: INT4, the package's default groups (128 where they divide, else 64) and groups of 32; "
+                 "embedding and head INT8; KV fp16."),
+        ("llama_cpp", "llama.cpp: Q4_0 (groups of 32) made from the same GGUF, embedding and head Q8_0; KV fp16."),
+        ("openvino", "OpenVINO GenAI: the same Q4_0 GGUF, which it reads rightly (it misreads the Q4_1 original); its "
+                     "own default precisions of inference and KV.")))
 
 
 def random_7b(bin_directory):
@@ -107,9 +107,10 @@ def random_7b(bin_directory):
         say("writing a random Q4_0 GGUF of the same shape (4 GB)")
         run(sys.executable, os.path.join(here, "make_random_gguf.py"), "--shape", "mistral-7b", gguf)
     return Model("7b", "7B shape (mistral-7b), random weights", (("ours", "ours", package),), gguf, (
-        "Random weights: the text means nothing, the work is that of the shape.",
-        "Ours: INT4 in groups of 128, embedding and head INT8; KV fp16.",
-        "Peers: Q4_0 (groups of 32), embedding and head Q8_0, of the same shape."))
+        ("", "Random weights: the text means nothing, the work is that of the shape."),
+        ("ours", "Ours: INT4 in groups of 128, embedding and head INT8; KV fp16."),
+        ("llama_cpp", "llama.cpp: Q4_0 (groups of 32) of the same shape, embedding and head Q8_0; KV fp16."),
+        ("openvino", "OpenVINO GenAI: that Q4_0 GGUF; its own default precisions of inference and KV.")))
 
 
 MODELS = {"small": small, "7b": random_7b}

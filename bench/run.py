@@ -171,7 +171,8 @@ def run_model(name, args, only, store):
     try:
         engines = make_engines(model, peers, directory, args, settings)
         samples = Samples(model.title, [e.contender() for e in engines])
-        notes = list(model.notes) + ["%d rounds, %d steps a decode sample." % (settings["repeat"], settings["gen"])]
+        notes = [text for about, text in model.notes if about in ("", "ours", *peers)]
+        notes += ["%d rounds, %d steps a decode sample." % (settings["repeat"], settings["gen"])]
         usable = []
         for engine in engines:
             try:

@@ -472,7 +472,9 @@ static void emit_state(ofr_builder *builder, const ofr_dfa *dfa, uint32_t s, boo
     *ret_count = n;
 }
 
-uint32_t ofr_dfa_emit(ofr_builder *builder, const ofr_dfa *dfa, bool json, uint32_t next)
+/* `until`: accepting states are `found`, and `next` is an alternative at all others. */
+static uint32_t emit(ofr_builder *builder, const ofr_dfa *dfa, bool json, bool until,
+                     uint32_t found, uint32_t next)
 {
     uint32_t *nodes = calloc(dfa->n_states, sizeof *nodes);
     ofr_range *scratch = calloc(4 * (size_t)dfa->n_edges + 8, sizeof *scratch);
@@ -481,11 +483,15 @@ uint32_t ofr_dfa_emit(ofr_builder *builder, const ofr_dfa *dfa, bool json, uint3
         ofr_builder_fail(builder, OFR_ENOMEM, "no memory for a grammar");
     for (uint32_t s = 0; !ofr_builder_failed(builder) && s < dfa->n_states; s++) {
         uint32_t targets = 2 * (dfa->first[s + 1] - dfa->first[s]) + 1;
-        nodes[s] = ofr_builder_split(builder, targets);
+        nodes[s] = until && dfa->accepts[s] ? found : ofr_builder_split(builder, targets);
     }
     for (uint32_t s = 0; !ofr_builder_failed(builder) && s < dfa->n_states; s++) {
         uint32_t count = 0;
+        if (until && dfa->accepts[s])
+            continue;
         emit_state(builder, dfa, s, json, nodes, scratch, entries, next, &count);
+        if (until)
+            entries[count++] = next;
         for (uint32_t i = 0; i < count; i++)
             ofr_builder_edge(builder, nodes[s], i, entries[i]);
         if (!ofr_builder_failed(builder))
@@ -496,4 +502,14 @@ uint32_t ofr_dfa_emit(ofr_builder *builder, const ofr_dfa *dfa, bool json, uint3
     free(scratch);
     free(entries);
     return start;
+}
+
+uint32_t ofr_dfa_emit(ofr_builder *builder, const ofr_dfa *dfa, bool json, uint32_t next)
+{
+    return emit(builder, dfa, json, false, 0, next);
+}
+
+uint32_t ofr_dfa_emit_until(ofr_builder *builder, const ofr_dfa *dfa, uint32_t found, uint32_t stop)
+{
+    return emit(builder, dfa, false, true, found, stop);
 }

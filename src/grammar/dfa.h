@@ -67,5 +67,9 @@ int ofr_dfa_finish(ofr_dfa_builder *builder, ofr_dfa **ret_dfa, ofr_error *err);
 /* Nodes for the strings of the automaton, leading to `next`. With `json` as the inside of a JSON
  * string, escaped as JSON demands and no more; otherwise as they are. */
 uint32_t ofr_dfa_emit(ofr_builder *builder, const ofr_dfa *dfa, bool json, uint32_t next);
+/* Nodes for text that goes on until it is one of the automaton's strings, where `found` follows. At
+ * any place before, `stop` is an alternative. */
+uint32_t ofr_dfa_emit_until(ofr_builder *builder, const ofr_dfa *dfa, uint32_t found,
+                            uint32_t stop);
 
 #endif

@@ -143,6 +143,13 @@ uint32_t ofr_repeat_end(ofr_builder *builder, const ofr_repeat *repeat, uint32_t
 int ofr_builder_finish(ofr_builder *builder, const char *what, ofr_grammar **ret_grammar,
                        ofr_error *err);
 
+/* A grammar around JSON values: `wrap` builds what the whole text is, calling rule i where a value
+ * of schemas[i] stands, and returns the node to enter at. `what` names the whole in errors. */
+typedef uint32_t (*ofr_schema_wrap)(ofr_builder *builder, const uint32_t *rules, void *user);
+int ofr_grammar_around_schemas(const json_t *const *schemas, size_t count, ofr_schema_wrap wrap,
+                               void *user, const char *what, ofr_grammar **ret_grammar,
+                               ofr_error *err);
+
 /* analysis.c: the steps of ofr_builder_finish. */
 int ofr_grammar_check_left_recursion(ofr_grammar *grammar, ofr_error *err);
 int ofr_grammar_trim(ofr_grammar *grammar, const char *what, ofr_error *err);

@@ -691,7 +691,7 @@ int ofr_schema_goal(ofr_schema_compiler *c, const ofr_literal *literals, size_t 
     for (size_t i = 0; i < n; i++)
         if (kept == 0 || own[kept - 1] != own[i])
             own[kept++] = own[i];
-    if (kept == 0 && c->n_goals) { /* anything; the root's goal is always a rule of its own */
+    if (kept == 0) { /* anything */
         free(own);
         *ret_rule = c->value_rule;
         return 0;

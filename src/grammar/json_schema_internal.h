@@ -107,7 +107,8 @@ typedef struct ofr_schema_place {
 
 typedef struct ofr_schema_compiler {
     ofr_builder builder;
-    const json_t *root;
+    const json_t *const *roots; /* [n_roots] */
+    size_t n_roots;
     ofr_error *err;
     ofr_goal *goals;
     size_t n_goals, goals_room, n_done;

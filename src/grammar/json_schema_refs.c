@@ -47,7 +47,10 @@ static bool find_path(const json_t *at, const json_t *target, char *path, size_t
 int ofr_schema_fail(ofr_schema_compiler *c, const json_t *schema, int code, const char *format, ...)
 {
     char path[256] = "", text[512];
-    if (!schema || !find_path(c->root, schema, path, sizeof path, 0, 64))
+    bool found = false;
+    for (size_t i = 0; schema && !found && i < c->n_roots; i++)
+        found = find_path(c->roots[i], schema, path, sizeof path, 0, 64);
+    if (!found)
         path[0] = '\0';
     va_list arguments;
     va_start(arguments, format);
@@ -236,9 +239,15 @@ static int compare_places(const void *a, const void *b)
 
 int ofr_schema_index(ofr_schema_compiler *c)
 {
-    int r = add_resource(c, "", "", c->root);
-    if (r == 0)
-        r = index_schema(c, c->root, 0, OFR_SCHEMA_NESTING_MAX);
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < c->n_roots; i++) {
+        /* Names that no reference of another root can have. */
+        char name[32];
+        snprintf(name, sizeof name, "root-%zu:", i);
+        r = add_resource(c, "", c->n_roots > 1 ? name : "", c->roots[i]);
+        if (r == 0)
+            r = index_schema(c, c->roots[i], (uint32_t)c->n_resources - 1, OFR_SCHEMA_NESTING_MAX);
+    }
     if (r == 0 && c->n_places)
         qsort(c->places, c->n_places, sizeof *c->places, compare_places);
     return r;

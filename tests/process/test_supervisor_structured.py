@@ -112,6 +112,114 @@ def refusals_of_chat(server, _):
     refused({"response_format": {"type": "json_schema", "json_schema": {"schema": False}}}, "no text at all")
 
 
+WEATHER = {"type": "function", "function": {
+    "name": "get_weather", "description": "The weather of a city", "strict": True, "parameters": {
+        "type": "object", "properties": {"city": {"type": "string", "maxLength": 12},
+                                         "unit": {"enum": ["C", "F"]}},
+        "required": ["city", "unit"], "additionalProperties": False}}}
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {
+    "type": "object", "properties": {}, "additionalProperties": False}}}
+TOOLS = [WEATHER, CLOCK]
+RAIN = user("What is the weather in Paris?")
+
+
+def check_call(call, name=None):
+    assert call.type == "function" and call.id.startswith("call_") and len(call.id) > 20, call
+    arguments = json.loads(call.function.arguments)
+    assert call.function.name in ("get_weather", "clock"), call
+    equal(call.function.name, name or call.function.name)
+    if call.function.name == "clock":
+        equal(arguments, {})
+    else:
+        assert set(arguments) == {"city", "unit"} and arguments["unit"] in "CF", arguments
+        assert len(arguments["city"]) <= 12, arguments
+
+
+def tools_of_chat(_, client):
+    create = client.chat.completions.create
+    for seed in (1, 2):
+        choice = create(model="", messages=RAIN, tools=TOOLS, tool_choice="required", seed=seed, max_tokens=200,
+                        parallel_tool_calls=False).choices[0]
+        equal((choice.finish_reason, choice.message.content, len(choice.message.tool_calls)), ("tool_calls", None, 1))
+        check_call(choice.message.tool_calls[0])
+    named = {"type": "function", "function": {"name": "clock"}}
+    choice = create(model="", messages=RAIN, tools=TOOLS, tool_choice=named, n=2).choices[1]
+    check_call(choice.message.tool_calls[0], "clock")
+    none = create(model="", messages=RAIN, tools=TOOLS, tool_choice="none", max_tokens=20, temperature=0).choices[0]
+    plain = create(model="", messages=RAIN, max_tokens=20, temperature=0).choices[0]
+    equal((none.message.content, none.message.tool_calls), (plain.message.content, None))
+    auto = create(model="", messages=RAIN, tools=TOOLS, max_tokens=60, temperature=0).choices[0]
+    assert auto.message.content or auto.message.tool_calls, auto
+    for call in (auto.message.tool_calls or []) if auto.finish_reason != "length" else []:
+        check_call(call)
+    cut = create(model="", messages=RAIN, tools=TOOLS, tool_choice="required", max_tokens=9).choices[0]
+    equal(cut.finish_reason, "length")
+
+
+def tools_streamed(_, client):
+    name, arguments, index, ids, finish = "", "", set(), [], None
+    pieces = 0
+    for chunk in client.chat.completions.create(model="", messages=RAIN, tools=[WEATHER], tool_choice="required",
+                                                parallel_tool_calls=False, seed=3, stream=True):
+        for choice in chunk.choices:
+            finish = choice.finish_reason or finish
+            assert not choice.delta.content, choice
+            for call in choice.delta.tool_calls or []:
+                index.add(call.index)
+                ids += [call.id] if call.id else []
+                name += call.function.name or ""
+                arguments += call.function.arguments or ""
+                pieces += 1
+    equal((name, index, len(ids), finish), ("get_weather", {0}, 1, "tool_calls"))
+    assert pieces > 3, "arguments come as they are written"
+    assert set(json.loads(arguments)) == {"city", "unit"}, arguments
+
+
+def a_conversation_with_tools(_, client):
+    create = client.chat.completions.create
+    first = create(model="", messages=RAIN, tools=TOOLS, tool_choice="required", seed=1, parallel_tool_calls=False)
+    message = first.choices[0].message
+    conversation = RAIN + [message.model_dump(exclude_none=True), {
+        "role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "It rains cats and dogs."}]
+    answer = create(model="", messages=conversation, tools=TOOLS, max_tokens=40, temperature=0).choices[0]
+    assert answer.message.content or answer.message.tool_calls, answer
+    # A format beside tools: a call, or that.
+    both = create(model="", messages=ASK, tools=TOOLS, seed=1, max_tokens=300, response_format={
+        "type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}).choices[0]
+    if both.finish_reason == "length":
+        pass
+    elif both.message.tool_calls:
+        check_call(both.message.tool_calls[0])
+    else:
+        check_person(both.message.content)
+
+
+def tools_of_responses(_, client):
+    tool = dict(WEATHER["function"], type="function")
+    response = client.responses.create(model="", input="Weather in Rome?", tools=[tool], tool_choice="required",
+                                       parallel_tool_calls=False)
+    calls = [item for item in response.output if item.type == "function_call"]
+    equal((len(calls), calls[0].name), (1, "get_weather"))
+    assert set(json.loads(calls[0].arguments)) == {"city", "unit"}, calls
+
+
+def refusals_of_tools(server, _):
+    def refused(body, param, *words):
+        error = server.json(CHAT, {"messages": RAIN, **body}, status=400)["error"]
+        equal(error["param"], param)
+        for word in words:
+            contains(error["message"], word)
+    refused({"tools": [{"type": "function"}]}, "tools", "tool 0")
+    refused({"tools": [WEATHER, WEATHER]}, "tools", "two tools")
+    refused({"tools": TOOLS, "tool_choice": "sometimes"}, "tool_choice", "none, auto, required")
+    refused({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'")
+    refused({"tools": TOOLS, "grammar": "root ::= \"x\""}, "grammar", "exclude")
+    bad = {"type": "function", "function": {"name": "f", "strict": True, "parameters": {"contains": {}}}}
+    refused({"tools": [bad]}, "tools", "tool 'f'", "'contains' is not supported")
+    bad["function"]["strict"] = False  # then its arguments are any object
+    server.json(CHAT, {"messages": RAIN, "tools": [bad], "tool_choice": "required", "max_tokens": 4})
+
+
 def main():
     with Session() as session:
         for test in (run_follows_a_grammar, run_follows_a_schema, run_refuses):
@@ -119,7 +227,8 @@ def main():
             print("ok", test.__name__)
         with Server(session) as server:
             client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
-            for test in (formats_of_chat, formats_elsewhere, refusals_of_chat):
+            for test in (formats_of_chat, formats_elsewhere, refusals_of_chat, tools_of_chat, tools_streamed,
+                         a_conversation_with_tools, tools_of_responses, refusals_of_tools):
                 test(server, client)
                 print("ok", test.__name__)
 

@@ -61,9 +61,9 @@ void ofr_answer_print_error(ofr_text *text, const ofr_api_error *err)
 
 const char *ofr_answer_finish_name(const ofr_answer_part *part)
 {
-    if (part->called_tools)
-        return "tool_calls";
-    return part->choice.finish == OFR_CHOICE_FINISH_LENGTH ? "length" : "stop";
+    if (part->choice.finish == OFR_CHOICE_FINISH_LENGTH)
+        return "length";
+    return part->called_tools ? "tool_calls" : "stop";
 }
 
 ofr_answer_usage ofr_answer_count(const ofr_answer *answer)
@@ -318,9 +318,13 @@ static int init_part(ofr_answer *answer, uint32_t index, const prompt_ids *promp
         .n_stops = request->n_stops,
         .logprobs = request->logprobs,
         .top_logprobs = request->top_logprobs,
+        .shown = answer->structured.shown,
+        .n_shown = answer->structured.n_shown,
     };
     options.sampling.seed += index;
-    int r = ofr_structured_constrain(&answer->structured, &options.constraint, err);
+    int r = ofr_structured_filter(&answer->structured, &part->filter, err);
+    if (r == 0)
+        r = ofr_structured_constrain(&answer->structured, &options.constraint, err);
     if (r == 0)
         r = ofr_choice_init(&part->choice, &options, err);
     if (r == 0)

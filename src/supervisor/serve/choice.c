@@ -35,7 +35,8 @@ int ofr_choice_init(ofr_choice *choice, const ofr_choice_options *options, ofr_e
     int r = ofr_sampler_new(&options->sampling, info.vocab_size, &choice->sampler, err);
     if (r == 0)
         r = ofr_detokenizer_new(options->tokenizer,
-                                options->ignore_eos ? OFR_DETOKENIZE_SPECIAL : 0,
+                                options->ignore_eos || options->n_shown ? OFR_DETOKENIZE_SPECIAL
+                                                                        : 0,
                                 &choice->detokenizer, err);
     if (r == 0 && options->min_tokens > 0) {
         size_t words = ((size_t)info.vocab_size + 31) / 32, n = 0;
@@ -78,6 +79,18 @@ static bool is_end_token(const ofr_choice *choice, int32_t token)
     const int32_t *ids = ofr_tokenizer_stop_ids(choice->options.tokenizer, &n);
     for (size_t i = 0; i < n; i++)
         if (ids[i] == token)
+            return true;
+    return false;
+}
+
+/* Control tokens are no text, but for those that are asked for. */
+static bool is_visible(const ofr_choice *choice, int32_t token)
+{
+    const ofr_choice_options *o = &choice->options;
+    if (o->ignore_eos || o->n_shown == 0 || !ofr_tokenizer_is_control(o->tokenizer, token))
+        return true;
+    for (uint32_t i = 0; i < o->n_shown; i++)
+        if (o->shown[i] == token)
             return true;
     return false;
 }
@@ -170,7 +183,7 @@ int ofr_choice_next(ofr_choice *choice, const float *logits, int32_t *ret_token,
     ofr_sampler_accept(choice->sampler, token);
     const char *text = NULL;
     size_t size = 0, from = choice->text.size;
-    if (r == 0)
+    if (r == 0 && is_visible(choice, token))
         r = ofr_detokenizer_push(choice->detokenizer, token, &text, &size, err);
     if (r < 0)
         return r;

@@ -36,6 +36,8 @@ typedef struct ofr_choice_options {
     uint32_t n_stops;
     bool logprobs;
     uint32_t top_logprobs;
+    const int32_t *shown; /* [n_shown] control tokens that are written as text, borrowed */
+    uint32_t n_shown;
     ofr_token_constraint constraint; /* owned by the choice from ofr_choice_init on */
 } ofr_choice_options;
 

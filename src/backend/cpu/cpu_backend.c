@@ -108,12 +108,6 @@ static size_t widest_value(const ofr_cpu_kernels *kernels)
     return bytes;
 }
 
-/* Groups of the longest row, as many as group_stride can be. */
-static size_t padded_groups(const ofr_backend_session *session)
-{
-    return (session->widest / OFR_CPU_ACTIVATION_GROUP + 15) / 16 * 16;
-}
-
 static size_t gemm_scratch(const ofr_backend_session *session)
 {
     size_t most = 0;
@@ -138,7 +132,6 @@ static void carve_scratch(arena_carver *carver, const ofr_backend_session *sessi
     }
     carve_activations(carver, &scratch->row, 1, session->widest, 1);
     scratch->normed = carve(carver, session->widest, sizeof(float));
-    scratch->group_sums = carve(carver, padded_groups(session), sizeof(float));
     scratch->query = carve(carver, rows * d, sizeof(float));
     scratch->scores = carve(carver, rows * OFR_CPU_KEY_BLOCK, sizeof(float));
     scratch->out = carve(carver, rows * padded, sizeof(float));
@@ -163,8 +156,6 @@ static void carve_all(arena_carver *carver, ofr_backend_session *session)
     session->tokens = carve(carver, n, sizeof *session->tokens);
     session->own_hidden = carve(carver, n * params->d_model, sizeof(float));
     session->normed = carve(carver, session->has_dense ? n * params->d_model : 0, sizeof(float));
-    session->group_sums =
-        carve(carver, session->has_minima ? n * padded_groups(session) : 0, sizeof(float));
     session->q = carve(carver, n * q, sizeof(float));
     session->k = carve(carver, n * kv, sizeof(float));
     session->v = carve(carver, n * kv, sizeof(float));
@@ -181,19 +172,14 @@ static bool is_dense(enum ofr_dtype dtype)
     return dtype == OFR_DTYPE_F16 || dtype == OFR_DTYPE_F32;
 }
 
-static bool has_minima(enum ofr_dtype dtype)
+static bool any_dense(const ofr_model *model)
 {
-    return dtype == OFR_DTYPE_I4M;
-}
-
-static bool any_weight(const ofr_model *model, bool (*is)(enum ofr_dtype))
-{
-    bool found = is(model->head.weight->dtype);
+    bool found = is_dense(model->head.weight->dtype);
     for (uint32_t i = 0; i < model->params->n_layers; i++) {
         const ofr_layer *l = &model->layers[i];
         const ofr_linear *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
         for (size_t j = 0; j < sizeof all / sizeof all[0]; j++) {
-            found = found || is(all[j]->weight->dtype);
+            found = found || is_dense(all[j]->weight->dtype);
         }
     }
     return found;
@@ -277,8 +263,7 @@ static int backend_open(const ofr_backend_options *options, ofr_backend_session 
     size_t q_width = (size_t)params->n_heads * params->head_dim;
     session->widest = params->d_model > params->d_ff ? params->d_model : params->d_ff;
     session->widest = q_width > session->widest ? q_width : session->widest;
-    session->has_dense = any_weight(options->model, is_dense);
-    session->has_minima = any_weight(options->model, has_minima);
+    session->has_dense = any_dense(options->model);
     result = choose_kernels(options->kernels, &session->kernels, err);
     if (result == 0) {
         result =

@@ -44,6 +44,7 @@ typedef struct ofr_cpu_matrix {
     uint32_t group;         /* of the weight scales: a multiple of 32; 0 for f16 and f32 */
     const uint8_t *data;    /* [rows, columns] */
     const uint16_t *scales; /* [rows, columns / group] */
+    const uint16_t *minima; /* of i4m, as many; NULL otherwise */
 } ofr_cpu_matrix;
 
 /* Rows of activations, quantized or as a gemm wants them. */
@@ -135,15 +136,6 @@ static inline size_t ofr_cpu_group_offset(const ofr_cpu_activations *a, uint32_t
     }
     return (size_t)(g / 4) * OFR_CPU_SPLIT_BLOCK + (size_t)(g % 4) * (OFR_CPU_ACTIVATION_GROUP / 2);
 }
-
-/* Weights with minima (i4m). w = (q + 8) s + m, so a product is that of the i4 matrix q s, which
- * the kernels above do, plus what is the same for all elements of a group: the sum of its
- * activations times (8 s + m). */
-/* ret_sums[g] = sum of x [32 g .. 32 g + 32) */
-void ofr_cpu_group_sums(const float *x, uint32_t n_groups, float *ret_sums);
-/* y[i] += that, for rows [begin, begin + n). */
-void ofr_cpu_add_minima(const ofr_cpu_kernels *kernels, const ofr_tensor *weight, const float *sums,
-                        uint32_t begin, uint32_t n, float *y);
 
 const ofr_cpu_kernels *ofr_cpu_kernels_generic(void);
 const ofr_cpu_kernels *ofr_cpu_kernels_avx2(void);

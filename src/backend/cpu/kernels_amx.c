@@ -127,9 +127,21 @@ INLINE __m512i nibble_table(uint16_t low, uint16_t high)
                   _mm512_mul_ps(values, _mm512_set1_ps(_cvtsh_ss(high))));
 }
 
-/* Columns [first, first + columns) of a row; `own` are the row's scales. */
-static void pack_i4(const uint8_t *row, const uint16_t *own, uint32_t group, uint32_t first,
-                    uint32_t columns, char *to)
+/* The same with minima: (q + 8) s + m. */
+INLINE __m512i shifted_table(const uint16_t *scales, const uint16_t *minima, uint32_t g0,
+                             uint32_t g1)
+{
+    const __m512 values = _mm512_setr_ps(8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    return narrow(_mm512_fmadd_ps(values, _mm512_set1_ps(_cvtsh_ss(scales[g0])),
+                                  _mm512_set1_ps(_cvtsh_ss(minima[g0]))),
+                  _mm512_fmadd_ps(values, _mm512_set1_ps(_cvtsh_ss(scales[g1])),
+                                  _mm512_set1_ps(_cvtsh_ss(minima[g1]))));
+}
+
+/* Columns [first, first + columns) of a row; `own` are the row's scales, `minima` its minima or
+ * NULL. */
+static void pack_i4(const uint8_t *row, const uint16_t *own, const uint16_t *minima, uint32_t group,
+                    uint32_t first, uint32_t columns, char *to)
 {
     const __m512i low = _mm512_set1_epi16(15);
     const __m512i half = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
@@ -139,7 +151,8 @@ static void pack_i4(const uint8_t *row, const uint16_t *own, uint32_t group, uin
         bool tail = k + STEP == first + columns;
         uint32_t g0 = k / group, g1 = tail ? g0 : (k + STEP) / group;
         if (g0 != known || g1 != known) {
-            table = nibble_table(own[g0], own[g1]);
+            table = minima != NULL ? shifted_table(own, minima, g0, g1)
+                                   : nibble_table(own[g0], own[g1]);
             known = g0 == g1 ? g0 : UINT32_MAX;
         }
         __m256i bytes = tail ? _mm256_zextsi128_si256(_mm_loadu_si128((const void *)(row + k / 2)))
@@ -190,7 +203,8 @@ static void pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, uint32_t f
                     (const char *)(w->data + row * (w->columns / 2) + (first + columns) / 2 + i),
                     _MM_HINT_T1);
             }
-            pack_i4(w->data + row * (w->columns / 2), w->scales + row * row_scales, w->group, first,
+            pack_i4(w->data + row * (w->columns / 2), w->scales + row * row_scales,
+                    w->minima != NULL ? w->minima + row * row_scales : NULL, w->group, first,
                     columns, to);
         } else {
             pack_i8(w->data + row * w->columns, w->scales + row * row_scales, w->group, first,

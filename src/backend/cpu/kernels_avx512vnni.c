@@ -65,15 +65,21 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
 typedef struct gemv_inputs {
     _Alignas(64) float scales[GEMV_COLUMNS / 64][16];
     _Alignas(64) int32_t offsets[GEMV_COLUMNS / 64][16];
+    _Alignas(64) float sums[GEMV_COLUMNS / 32]; /* of each group, for weights with minima */
 } gemv_inputs;
 
-INLINE void spread_inputs(enum ofr_dtype dtype, const int8_t *values, const float *scales,
-                          uint32_t columns, gemv_inputs *ret)
+INLINE void spread_inputs(enum ofr_dtype dtype, bool minima, const int8_t *values,
+                          const float *scales, const int32_t *sums, uint32_t columns,
+                          gemv_inputs *ret)
 {
     const __m512i zero = _mm512_setzero_si512();
+    for (uint32_t g = 0; minima && g < columns / OFR_CPU_ACTIVATION_GROUP; g += 16) {
+        __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + g));
+        _mm512_store_ps(ret->sums + g, _mm512_mul_ps(sum, _mm512_loadu_ps(scales + g)));
+    }
     if (dtype == OFR_DTYPE_I4) {
         const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-        const __m512i bias = _mm512_set1_epi8(8);
+        const __m512i bias = _mm512_set1_epi8(minima ? 0 : 8);
         for (uint32_t b = 0; b * 128 < columns; b++) {
             __m512i sum = _mm512_dpbusd_epi32(zero, bias, _mm512_loadu_si512(values + 128 * b));
             sum = _mm512_dpbusd_epi32(sum, bias, _mm512_loadu_si512(values + 128 * b + 64));
@@ -146,7 +152,14 @@ INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gr
         uint32_t end = vectors - b0 < window ? vectors : b0 + window;
         uint32_t at = group > 1 ? b0 * width / group : 0;
         for (uint32_t r = 0; r < rows && group > 1; r++) {
-            s[r] = load_half16(own + r * row_scales + at, tail16((columns - 1) / group + 1 - at));
+            __mmask16 mask = tail16((columns - 1) / group + 1 - at);
+            s[r] = load_half16(own + r * row_scales + at, mask);
+            if (group == 32 && w->minima != NULL) {
+                size_t from = (n + r) * row_scales + first / 32 + at;
+                total[r] =
+                    _mm512_fmadd_ps(load_half16(w->minima + from, mask),
+                                    _mm512_maskz_loadu_ps(mask, inputs->sums + at), total[r]);
+            }
         }
         for (uint32_t b = b0; b < end; b++) {
             const int8_t *x = values + (size_t)b * (dtype == OFR_DTYPE_I4 ? 128 : 64);
@@ -192,12 +205,14 @@ INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t g
 {
     const int8_t *values = a->values + row * a->value_stride;
     const float *scales = a->scales + row * a->group_stride;
+    const int32_t *sums = a->sums + row * a->group_stride;
     gemv_inputs inputs;
     memset(y, 0, (end - begin) * sizeof *y);
     for (uint32_t first = 0; first < w->columns; first += GEMV_COLUMNS) {
         uint32_t left = w->columns - first, columns = left < GEMV_COLUMNS ? left : GEMV_COLUMNS;
-        spread_inputs(dtype, values + first, scales + first / OFR_CPU_ACTIVATION_GROUP, columns,
-                      &inputs);
+        size_t group0 = first / OFR_CPU_ACTIVATION_GROUP;
+        spread_inputs(dtype, w->minima != NULL, values + first, scales + group0, sums + group0,
+                      columns, &inputs);
         uint32_t n = begin;
         /* INT8 rows are read as fast as memory gives them, and memory gives one stream faster than
          * four; INT4 rows are bound by arithmetic, and four share their activations. */
@@ -215,7 +230,7 @@ INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t g
 INLINE void gemv_type(const ofr_cpu_matrix *w, enum ofr_dtype dtype, const ofr_cpu_activations *a,
                       size_t row, uint32_t begin, uint32_t end, float *y)
 {
-    if (w->group == w->columns) {
+    if (w->group == w->columns && w->minima == NULL) {
         gemv_group(w, dtype, GROUP_OF_ROW, a, row, begin, end, y);
     } else if (w->group == 128) {
         gemv_group(w, dtype, 128, a, row, begin, end, y);
@@ -244,14 +259,15 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
 typedef struct int8_tile {
     uint8_t *values;
     float *scales; /* [K/32][GEMM_ROWS] */
-    int32_t zero;  /* the zero point: 8 or 128 */
+    float *minima; /* likewise; NULL: none */
+    int32_t zero;  /* the zero point: 8, 128, or 0 with minima */
 } int8_tile;
 
 static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const int8_tile *tile)
 {
     bool i4 = w->dtype == OFR_DTYPE_I4;
     size_t row_bytes = i4 ? w->columns / 2 : w->columns;
-    const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8((char)tile->zero);
+    const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(i4 ? 8 : -128);
     for (uint32_t half = 0; half < 2; half++) {
         uint32_t left = n > half * 16 ? n - half * 16 : 0;
         __mmask16 mask = tail16(left);
@@ -281,6 +297,10 @@ static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const
         for (uint32_t g = 0; g < w->columns / OFR_CPU_ACTIVATION_GROUP; g++) {
             tile->scales[g * OFR_CPU_GEMM_ROWS + r] =
                 r < n ? _cvtsh_ss(w->scales[(size_t)(begin + r) * own + g / ratio]) : 0;
+            if (tile->minima != NULL) {
+                tile->minima[g * OFR_CPU_GEMM_ROWS + r] =
+                    r < n ? _cvtsh_ss(w->minima[(size_t)(begin + r) * own + g]) : 0;
+            }
         }
     }
 }
@@ -325,6 +345,13 @@ INLINE void tile_tokens(const int8_tile *tile, const ofr_cpu_activations *a, siz
                                         _mm512_loadu_ps(out));
             __m512 y1 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][1]), _mm512_mul_ps(s, s1),
                                         _mm512_loadu_ps(out + 16));
+            if (tile->minima != NULL) {
+                __m512 all = _mm512_set1_ps(scales[t * a->group_stride + g] *
+                                            (float)sums[t * a->group_stride + g]);
+                const float *minima = tile->minima + g * OFR_CPU_GEMM_ROWS;
+                y0 = _mm512_fmadd_ps(all, _mm512_load_ps(minima), y0);
+                y1 = _mm512_fmadd_ps(all, _mm512_load_ps(minima + 16), y1);
+            }
             _mm512_storeu_ps(out, y0);
             _mm512_storeu_ps(out + 16, y1);
         }
@@ -353,17 +380,23 @@ static size_t gemm_scratch(uint32_t columns, uint32_t n_tokens)
 {
     (void)n_tokens;
     return (size_t)columns * OFR_CPU_GEMM_ROWS +
-           (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
+           2 * (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
 }
 
 static void gemm_multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
                           const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
                           size_t y_stride)
 {
+    size_t size = (size_t)w->columns * OFR_CPU_GEMM_ROWS;
+    float *scales = (float *)(void *)((char *)scratch + size);
     int8_tile tile = {
         .values = scratch,
-        .scales = (float *)(void *)((char *)scratch + (size_t)w->columns * OFR_CPU_GEMM_ROWS),
-        .zero = w->dtype == OFR_DTYPE_I4 ? 8 : 128};
+        .scales = scales,
+        .minima = w->minima != NULL ? scales + size / OFR_CPU_ACTIVATION_GROUP : NULL,
+        .zero = w->minima != NULL          ? 0
+                : w->dtype == OFR_DTYPE_I4 ? 8
+                                           : 128,
+    };
     gemm_pack(w, begin, n, &tile);
     gemm_tile(&tile, a, n_tokens, y, y_stride);
 }

@@ -79,6 +79,11 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
                 sum += weight_at(w, n, k) * values[value_index(a, k)];
             }
             total += weight_scale(w, n, g) * scales[g] * (float)sum;
+            if (w->minima != NULL) { /* w (q + 8) s + m, of which q s is there */
+                float minimum = ofr_half_to_float(w->minima[(size_t)n * a->n_groups + g]);
+                total += (8 * weight_scale(w, n, g) + minimum) * scales[g] *
+                         (float)a->sums[row * a->group_stride + g];
+            }
         }
         y[n - begin] = total;
     }
@@ -88,7 +93,8 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
 typedef struct int8_tile {
     uint8_t *values;
     float *scales; /* [K/32][GEMM_ROWS] */
-    int32_t zero;  /* the zero point: 8 or 128 */
+    float *minima; /* likewise; NULL: none */
+    int32_t zero;  /* the zero point: 8, 128, or 0 with minima */
 } int8_tile;
 
 static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const int8_tile *tile)
@@ -97,12 +103,17 @@ static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const
     for (uint32_t r = 0; r < n; r++) {
         for (size_t k = 0; k < w->columns; k++) {
             tile->values[k * OFR_CPU_GEMM_ROWS + r] =
-                (uint8_t)(weight_at(w, begin + r, k) + tile->zero);
+                (uint8_t)(weight_at(w, begin + r, k) + (w->dtype == OFR_DTYPE_I4 ? 8 : 128));
         }
     }
     for (uint32_t g = 0; g < w->columns / OFR_CPU_ACTIVATION_GROUP; g++) {
         for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
             tile->scales[g * OFR_CPU_GEMM_ROWS + r] = r < n ? weight_scale(w, begin + r, g) : 0;
+            if (tile->minima != NULL) {
+                size_t at = (size_t)(begin + r) * (w->columns / w->group) + g;
+                tile->minima[g * OFR_CPU_GEMM_ROWS + r] =
+                    r < n ? ofr_half_to_float(w->minima[at]) : 0;
+            }
         }
     }
 }
@@ -131,6 +142,9 @@ static void gemm_tile(const int8_tile *tile, const ofr_cpu_activations *a, uint3
             }
             for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
                 out[r] += tile->scales[g * OFR_CPU_GEMM_ROWS + r] * scales[g] * (float)sum[r];
+                if (tile->minima != NULL) {
+                    out[r] += tile->minima[g * OFR_CPU_GEMM_ROWS + r] * scales[g] * (float)sums[g];
+                }
             }
         }
     }
@@ -264,17 +278,23 @@ static size_t gemm_scratch(uint32_t columns, uint32_t n_tokens)
 {
     (void)n_tokens;
     return (size_t)columns * OFR_CPU_GEMM_ROWS +
-           (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
+           2 * (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
 }
 
 static void gemm_multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
                           const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
                           size_t y_stride)
 {
+    size_t size = (size_t)w->columns * OFR_CPU_GEMM_ROWS;
+    float *scales = (float *)(void *)((char *)scratch + size);
     int8_tile tile = {
         .values = scratch,
-        .scales = (float *)(void *)((char *)scratch + (size_t)w->columns * OFR_CPU_GEMM_ROWS),
-        .zero = w->dtype == OFR_DTYPE_I4 ? 8 : 128};
+        .scales = scales,
+        .minima = w->minima != NULL ? scales + size / OFR_CPU_ACTIVATION_GROUP : NULL,
+        .zero = w->minima != NULL          ? 0
+                : w->dtype == OFR_DTYPE_I4 ? 8
+                                           : 128,
+    };
     gemm_pack(w, begin, n, &tile);
     gemm_tile(&tile, a, n_tokens, y, y_stride);
 }

@@ -146,6 +146,7 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
 typedef struct gemv_inputs {
     _Alignas(32) float scales[GEMV_COLUMNS / 32][8];
     _Alignas(32) int32_t offsets[GEMV_COLUMNS / 32][8];
+    _Alignas(32) float sums[GEMV_COLUMNS / 32]; /* of each group, for weights with minima */
 } gemv_inputs;
 
 /* The even and the odd activations of i4 vector b. */
@@ -154,12 +155,17 @@ INLINE const int8_t *split_at(const int8_t *values, uint32_t b)
     return values + (size_t)(b / 2) * OFR_CPU_SPLIT_BLOCK + b % 2 * 32;
 }
 
-INLINE void spread_inputs(enum ofr_dtype dtype, const int8_t *values, const float *scales,
-                          uint32_t columns, gemv_inputs *ret)
+INLINE void spread_inputs(enum ofr_dtype dtype, bool minima, const int8_t *values,
+                          const float *scales, const int32_t *sums, uint32_t columns,
+                          gemv_inputs *ret)
 {
     const __m256i zero = _mm256_setzero_si256();
+    for (uint32_t g = 0; minima && g < columns / OFR_CPU_ACTIVATION_GROUP; g += 8) {
+        __m256 sum = _mm256_cvtepi32_ps(_mm256_loadu_si256((const void *)(sums + g)));
+        _mm256_store_ps(ret->sums + g, _mm256_mul_ps(sum, _mm256_loadu_ps(scales + g)));
+    }
     if (dtype == OFR_DTYPE_I4) {
-        const __m256i bias = _mm256_set1_epi8(8);
+        const __m256i bias = _mm256_set1_epi8(minima ? 0 : 8);
         for (uint32_t b = 0; b * 64 < columns; b++) {
             const int8_t *x = split_at(values, b);
             __m256i sum = step_unsigned(zero, bias, _mm256_loadu_si256((const void *)x));
@@ -223,6 +229,12 @@ INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gr
             size_t at = (first + b0 * width) / group, left = row_scales - at;
             for (uint32_t i = 0; i < SCALES_AT_ONCE && i < left; i += 8) {
                 _mm256_storeu_ps(s[r] + i, load_halves(own + r * row_scales + at + i, left - i));
+                uint32_t g = b0 * width / 32 + i; /* of these columns */
+                if (group == 32 && w->minima != NULL && g < columns / 32) {
+                    const uint16_t *from = w->minima + (n + r) * row_scales + at + i;
+                    total[r] = _mm256_fmadd_ps(load_halves(from, columns / 32 - g),
+                                               _mm256_load_ps(inputs->sums + g), total[r]);
+                }
             }
         }
         for (uint32_t b = b0; b < end; b++) {
@@ -269,12 +281,14 @@ INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t g
 {
     const int8_t *values = a->values + row * a->value_stride;
     const float *scales = a->scales + row * a->group_stride;
+    const int32_t *sums = a->sums + row * a->group_stride;
     gemv_inputs inputs;
     memset(y, 0, (end - begin) * sizeof *y);
     for (uint32_t first = 0; first < w->columns; first += GEMV_COLUMNS) {
         uint32_t left = w->columns - first, columns = left < GEMV_COLUMNS ? left : GEMV_COLUMNS;
-        spread_inputs(dtype, values + first, scales + first / OFR_CPU_ACTIVATION_GROUP, columns,
-                      &inputs);
+        size_t group0 = first / OFR_CPU_ACTIVATION_GROUP;
+        spread_inputs(dtype, w->minima != NULL, values + first, scales + group0, sums + group0,
+                      columns, &inputs);
         uint32_t n = begin;
         for (; n + 4 <= end; n += 4) {
             gemv_rows(w, dtype, group, &inputs, values + first, first, columns, n, 4,
@@ -290,7 +304,7 @@ INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t g
 INLINE void gemv_type(const ofr_cpu_matrix *w, enum ofr_dtype dtype, const ofr_cpu_activations *a,
                       size_t row, uint32_t begin, uint32_t end, float *y)
 {
-    if (w->group == w->columns) {
+    if (w->group == w->columns && w->minima == NULL) {
         gemv_group(w, dtype, GROUP_OF_ROW, a, row, begin, end, y);
     } else if (w->group == 128) {
         gemv_group(w, dtype, 128, a, row, begin, end, y);
@@ -319,14 +333,15 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
 typedef struct int8_tile {
     uint8_t *values;
     float *scales; /* [K/32][GEMM_ROWS] */
-    int32_t zero;  /* the zero point: 8 or 128 */
+    float *minima; /* likewise; NULL: none */
+    int32_t zero;  /* the zero point: 8, 128, or 0 with minima */
 } int8_tile;
 
 static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const int8_tile *tile)
 {
     bool i4 = w->dtype == OFR_DTYPE_I4;
     size_t row_bytes = i4 ? w->columns / 2 : w->columns;
-    const __m256i low = _mm256_set1_epi8(15), bias = _mm256_set1_epi8((char)tile->zero);
+    const __m256i low = _mm256_set1_epi8(15), bias = _mm256_set1_epi8(i4 ? 8 : -128);
     for (uint32_t part = 0; part < OFR_CPU_GEMM_ROWS / 8; part++) {
         uint32_t left = n > part * 8 ? n - part * 8 : 0;
         const uint8_t *data = w->data + (size_t)(begin + (left > 0 ? part * 8 : 0)) * row_bytes;
@@ -355,6 +370,10 @@ static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const
         for (uint32_t g = 0; g < w->columns / OFR_CPU_ACTIVATION_GROUP; g++) {
             tile->scales[g * OFR_CPU_GEMM_ROWS + r] =
                 r < n ? _cvtsh_ss(w->scales[(size_t)(begin + r) * own + g / ratio]) : 0;
+            if (tile->minima != NULL) {
+                tile->minima[g * OFR_CPU_GEMM_ROWS + r] =
+                    r < n ? _cvtsh_ss(w->minima[(size_t)(begin + r) * own + g]) : 0;
+            }
         }
     }
 }
@@ -367,7 +386,7 @@ INLINE void tile_tokens(const int8_tile *tile, bool i4, uint32_t first,
     const int8_t *values = a->values + row * a->value_stride;
     const float *scales = a->scales + row * a->group_stride;
     const int32_t *sums = a->sums + row * a->group_stride;
-    int32_t zero = i4 ? 8 : I8_ZERO;
+    int32_t zero = i4 ? tile->zero : I8_ZERO;
     size_t half = a->split ? OFR_CPU_SPLIT_BLOCK / 2 : OFR_CPU_ACTIVATION_GROUP / 2;
     const uint8_t *w = tile->values + (size_t)first * 4;
     __m256 total[4][2];
@@ -406,6 +425,11 @@ INLINE void tile_tokens(const int8_tile *tile, bool i4, uint32_t first,
                     _mm256_fmadd_ps(_mm256_cvtepi32_ps(wide[t][i]),
                                     _mm256_mul_ps(s, _mm256_load_ps(own + 8 * i)), total[t][i]);
             }
+            for (uint32_t i = 0; i < 2 && tile->minima != NULL; i++) {
+                __m256 all = _mm256_mul_ps(s, _mm256_set1_ps((float)sums[t * a->group_stride + g]));
+                const float *minima = tile->minima + g * OFR_CPU_GEMM_ROWS + first;
+                total[t][i] = _mm256_fmadd_ps(all, _mm256_load_ps(minima + 8 * i), total[t][i]);
+            }
         }
     }
     for (uint32_t t = 0; t < n; t++) {
@@ -431,7 +455,7 @@ INLINE void tile_rows(const int8_tile *tile, bool i4, const ofr_cpu_activations 
 static void gemm_tile(const int8_tile *tile, const ofr_cpu_activations *a, uint32_t n_tokens,
                       float *y, size_t y_stride)
 {
-    if (tile->zero == 8) {
+    if (tile->zero != 128) {
         tile_rows(tile, true, a, n_tokens, y, y_stride);
     } else {
         tile_rows(tile, false, a, n_tokens, y, y_stride);
@@ -702,17 +726,23 @@ static size_t gemm_scratch(uint32_t columns, uint32_t n_tokens)
 {
     (void)n_tokens;
     return (size_t)columns * OFR_CPU_GEMM_ROWS +
-           (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
+           2 * (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
 }
 
 static void gemm_multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
                           const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
                           size_t y_stride)
 {
+    size_t size = (size_t)w->columns * OFR_CPU_GEMM_ROWS;
+    float *scales = (float *)(void *)((char *)scratch + size);
     int8_tile tile = {
         .values = scratch,
-        .scales = (float *)(void *)((char *)scratch + (size_t)w->columns * OFR_CPU_GEMM_ROWS),
-        .zero = w->dtype == OFR_DTYPE_I4 ? 8 : 128};
+        .scales = scales,
+        .minima = w->minima != NULL ? scales + size / OFR_CPU_ACTIVATION_GROUP : NULL,
+        .zero = w->minima != NULL          ? 0
+                : w->dtype == OFR_DTYPE_I4 ? 8
+                                           : 128,
+    };
     gemm_pack(w, begin, n, &tile);
     gemm_tile(&tile, a, n_tokens, y, y_stride);
 }

@@ -20,6 +20,9 @@ static ofr_cpu_matrix matrix_of(const ofr_tensor *tensor)
         .group = tensor->group_size,
         .data = tensor->data,
         .scales = tensor->scales,
+        .minima = tensor->dtype == OFR_DTYPE_I4M ? (const uint16_t *)tensor->scales +
+                                                       tensor->shape[0] * (tensor->shape[1] / 32)
+                                                 : NULL,
     };
 }
 
@@ -63,7 +66,6 @@ typedef struct prepared_rows {
     ofr_cpu_activations a;
     const ofr_cpu_gemm *gemm; /* NULL: row by row */
     bool dense;
-    float *sums; /* [n][group_stride] of each group of x, for weights with minima; or NULL */
 } prepared_rows;
 
 static void prepare_row(ofr_backend_session *session, const cpu_input *input, size_t row,
@@ -78,9 +80,6 @@ static void prepare_row(ofr_backend_session *session, const cpu_input *input, si
     if (!ready->dense) {
         (ready->gemm != NULL ? ready->gemm->prepare : session->kernels->quantize)(x, &ready->a,
                                                                                   row);
-    }
-    if (ready->sums != NULL) {
-        ofr_cpu_group_sums(x, ready->a.n_groups, ready->sums + row * ready->a.group_stride);
     }
 }
 
@@ -119,9 +118,6 @@ static prepared_rows prepare(ofr_backend_session *session, uint32_t thread, cons
         ofr_cpu_matrix matrix = matrix_of(weight);
         ready.gemm = gemm_for(session, n);
         ready.a = format_for(n == 1 ? &scratch->row : &session->rows, &matrix, ready.gemm);
-        if (weight->dtype == OFR_DTYPE_I4M) {
-            ready.sums = n == 1 ? scratch->group_sums : session->group_sums;
-        }
     }
     if (n == 1) {
         ready.x = input->norm != NULL ? scratch->normed : input->x;
@@ -171,18 +167,10 @@ static void add_bias(const ofr_linear *linear, uint32_t begin, uint32_t n, float
     }
 }
 
-static void emit(const ofr_backend_session *session, const cpu_product *product,
-                 const prepared_rows *ready, size_t token, uint32_t begin, uint32_t n, float *value,
-                 float *up)
+static void emit(const ofr_backend_session *session, const cpu_product *product, size_t token,
+                 uint32_t begin, uint32_t n, float *value, float *up)
 {
     float *y = product->y + token * product->y_stride + begin;
-    if (ready->sums != NULL) {
-        const float *sums = ready->sums + token * ready->a.group_stride;
-        ofr_cpu_add_minima(session->kernels, product->linear->weight, sums, begin, n, value);
-        if (up != NULL) {
-            ofr_cpu_add_minima(session->kernels, product->gated_up->weight, sums, begin, n, up);
-        }
-    }
     add_bias(product->linear, begin, n, value);
     if (up != NULL) {
         add_bias(product->gated_up, begin, n, up);
@@ -241,7 +229,7 @@ static void run_rows(ofr_backend_session *session, const cpu_product *product,
             ofr_cpu_matrix second = matrix_of(product->gated_up->weight);
             product_rows(session, &second, ready, token, begin, end, up);
         }
-        emit(session, product, ready, token, begin, end - begin, value,
+        emit(session, product, token, begin, end - begin, value,
              product->gated_up != NULL ? up : NULL);
     }
 }
@@ -259,7 +247,7 @@ static void run_gemm(ofr_backend_session *session, uint32_t thread, const cpu_pr
                               scratch->products[i], stride);
     }
     for (uint32_t t = 0; t < n; t++) {
-        emit(session, product, ready, t, begin, rows, scratch->products[0] + t * stride,
+        emit(session, product, t, begin, rows, scratch->products[0] + t * stride,
              n_linears == 2 ? scratch->products[1] + t * stride : NULL);
     }
 }

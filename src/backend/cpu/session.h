@@ -23,7 +23,6 @@ typedef struct cpu_scratch {
     float *products[2];          /* [max_batch_tokens][GEMM_ROWS_MAX]: gate and up at once */
     ofr_cpu_activations row;     /* one row: decoding quantizes redundantly instead of waiting */
     float *normed;               /* [widest] */
-    float *group_sums;           /* [widest / 32, padded] only for weights with minima */
     float *query, *scores, *out; /* attention: [QUERY_ROWS][D], [.][KEY_BLOCK], [.][D padded] */
     float *keys, *values;        /* [D][KEY_BLOCK], [KEY_BLOCK][D padded] */
 } cpu_scratch;
@@ -46,7 +45,6 @@ struct ofr_backend_session {
     uint32_t query_rows;      /* rows of an attention block: a multiple of heads_per_group */
     size_t widest;            /* longest row of activations */
     bool has_dense;           /* some weights are f16 or f32 */
-    bool has_minima;          /* some weights are i4m */
     void *memory;             /* everything below, owned */
     cpu_scratch *scratch;     /* [n_threads] */
     ofr_cpu_activations rows; /* [max_batch_tokens, widest] */
@@ -55,7 +53,6 @@ struct ofr_backend_session {
     float *own_hidden; /* [max_batch_tokens, d_model] */
     uint64_t copied;   /* bytes of the caller's streams */
     float *normed;     /* [max_batch_tokens, d_model] only for dense weights */
-    float *group_sums; /* [max_batch_tokens, widest / 32, padded] as in cpu_scratch */
     float *q, *k, *v;  /* [max_batch_tokens, heads * head_dim] */
     float *attention;  /* [max_batch_tokens, n_heads * head_dim] */
     float *mlp;        /* [max_batch_tokens, d_ff] */

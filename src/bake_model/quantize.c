@@ -2,10 +2,11 @@
 #include "bake_model/quantize.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 #include "base/fp16.h"
 
-enum { LANES = 8, STEPS = 9 };
+enum { LANES = 8, STEPS = 9, SMALL_GROUP = 32 };
 
 /* Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, for |x| < 2^22,
  * and vectorizes without any instruction set extension. */
@@ -20,18 +21,19 @@ static inline float clamp_i4(float x)
     return x > 7 ? 7 : x;
 }
 
-/* With q = round(w * inverse): how much of sum w^4 the best scale for these q explains, and that
+/* With q = round(w * inverse): how much of sum c w^2 the best scale for these q explains, and that
  * scale. Sums run over lanes in a fixed order, so that every compiler gives the same bits. */
 static float try_inverse(const float *w, size_t group, float unit, float inverse, float *ret_scale)
 {
     float wq[LANES] = {0}, qq[LANES] = {0};
+    bool small = group <= SMALL_GROUP;
     for (size_t i = 0; i < group; i += LANES)
         for (size_t lane = 0; lane < LANES; lane++) {
             float x = w[i + lane] * unit;
             float q = round_even(clamp_i4(x * inverse));
-            float xq = x * q;
-            wq[lane] += x * x * xq;
-            qq[lane] += xq * xq;
+            float c = small ? fabsf(x) + 0.3f : x * x;
+            wq[lane] += c * (x * q);
+            qq[lane] += c * (q * q);
         }
     float sum_wq = 0, sum_qq = 0;
     for (size_t lane = 0; lane < LANES; lane++) {

@@ -4,8 +4,9 @@
  * INT8: scale = max|w| / 127, round to nearest.
  * INT4: the scale is searched, without data: starting points map the extreme of the group to -8 or
  * to 7 with some slack; each gives integers, and for these the scale that minimises
- * sum w^2 (w - q s)^2 in closed form. The squared weights stand in for what large weights matter
- * more. The best is kept, rounded to f16, and the integers are rounded again for that scale.
+ * sum c (w - q s)^2 in closed form. c stands in for what large weights matter more: w^2, and in
+ * groups of 32 |w| + 0.3 max|w|, which measured better there (documentation/quantization.md). The
+ * best is kept, rounded to f16, and the integers are rounded again for that scale.
  *
  * Pure and deterministic: the same floats give the same bytes on every machine. Any thread. */
 #ifndef OFR_BAKE_MODEL_QUANTIZE_H

@@ -43,6 +43,27 @@ const ofr_device *ofr_devices_find(const ofr_device_list *list, const char *name
     return NULL;
 }
 
+const ofr_device *ofr_devices_find_planned(const ofr_device_list *list, const char *plan_device)
+{
+    char name[40];
+    snprintf(name, sizeof name, "%s",
+             strcmp(plan_device, "opencl") == 0 ? "opencl:0" : plan_device);
+    if (strcmp(name, "cpu") == 0)
+        return ofr_devices_find(list, name);
+    for (int attempt = 0; attempt < 2; attempt++) {
+        for (size_t i = 0; i < list->count; i++)
+            if (strcmp(list->devices[i].opencl, name) == 0 ||
+                strcmp(list->devices[i].openvino, name) == 0)
+                return &list->devices[i];
+        /* OpenVINO says "GPU" where there is one and "GPU.0" where there are several. */
+        if (strcmp(name, "openvino:GPU.0") == 0)
+            snprintf(name, sizeof name, "openvino:GPU");
+        else if (strcmp(name, "openvino:GPU") == 0)
+            snprintf(name, sizeof name, "openvino:GPU.0");
+    }
+    return NULL;
+}
+
 bool ofr_pci_parse(const char *text, ofr_pci_address *ret_address)
 {
     unsigned domain, bus, device, function;

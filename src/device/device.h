@@ -93,6 +93,11 @@ const char *ofr_source_state_name(enum ofr_source_state state);
 /* NULL: no device of that name. */
 const ofr_device *ofr_devices_find(const ofr_device_list *list, const char *name);
 
+/* The device that a plan names: "cpu", "openvino:NPU", "openvino:GPU" (also "GPU.0" for "GPU"),
+ * "opencl" (which is "opencl:0") or "opencl:1". NULL: none. Conditions (condition.h) are kept under
+ * the stable name of what this returns. */
+const ofr_device *ofr_devices_find_planned(const ofr_device_list *list, const char *plan_device);
+
 /* "0000:00:0b.0" in both directions; writes 13 bytes with the NUL, "" for an unknown address. */
 enum { OFR_PCI_TEXT_SIZE = 24 };
 bool ofr_pci_parse(const char *text, ofr_pci_address *ret_address);

@@ -342,7 +342,7 @@ static int attach(struct executive *x, struct client *client, json_t **ret_answe
     if (x->quarantined)
         return ofr_fail(err, OFR_EDEVICE, "the cpu worker failed %d times: %s", FAILURES_MAX,
                         x->failure);
-    if (!x->worker_ready)
+    if (!x->worker_ready || x->worker_fd < 0)
         return ofr_fail(err, OFR_EAGAIN, "the worker is starting; try again");
     int ledger_fd = -1;
     int r = ofr_slot_ledger_renew(&x->ledger, x->ledger_fd, &ledger_fd, err);
@@ -351,6 +351,8 @@ static int attach(struct executive *x, struct client *client, json_t **ret_answe
     close_fd(&x->ledger_fd);
     x->ledger_fd = ledger_fd;
     r = make_session(x, ret_fd, err);
+    if (r == OFR_EGONE)
+        return ofr_fail(err, OFR_EAGAIN, "the worker has just died; try again");
     if (r < 0)
         return r;
     x->attached = client;

@@ -62,11 +62,11 @@ class Executive:
             resident = int(f.read().split()[1]) * 4096
         children = 0
         zombies = 0
-        for entry in os.listdir("/proc"):
+        for entry in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{entry}/stat", encoding="ascii") as f:
                     fields = f.read().rsplit(")", 1)[1].split()
-            except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
+            except (FileNotFoundError, ProcessLookupError):
                 continue
             if fields[1] == str(self.pid):
                 children += 1

@@ -71,6 +71,26 @@ static void lists_become_json(void **state)
     assert_null(ofr_devices_find(&list, "igpu"));
 }
 
+static void plans_name_devices(void **state)
+{
+    (void)state;
+    ofr_device_list list = {.count = 3};
+    list.devices[0] = (ofr_device){.name = "cpu", .openvino = "openvino:CPU", .opencl = "opencl:1"};
+    list.devices[1] = (ofr_device){.name = "npu", .openvino = "openvino:NPU"};
+    list.devices[2] =
+        (ofr_device){.name = "igpu", .openvino = "openvino:GPU", .opencl = "opencl:0"};
+    static const struct {
+        const char *plan, *name;
+    } known[] = {{"cpu", "cpu"},           {"openvino:CPU", "cpu"},   {"openvino:NPU", "npu"},
+                 {"opencl", "igpu"},       {"opencl:0", "igpu"},      {"opencl:1", "cpu"},
+                 {"openvino:GPU", "igpu"}, {"openvino:GPU.0", "igpu"}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        assert_string_equal(ofr_devices_find_planned(&list, known[i].plan)->name, known[i].name);
+    assert_null(ofr_devices_find_planned(&list, "opencl:2"));
+    assert_null(ofr_devices_find_planned(&list, "openvino:GPU.1"));
+    assert_null(ofr_devices_find_planned(&list, ""));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -78,6 +98,7 @@ int main(void)
         cmocka_unit_test(what_is_no_address_is_refused),
         cmocka_unit_test(unknown_addresses_are_never_equal),
         cmocka_unit_test(lists_become_json),
+        cmocka_unit_test(plans_name_devices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -150,7 +150,7 @@ static int start_executive(const ofr_client_options *options, const char *instan
     snprintf(slots, sizeof slots, "%u", options->slots);
     snprintf(threads, sizeof threads, "%u", options->threads);
     snprintf(context, sizeof context, "%u", options->context);
-    const char *argv[16] = {path,         "run",    "--model", options->package_directory,
+    const char *argv[24] = {path,         "run",    "--model", options->package_directory,
                             "--instance", instance, NULL};
     size_t n = 6;
     if (options->threads) {
@@ -164,6 +164,10 @@ static int start_executive(const ofr_client_options *options, const char *instan
     if (options->slots) {
         argv[n++] = "--slots";
         argv[n++] = slots;
+    }
+    if (options->cache_dir) {
+        argv[n++] = "--cache_dir";
+        argv[n++] = options->cache_dir;
     }
     argv[n] = NULL;
     if (options->notify)

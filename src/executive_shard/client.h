@@ -28,6 +28,7 @@ typedef struct ofr_client_options {
     uint32_t threads;           /* passed to an executive that is started; 0: its default */
     uint32_t context;           /* likewise; 0: default */
     uint32_t slots;             /* likewise; 0: what memory allows */
+    const char *cache_dir;      /* likewise; NULL: KV ends with the executive */
     /* Told what is happening ("starting an executive ..."), for stderr; may be NULL. */
     void (*notify)(void *user, const char *line);
     void *user;

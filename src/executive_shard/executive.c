@@ -22,6 +22,7 @@
 #include "base/shm.h"
 #include "executive_shard/control.h"
 #include "executive_shard/instance.h"
+#include "executive_shard/kv_cache.h"
 #include "executive_shard/monitor.h"
 #include "executive_shard/service.h"
 #include "executive_shard/slot_ledger.h"
@@ -678,6 +679,29 @@ static int open_signals(struct executive *x, ofr_error *err)
     return x->signal_fd < 0 ? ofr_fail_errno(err, errno, "cannot receive signals") : 0;
 }
 
+/* A cache that cannot be used costs time, not the session. */
+static void keep_kv(const struct executive *x, bool load)
+{
+    ofr_kv_cache cache = {.directory = x->options->cache_directory,
+                          .fingerprint = x->fingerprint,
+                          .max_bytes = x->options->cache_bytes,
+                          .layout = &x->kv_layout,
+                          .ledger = &x->ledger,
+                          .kv_fd = x->kv_fd,
+                          .ledger_fd = x->ledger_fd};
+    ofr_error why = {0};
+    uint64_t tokens = 0;
+    if (!cache.directory || x->kv_fd < 0 || x->ledger_fd < 0)
+        return;
+    int r =
+        load ? ofr_kv_cache_load(&cache, &tokens, &why) : ofr_kv_cache_save(&cache, &tokens, &why);
+    if (r < 0)
+        ofr_log(OFR_LOG_LEVEL_WARNING, "KV cache: %s", why.text);
+    else
+        ofr_log(OFR_LOG_LEVEL_INFO, "KV cache: %s %" PRIu64 " tokens", load ? "read" : "wrote",
+                tokens);
+}
+
 int ofr_executive_run(const ofr_executive_options *options,
                       void (*ready)(void *user, const char *device), void *user, ofr_error *err)
 {
@@ -716,12 +740,16 @@ int ofr_executive_run(const ofr_executive_options *options,
         if (ofr_monitor_init(&x.monitor, &why) < 0)
             ofr_log(OFR_LOG_LEVEL_WARNING, "no health monitoring: %s", why.text);
     }
-    if (r == 0)
+    if (r == 0) {
+        keep_kv(&x, true);
         r = serve(&x, ready, user, err);
+    }
     if (x.worker_pid > 0) {
         kill(x.worker_pid, SIGKILL);
         waitpid(x.worker_pid, NULL, 0);
     }
+    if (r == 0)
+        keep_kv(&x, false);
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         close_fd(&x.clients[i].fd);
     ofr_monitor_done(&x.monitor);

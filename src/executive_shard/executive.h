@@ -11,10 +11,12 @@
 
 typedef struct ofr_executive_options {
     const char *package_directory;
-    const char *instance; /* resolved name */
-    uint32_t threads;     /* 0: the backend's default */
-    uint32_t context;     /* 0: the model's, or what memory allows */
-    uint32_t n_slots;     /* 0: what memory allows */
+    const char *instance;        /* resolved name */
+    uint32_t threads;            /* 0: the backend's default */
+    uint32_t context;            /* 0: the model's, or what memory allows */
+    uint32_t n_slots;            /* 0: what memory allows */
+    const char *cache_directory; /* NULL: KV ends with the executive */
+    uint64_t cache_bytes;        /* most that its files may take */
     /* More than three deaths of a worker within this time are a defect that a restart does not
      * cure: quarantine. 0: never. */
     uint32_t failure_window_s;

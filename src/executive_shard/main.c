@@ -17,8 +17,8 @@
 #include "executive_shard/status_command.h"
 
 struct options {
-    const char *model, *instance, *log_level, *root;
-    int64_t context, slots, threads, failure_window;
+    const char *model, *instance, *log_level, *root, *cache_dir;
+    int64_t context, slots, threads, failure_window, cache_mib;
     bool foreground, json, watch, help, version;
 };
 
@@ -130,6 +130,8 @@ static int command_run(const struct options *o)
                                      .threads = (uint32_t)o->threads,
                                      .context = (uint32_t)o->context,
                                      .n_slots = (uint32_t)o->slots,
+                                     .cache_directory = o->cache_dir,
+                                     .cache_bytes = (uint64_t)o->cache_mib << 20,
                                      .failure_window_s = (uint32_t)o->failure_window};
     return o->foreground ? serve(&options, -1) : daemonize(&options);
 }
@@ -185,7 +187,7 @@ static int command_status(const struct options *o)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.log_level = "info", .failure_window = 30};
+    struct options o = {.log_level = "info", .failure_window = 30, .cache_mib = 1024};
     const ofr_option table[] = {
         {"model", OFR_OPTION_STRING, &o.model, 0, 0, "DIR",
          "package (default " OFR_DEFAULT_PACKAGE ")"},
@@ -197,6 +199,10 @@ int main(int argc, char **argv)
          "run: tokens a sequence may have"},
         {"slots", OFR_OPTION_INT, &o.slots, 1, OFR_SESSION_SEGMENTS_MAX, "N",
          "run: sequences kept at once (default: what memory allows)"},
+        {"cache_dir", OFR_OPTION_STRING, &o.cache_dir, 0, 0, "DIR",
+         "run: keep the KV of prompts there when the executive ends, and begin with it"},
+        {"cache_mib", OFR_OPTION_INT, &o.cache_mib, 1, 1 << 24, "N",
+         "run: most that --cache_dir may take (default 1024)"},
         {"threads", OFR_OPTION_INT, &o.threads, 1, 256, "N",
          "run: CPU threads (default: one per core)"},
         {"failure_window", OFR_OPTION_INT, &o.failure_window, 0, 3600, "S",

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -85,6 +86,47 @@ int ofr_slot_ledger_renew(const ofr_slot_ledger_header *header, int old_fd, int 
     return 0;
 }
 
+static bool tokens_are_possible(const ofr_slot_ledger_header *header, const int32_t *tokens,
+                                uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= header->vocab_size)
+            return false;
+    return true;
+}
+
+int ofr_slot_ledger_read(const ofr_slot_ledger_header *header, int fd, uint32_t slot,
+                         int32_t **ret_tokens, uint32_t *ret_n, ofr_error *err)
+{
+    off_t at = (off_t)(OFR_SLOT_LEDGER_HEADER_BYTES + slot * slot_stride(header));
+    uint32_t n = 0;
+    if (pread(fd, &n, sizeof n, at) != (ssize_t)sizeof n || n > header->context)
+        n = 0;
+    int32_t *tokens = malloc(((size_t)n + 1) * sizeof *tokens);
+    if (!tokens)
+        return ofr_fail(err, OFR_ENOMEM, "no memory for %" PRIu32 " tokens", n);
+    ssize_t size = (ssize_t)n * 4;
+    if (pread(fd, tokens, (size_t)size, at + SLOT_HEADER_BYTES) != size ||
+        !tokens_are_possible(header, tokens, n))
+        n = 0;
+    *ret_tokens = tokens;
+    *ret_n = n;
+    return 0;
+}
+
+int ofr_slot_ledger_write(const ofr_slot_ledger_header *header, int fd, uint32_t slot,
+                          const int32_t *tokens, uint32_t n, ofr_error *err)
+{
+    off_t at = (off_t)(OFR_SLOT_LEDGER_HEADER_BYTES + slot * slot_stride(header));
+    ssize_t size = (ssize_t)n * 4;
+    if (slot >= header->n_slots || n > header->context || !tokens_are_possible(header, tokens, n))
+        return ofr_fail(err, OFR_EINVAL, "slot %" PRIu32 " cannot hold these tokens", slot);
+    if (pwrite(fd, tokens, (size_t)size, at + SLOT_HEADER_BYTES) != size ||
+        pwrite(fd, &n, sizeof n, at) != (ssize_t)sizeof n)
+        return ofr_fail_errno(err, errno, "cannot write a slot ledger");
+    return 0;
+}
+
 static unsigned char *slot_at(const ofr_slot_ledger *ledger, uint32_t slot)
 {
     return ledger->base + OFR_SLOT_LEDGER_HEADER_BYTES + slot * slot_stride(&ledger->header);
@@ -103,13 +145,8 @@ static int32_t *tokens_of(const ofr_slot_ledger *ledger, uint32_t slot)
 static bool slot_is_possible(const ofr_slot_ledger *ledger, uint32_t slot)
 {
     uint32_t n = atomic_load(count_of(ledger, slot));
-    if (n > ledger->header.context)
-        return false;
-    const int32_t *tokens = tokens_of(ledger, slot);
-    for (uint32_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || (uint32_t)tokens[i] >= ledger->header.vocab_size)
-            return false;
-    return true;
+    return n <= ledger->header.context &&
+           tokens_are_possible(&ledger->header, tokens_of(ledger, slot), n);
 }
 
 int ofr_slot_ledger_open(ofr_slot_ledger *ledger, int fd, const ofr_slot_ledger_header *expected,

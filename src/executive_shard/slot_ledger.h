@@ -47,6 +47,13 @@ int ofr_slot_ledger_create(const ofr_slot_ledger_header *header, int *ret_fd, of
 int ofr_slot_ledger_renew(const ofr_slot_ledger_header *header, int old_fd, int *ret_fd,
                           ofr_error *err);
 
+/* Executive: what a slot holds, by pread and pwrite. *ret_tokens [*ret_n] is malloc'ed; a slot that
+ * says what is impossible is empty. Rows are written before this is called. */
+int ofr_slot_ledger_read(const ofr_slot_ledger_header *header, int fd, uint32_t slot,
+                         int32_t **ret_tokens, uint32_t *ret_n, ofr_error *err);
+int ofr_slot_ledger_write(const ofr_slot_ledger_header *header, int fd, uint32_t slot,
+                          const int32_t *tokens, uint32_t n, ofr_error *err);
+
 /* One client's mapping. Belongs to one thread. */
 typedef struct ofr_slot_ledger {
     ofr_slot_ledger_header header;

@@ -263,6 +263,20 @@ def what_outlives_a_server(session):
     equal(second["prompt_tokens_details"]["cached_tokens"], second["prompt_tokens"] - 1)
 
 
+def what_outlives_an_executive(session):
+    cache = session.path("cache")
+    body = {"prompt": "Another long document begins with these words. " * 40, "max_tokens": 2, "temperature": 0}
+    used = []
+    for _ in range(2):
+        with Server(session, "--context", "1024", "--slots", "2", "--cache_dir", cache) as server:
+            used.append(server.json("/v1/completions", body)["usage"])
+        subprocess.run([process.EXECUTIVE, "stop"], env=session.environment, check=True, timeout=120,
+                       stdout=subprocess.DEVNULL)
+        until(lambda: session.executive()[0] is None)
+    equal(used[0]["prompt_tokens_details"]["cached_tokens"], 0)
+    equal(used[1]["prompt_tokens_details"]["cached_tokens"], used[1]["prompt_tokens"] - 1)
+
+
 def main():
     failed = 0
 
@@ -286,6 +300,8 @@ def main():
             run(lost_devices, session, server)
     with process.Session() as session:
         run(requests_that_do_not_come, session)
+    with process.Session() as session:
+        run(what_outlives_an_executive, session)
     sys.exit(1 if failed else 0)
 
 

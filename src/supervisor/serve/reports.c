@@ -123,40 +123,59 @@ static double number(const json_t *object, const char *key)
     return json_number_value(json_object_get(object, key));
 }
 
-static void print_workers(ofr_text *out, const json_t *status)
+typedef struct labelled_figure {
+    const char *key, *name, *type, *help;
+} labelled_figure;
+
+/* A figure of each object of the list, where it is a number. */
+static void print_labelled(ofr_text *out, const json_t *list, const char *label,
+                           const labelled_figure *figures, size_t n)
 {
-    static const struct {
-        const char *key, *name, *type, *help;
-    } figures[] = {
-        {"restarts", "offering_worker_restarts_total", "counter", "Workers started again."},
-        {"tokens", "offering_worker_tokens_total", "counter", "Tokens forwarded by this worker."},
-        {"busy_ns", "offering_worker_busy_nanoseconds_total", "counter",
-         "Time inside the backend."},
-        {"resident_bytes", "offering_worker_resident_bytes", "gauge", "Resident memory."},
-        {"energy_uj", "offering_worker_energy_microjoules_total", "counter",
-         "Energy, where the machine tells."},
-        {"power_w", "offering_worker_power_watts", "gauge", "Power, where the machine tells."},
-        {"temperature_c", "offering_worker_temperature_celsius", "gauge",
-         "Temperature, where the machine tells."},
-    };
-    const json_t *workers = json_object_get(status, "workers");
-    for (size_t f = 0; f < sizeof figures / sizeof figures[0]; f++) {
+    for (size_t f = 0; f < n; f++) {
         size_t i;
-        const json_t *worker;
+        const json_t *object;
         bool headed = false;
-        json_array_foreach(workers, i, worker)
+        json_array_foreach(list, i, object)
         {
-            if (!json_is_number(json_object_get(worker, figures[f].key)))
+            const char *name = json_string_value(json_object_get(object, "name"));
+            if (!json_is_number(json_object_get(object, figures[f].key)))
                 continue;
             if (!headed)
                 ofr_text_print(out, "# HELP %s %s\n# TYPE %s %s\n", figures[f].name,
                                figures[f].help, figures[f].name, figures[f].type);
             headed = true;
-            const char *name = json_string_value(json_object_get(worker, "name"));
-            ofr_text_print(out, "%s{worker=\"%zu\",device=\"%s\"} %.15g\n", figures[f].name, i,
-                           name ? name : "", number(worker, figures[f].key));
+            ofr_text_print(out, "%s{%s=", figures[f].name, label);
+            ofr_text_add_json_string(out, name ? name : "");
+            ofr_text_print(out, "} %.15g\n", number(object, figures[f].key));
         }
     }
+}
+
+static void print_devices(ofr_text *out, const json_t *status)
+{
+    static const labelled_figure workers[] = {
+        {"restarts", "offering_worker_restarts_total", "counter", "Workers started again."},
+        {"tokens", "offering_worker_tokens_total", "counter", "Tokens forwarded by this worker."},
+        {"busy_ns", "offering_worker_busy_nanoseconds_total", "counter",
+         "Time inside the backend."},
+        {"resident_bytes", "offering_worker_resident_bytes", "gauge", "Resident memory."},
+    };
+    /* Only what the machine tells. */
+    static const labelled_figure devices[] = {
+        {"energy_j", "offering_device_energy_joules_total", "counter", "Energy of the device."},
+        {"power_w", "offering_device_power_watts", "gauge", "Power of the device."},
+        {"temperature_c", "offering_device_temperature_celsius", "gauge", "Temperature."},
+        {"utilisation", "offering_device_utilisation_ratio", "gauge", "Utilisation."},
+        {"frequency_mhz", "offering_device_frequency_megahertz", "gauge", "Clock."},
+    };
+    const json_t *health = json_object_get(status, "health");
+    print_labelled(out, json_object_get(status, "workers"), "worker", workers,
+                   sizeof workers / sizeof workers[0]);
+    print_labelled(out, json_object_get(health, "devices"), "device", devices,
+                   sizeof devices / sizeof devices[0]);
+    if (json_is_number(json_object_get(health, "energy_per_token_j")))
+        ofr_metrics_value(out, "offering_energy_per_token_joules", "gauge",
+                          "Energy of a decoded token.", "", number(health, "energy_per_token_j"));
 }
 
 static double count(const _Atomic uint64_t *counter)
@@ -233,7 +252,7 @@ void ofr_report_metrics(ofr_service *service, ofr_text *out)
         ofr_metrics_value(out, "offering_resident_bytes", "gauge",
                           "Resident memory of executive and workers.", "",
                           number(status, "resident_bytes"));
-        print_workers(out, status);
+        print_devices(out, status);
     }
     json_decref(status);
 }

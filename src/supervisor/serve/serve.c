@@ -26,7 +26,7 @@ static const ofr_command_help help = {
 
 struct serve_options {
     ofr_common_options common;
-    const char *host, *api_key_file, *cors_origin, *model_name;
+    const char *host, *api_key_file, *cors_origin, *model_name, *cache_dir;
     int64_t port, slots, queue, connections, body_bytes, timeout, stall_ms, http_threads;
     bool insecure;
 };
@@ -36,6 +36,7 @@ struct engine {
     ofr_engine_session *session;
     ofr_common_options common;
     uint32_t slots;
+    const char *cache_dir;
     ofr_client_info shape; /* of the first connection */
 };
 
@@ -55,6 +56,8 @@ static bool parse(struct serve_options *o, int argc, char **argv, int *ret_exit)
          "the model's id in the API (default: from the package)"},
         {"slots", OFR_OPTION_INT, &o->slots, 1, 64, "N",
          "answers at once, of an executive that this command starts"},
+        {"cache_dir", OFR_OPTION_STRING, &o->cache_dir, 0, 0, "DIR",
+         "where such an executive keeps the KV of prompts beyond its end"},
         {"queue", OFR_OPTION_INT, &o->queue, 0, 1 << 20, "N",
          "answers that may wait for a slot (default 256); more get 429"},
         {"connections", OFR_OPTION_INT, &o->connections, 1, 1 << 16, "N",
@@ -121,6 +124,7 @@ static int engine_connect(struct engine *engine, ofr_error *err)
         .threads = (uint32_t)engine->common.threads,
         .context = (uint32_t)engine->common.context,
         .slots = engine->slots,
+        .cache_dir = engine->cache_dir,
         .notify = ofr_command_notify,
     };
     int r = ofr_client_connect(&options, &engine->session->client, err);
@@ -383,7 +387,10 @@ int ofr_command_serve(int argc, char **argv)
         return exit_code;
     ofr_error err = {0};
     ofr_engine_session session = {0};
-    struct engine engine = {.session = &session, .common = o.common, .slots = (uint32_t)o.slots};
+    struct engine engine = {.session = &session,
+                            .common = o.common,
+                            .slots = (uint32_t)o.slots,
+                            .cache_dir = o.cache_dir};
     char(*keys)[65] = NULL;
     uint32_t n_keys = 0;
     int listen_fd = -1;

@@ -329,19 +329,27 @@ function phaseOf(name, plan) {
     return phases.join(" and ") || "idle";
 }
 
+function told(value, digits, unit) {
+    return typeof value === "number" ? value.toFixed(digits) + unit : "not told";
+}
+
 function drawDevices(status) {
-    const nodes = [];
+    const nodes = [], health = status.executive?.health, devices = health?.devices ?? [];
     for (const worker of status.executive?.workers ?? []) {
+        const device = devices.find((d) => d.name === worker.name) ?? {};
         nodes.push(make("h3", { textContent: worker.device || worker.name }));
         nodes.push(figures([
-            ["phase", worker.phase ?? phaseOf(worker.name, status.plan)],
+            ["phase", phaseOf(worker.name, status.plan)],
             ["state", worker.state],
+            ["condition", device.condition ? (device.reason ? `${device.condition}: ${device.reason}` : device.condition) : null],
             ["memory", bytes(worker.resident_bytes)],
-            ["power", worker.power_w !== undefined ? worker.power_w.toFixed(1) + " W" : "not told"],
-            ["temperature", worker.temperature_c !== undefined ? worker.temperature_c.toFixed(0) + " \u00b0C" : "not told"],
+            ["power", told(device.power_w, 1, " W")],
+            ["temperature", told(device.temperature_c, 0, " \u00b0C")],
             ["restarts", String(worker.restarts)],
         ]));
     }
+    if (typeof health?.energy_per_token_j === "number")
+        nodes.push(figures([["energy per token", told(health.energy_per_token_j, 2, " J")]]));
     return nodes;
 }
 

@@ -38,7 +38,8 @@ if len(ids) <= TOKENS:
 
 flags = open("/proc/cpuinfo").read().split()
 kernels = ["generic"] + ["avx2"] * ("avx2" in flags) + ["avx-vnni"] * ("avx_vnni" in flags) + \
-    ["avx512-vnni"] * ("avx512_vnni" in flags)
+    ["avx512-vnni"] * ("avx512_vnni" in flags) + \
+    ["amx"] * ("amx_tile" in flags and "amx_bf16" in flags and "amx_int8" in flags)
 failed = False
 for name in kernels:
     result = json.loads(tool("forward_tool", "layers", PACKAGE, name,

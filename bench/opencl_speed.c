@@ -3,10 +3,11 @@
  *
  *   opencl_speed [--device opencl:N] [--shape llama-7b|mistral-7b|smollm2-135m|tiny]
  *                [--kernels dot|plain] [--depth 512] [--tokens 64] [--prompt 512] [--repeat 3]
- *                [--no_autotune]
+ *                [--no_autotune] [--profile]
  *
  * Decode: `tokens` single tokens from `depth` on, logits fetched each time. Prefill: `prompt`
- * tokens in one call. Peaks: the best of the repeats. */
+ * tokens in one call. Peaks: the best of the repeats. With --profile a second
+ * session follows whose kernels are timed one by one, to stderr. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,7 +36,7 @@ static const shape shapes[] = {
 typedef struct speed_options {
     const char *device, *shape, *kernels;
     uint32_t depth, tokens, prompt, repeat;
-    bool autotune;
+    bool autotune, profile;
 } speed_options;
 
 static _Noreturn void die(const char *what, const ofr_error *err)
@@ -363,6 +364,33 @@ static void report(const ofr_opencl_device *device, const speed_options *o, cons
            after.kv_downloaded, after.program_builds);
 }
 
+/* Decode alone, each kernel timed. */
+static void print_profile(const ofr_backend_options *options, const ofr_opencl_options *opencl,
+                          const speed_options *o, float *logits)
+{
+    ofr_error err = {0};
+    ofr_backend_session *session = NULL;
+    ofr_opencl_profile_line lines[OFR_OPENCL_PROFILE_MAX];
+    if (ofr_opencl_open(options, opencl, &session, &err) < 0) {
+        die("open", &err);
+    }
+    for (uint32_t prefill = 0; prefill < 2; prefill++) {
+        if (prefill) {
+            prefill_seconds(session, o, logits);
+        } else {
+            decode_seconds(session, o, 1, logits);
+        }
+        uint32_t n = ofr_opencl_profile(session, lines, OFR_OPENCL_PROFILE_MAX);
+        fprintf(stderr, "%s\n", prefill ? "and prefill:" : "decode:");
+        for (uint32_t i = 0; i < n; i++) {
+            fprintf(stderr, "  %-20s %8" PRIu64 " launches %10.2f us each\n", lines[i].kernel,
+                    lines[i].launches,
+                    (double)lines[i].device_ns / 1e3 / (double)lines[i].launches);
+        }
+    }
+    ofr_opencl_backend()->close(session);
+}
+
 static speed_options parse(int argc, char **argv)
 {
     speed_options o = {.shape = "llama-7b",
@@ -375,6 +403,9 @@ static speed_options parse(int argc, char **argv)
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "--no_autotune") == 0) {
             o.autotune = false;
+            continue;
+        } else if (strcmp(argv[i], "--profile") == 0) {
+            o.profile = true;
             continue;
         } else if (strcmp(argv[i], "--device") == 0) {
             o.device = value;
@@ -428,7 +459,9 @@ int main(int argc, char **argv)
             "read %.0f GB/s, bytes %.1f TOPS, fp32 %.1f, fp16 %.1f TFLOPS, launch %.2f us\n",
             p.read_gb_s, p.byte_tops, p.float_tflops, p.half_tflops, p.launch_us);
     random_model m;
+    uint64_t start = ofr_clock_ns();
     make_model(&m, s);
+    fprintf(stderr, "model made in %.1f s\n", (double)(ofr_clock_ns() - start) / 1e9);
     uint32_t longest = o.depth + o.tokens > o.prompt ? o.depth + o.tokens : o.prompt;
     ofr_kv_layout layout;
     if (ofr_kv_layout_init(&layout, &m.params, 4, longest, o.prompt, &err) < 0) {
@@ -449,12 +482,17 @@ int main(int argc, char **argv)
                                    .device = o.device};
     ofr_opencl_options opencl = {.api = &api, .autotune = o.autotune};
     ofr_backend_session *session = NULL;
-    uint64_t start = ofr_clock_ns();
+    start = ofr_clock_ns();
     if (ofr_opencl_open(&options, &opencl, &session, &err) < 0) {
         die("open", &err);
     }
     fprintf(stderr, "opened in %.1f s\n", (double)(ofr_clock_ns() - start) / 1e9);
     report(&devices[index], &o, &m, &p, session, logits);
     ofr_opencl_backend()->close(session);
+    if (o.profile) {
+        opencl.profile = true;
+        opencl.autotune = false;
+        print_profile(&options, &opencl, &o, logits);
+    }
     return 0;
 }

@@ -27,6 +27,7 @@
     X(GetProgramBuildInfo)                                                                         \
     X(ReleaseProgram)                                                                              \
     X(CreateKernel)                                                                                \
+    X(GetKernelInfo)                                                                               \
     X(SetKernelArg)                                                                                \
     X(ReleaseKernel)                                                                               \
     X(EnqueueNDRangeKernel)                                                                        \
@@ -37,6 +38,8 @@
     X(EnqueueFillBuffer)                                                                           \
     X(EnqueueMapBuffer)                                                                            \
     X(EnqueueUnmapMemObject)                                                                       \
+    X(GetEventProfilingInfo)                                                                       \
+    X(ReleaseEvent)                                                                                \
     X(Flush)                                                                                       \
     X(Finish)
 

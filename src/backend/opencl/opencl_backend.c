@@ -75,6 +75,10 @@ static void backend_close(ofr_backend_session *session)
             session->api->EnqueueUnmapMemObject(session->queue, session->kv, session->kv_mapped, 0,
                                                 NULL, NULL);
         }
+        if (session->stream_mapped != NULL) {
+            session->api->EnqueueUnmapMemObject(session->queue, session->stream,
+                                                session->stream_mapped, 0, NULL, NULL);
+        }
         session->api->Finish(session->queue);
     }
     ofr_opencl_release_steps(session);
@@ -147,12 +151,12 @@ static void choose_sizes(ofr_backend_session *session)
                              .gemm_units = 1};
     }
     if (device->nvidia) {
-        *t = (opencl_tuning){.lanes = {128, 64},
-                             .team_rows = {4, 4},
-                             .tile_tokens = 128,
-                             .tile_rows = 128,
+        *t = (opencl_tuning){.lanes = {64, 32},
+                             .team_rows = {2, 8},
+                             .tile_tokens = 64,
+                             .tile_rows = 64,
                              .item_tokens = 8,
-                             .item_rows = 8,
+                             .item_rows = 4,
                              .gemm_units = 2};
     }
     const ofr_model_params *p = session->params;
@@ -193,8 +197,10 @@ static int open_device(ofr_backend_session *session, const ofr_opencl_options *o
     session->context =
         session->api->CreateContext(NULL, 1, &session->device.id, NULL, NULL, &status);
     if (status == CL_SUCCESS) {
+        const cl_queue_properties timed[] = {CL_QUEUE_PROPERTIES, CL_QUEUE_PROFILING_ENABLE, 0};
+        session->profiled = opencl->profile;
         session->queue = session->api->CreateCommandQueueWithProperties(
-            session->context, session->device.id, NULL, &status);
+            session->context, session->device.id, opencl->profile ? timed : NULL, &status);
     }
     if (status != CL_SUCCESS) {
         return ofr_fail(err, ofr_opencl_status_code(status),
@@ -235,8 +241,8 @@ static int prepare(ofr_backend_session *session, const ofr_opencl_options *openc
         result = ofr_opencl_error(session, err);
     }
     if (result == 0 && session->dot) {
-        ofr_opencl_tune(session,
-                        opencl->autotune && (session->device.type & CL_DEVICE_TYPE_GPU) != 0);
+        session->tunes = opencl->autotune && (session->device.type & CL_DEVICE_TYPE_GPU) != 0;
+        ofr_opencl_tune(session, session->tunes);
         result = ofr_opencl_error(session, err);
     }
     return result;
@@ -258,7 +264,13 @@ int ofr_opencl_open(const ofr_backend_options *options, const ofr_opencl_options
     session->params = options->model->params;
     result = prepare(session, opencl, err);
     if (result < 0) {
+        bool tuning = session->tunes;
         backend_close(session);
+        if (tuning) { /* a size that the driver cannot run must not cost the device */
+            ofr_opencl_options untuned = *opencl;
+            untuned.autotune = false;
+            return ofr_opencl_open(options, &untuned, ret_session, err);
+        }
         return result;
     }
     *ret_session = session;
@@ -278,7 +290,12 @@ static int backend_forward(ofr_backend_session *session, const ofr_forward *forw
     if (result < 0) {
         return result;
     }
-    result = ofr_forward_check(&session->options, forward, backend_name, session->slot_used,
+    ofr_forward checked = *forward;
+    float kept; /* logits that stay on the device, see ofr_opencl_top_k */
+    if (checked.output == OFR_FORWARD_OUTPUT_LAST && checked.logits == NULL) {
+        checked.logits = &kept;
+    }
+    result = ofr_forward_check(&session->options, &checked, backend_name, session->slot_used,
                                &session->n_tokens, err);
     return result < 0 ? result : ofr_opencl_run(session, forward, err);
 }
@@ -297,7 +314,7 @@ void ofr_opencl_session_stats(const ofr_backend_session *session, ofr_opencl_sta
 
 static uint64_t backend_handoff(const ofr_backend_session *session)
 {
-    return session->stats.kv_uploaded + session->stats.kv_downloaded;
+    return session->stats.kv_uploaded + session->stats.kv_downloaded + session->stats.hidden_copied;
 }
 
 static const ofr_backend table = {

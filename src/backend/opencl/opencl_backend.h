@@ -9,7 +9,9 @@
  * A device that shares host memory binds the weights' mapping and the KV arena in place; where it
  * refuses the read-only mapping, the weights are moved once into a sealed memory file. Others get
  * one copy of the weights and a mirror of the KV of their layers: rows that the host has and they
- * lack go up, new rows come down, both counted by handoff_bytes_copied. */
+ * lack go up, new rows come down, both counted by handoff_bytes_copied. Hidden states of a layer
+ * range are worked on in place too where memory is shared: what a call gave as hidden_in or
+ * hidden_out must stay mapped until another call gives other memory or the session is closed. */
 #ifndef OFR_BACKEND_OPENCL_OPENCL_BACKEND_H
 #define OFR_BACKEND_OPENCL_OPENCL_BACKEND_H
 
@@ -34,6 +36,7 @@ typedef struct ofr_opencl_options {
     const ofr_opencl_api *api; /* NULL: load the ICD loader; else borrowed until close */
     enum ofr_opencl_memory memory;
     const char *cache_directory; /* NULL: the user's; "": none */
+    bool profile;                /* time every kernel; slower, for ofr_opencl_profile */
     bool autotune;               /* measure work-group sizes where the cache has none */
 } ofr_opencl_options;
 
@@ -46,6 +49,7 @@ typedef struct ofr_opencl_stats {
     uint64_t weights_in_place;           /* bytes bound from the package's mapping */
     uint64_t weights_copied;             /* bytes uploaded, or moved into the memory file */
     uint64_t kv_uploaded, kv_downloaded; /* bytes; 0 where memory is shared */
+    uint64_t hidden_copied;              /* bytes of hidden states that were not used in place */
     uint64_t launches;                   /* kernels enqueued */
     uint32_t program_builds, program_cache_hits;
     char tuning[96]; /* "gemv 128x4, 64x4; gemm 128x128 by 8x8, 2 units": lanes x rows of a team */
@@ -53,9 +57,19 @@ typedef struct ofr_opencl_stats {
 
 void ofr_opencl_session_stats(const ofr_backend_session *session, ofr_opencl_stats *ret_stats);
 
+/* Of a session opened with `profile`: the time that kernels took on the device since opening, by
+ * name, into ret_lines (at most `capacity`); returns their number. */
+typedef struct ofr_opencl_profile_line {
+    char kernel[48];
+    uint64_t launches, device_ns;
+} ofr_opencl_profile_line;
+enum { OFR_OPENCL_PROFILE_MAX = 32 };
+uint32_t ofr_opencl_profile(const ofr_backend_session *session, ofr_opencl_profile_line *ret_lines,
+                            uint32_t capacity);
+
 /* The `k` (at most OFR_OPENCL_TOP_MAX) best logits of each output row of the last forward call with
  * OFR_FORWARD_OUTPUT_LAST, chosen on the device: [n_segments][k], best first, equal ones by lower
- * id. With forward.logits NULL the logits themselves never leave the device. */
+ * id. That call may have `logits` NULL: then they never leave the device. */
 enum { OFR_OPENCL_TOP_MAX = 64 };
 int ofr_opencl_top_k(ofr_backend_session *session, uint32_t k, float *ret_logits, int32_t *ret_ids,
                      ofr_error *err);

@@ -1,4 +1,5 @@
 /* One forward call: descriptor, layers by the plain, wide or fused steps, outputs. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "backend/opencl/opencl_session.h"
@@ -10,6 +11,7 @@ enum {
     ARGUMENT_STORE_COUNT = 28,
     ARGUMENT_GATHER_FIRST = 4,
     ARGUMENT_LOGPROB_FIRST = 4,
+    ARGUMENT_SUM_FIRST = 6,
 };
 
 enum { ROW_ITEMS = 64, PLAIN_LANES = 32, SEVERAL_TOKENS = 4, PLAIN_GEMV_TOKENS = 3 };
@@ -17,6 +19,39 @@ enum { ROW_ITEMS = 64, PLAIN_LANES = 32, SEVERAL_TOKENS = 4, PLAIN_GEMV_TOKENS =
 static uint32_t divide_up(uint32_t n, uint32_t by)
 {
     return (n + by - 1) / by;
+}
+
+/* Waits for a kernel and adds its time to the line of its name. */
+static void note_time(ofr_backend_session *session, cl_kernel kernel, cl_event event)
+{
+    char name[48] = "";
+    cl_ulong begin = 0, end = 0;
+    session->api->GetKernelInfo(kernel, CL_KERNEL_FUNCTION_NAME, sizeof name - 1, name, NULL);
+    ofr_opencl_note(session, session->api->Finish(session->queue), name);
+    session->api->GetEventProfilingInfo(event, CL_PROFILING_COMMAND_START, sizeof begin, &begin,
+                                        NULL);
+    session->api->GetEventProfilingInfo(event, CL_PROFILING_COMMAND_END, sizeof end, &end, NULL);
+    session->api->ReleaseEvent(event);
+    uint32_t at = 0;
+    while (at < session->n_profile && strcmp(session->profile[at].kernel, name) != 0) {
+        at++;
+    }
+    if (at == OFR_OPENCL_PROFILE_MAX) {
+        return;
+    }
+    if (at == session->n_profile) {
+        memcpy(session->profile[session->n_profile++].kernel, name, sizeof name);
+    }
+    session->profile[at].launches++;
+    session->profile[at].device_ns += end - begin;
+}
+
+uint32_t ofr_opencl_profile(const ofr_backend_session *session, ofr_opencl_profile_line *ret_lines,
+                            uint32_t capacity)
+{
+    uint32_t n = session->n_profile < capacity ? session->n_profile : capacity;
+    memcpy(ret_lines, session->profile, n * sizeof *ret_lines);
+    return n;
 }
 
 /* Enqueues groups[i] work-groups of items work-items (the first dimension). */
@@ -27,11 +62,16 @@ static void launch(ofr_backend_session *session, cl_kernel kernel, uint32_t item
         return;
     }
     size_t local[3] = {items, 1, 1}, global[3] = {(size_t)items * x, y, z};
+    cl_event event = NULL;
     session->stats.launches++;
     ofr_opencl_note(session,
                     session->api->EnqueueNDRangeKernel(session->queue, kernel, 3, NULL, global,
-                                                       local, 0, NULL, NULL),
+                                                       local, 0, NULL,
+                                                       session->profiled ? &event : NULL),
                     "starting a kernel");
+    if (event != NULL) {
+        note_time(session, kernel, event);
+    }
 }
 
 static void set_u32(ofr_backend_session *session, cl_kernel kernel, cl_uint index, uint32_t value)
@@ -62,6 +102,7 @@ static void plan_attention(ofr_backend_session *session, uint32_t *blocks)
     }
     uint32_t pairs = n * session->params->n_kv_heads;
     uint32_t splits = pairs < session->split_target ? divide_up(session->split_target, pairs) : 1;
+    splits = splits < OPENCL_MAX_SPLITS ? splits : OPENCL_MAX_SPLITS;
     uint32_t keys = divide_up(divide_up(longest, splits), session->key_block) * session->key_block;
     session->n_blocks = n;
     session->n_splits = divide_up(longest, keys);
@@ -128,16 +169,15 @@ static void attend(ofr_backend_session *session, uint32_t layer, bool into_recor
                     : one       ? OPENCL_STEP_ATTENTION_ONE
                                 : OPENCL_STEP_ATTENTION_BLOCK;
     if (!one) {
-        launch(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_STORE_KV), 1,
-               session->params->head_dim / 2, heads, session->n_tokens);
+        launch(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_STORE_KV),
+               session->params->head_dim / 2, 1, heads, session->n_tokens);
     }
     launch(session, ofr_opencl_layer_step(session, layer, step), session->attention_items,
            session->n_blocks, heads, session->n_splits);
     if (session->n_splits > 1 && !session->device.device_fence) {
-        uint32_t rows = one ? session->heads_per_group : session->block_rows;
         step = one ? OPENCL_STEP_MERGE_ONE : OPENCL_STEP_MERGE_BLOCK;
-        launch(session, ofr_opencl_layer_step(session, layer, step), 1,
-               rows * session->params->head_dim, session->n_blocks, heads);
+        launch(session, ofr_opencl_layer_step(session, layer, step), session->attention_items,
+               session->n_blocks, heads, 1);
     }
 }
 
@@ -196,7 +236,7 @@ static void wide_part(ofr_backend_session *session, uint32_t layer, uint32_t par
 
 static void quantize(ofr_backend_session *session, cl_kernel kernel, uint32_t columns, uint32_t n)
 {
-    launch(session, kernel, 1, columns / 32, n, 1);
+    launch(session, kernel, 32, divide_up(columns / 32, 32), n, 1);
 }
 
 static void wide_layer(ofr_backend_session *session, uint32_t layer)
@@ -262,6 +302,18 @@ static void narrow_layer(ofr_backend_session *session, uint32_t layer)
     gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_DOWN + several), d / 32, n);
 }
 
+/* A watchdog wants to see layers go by, and a queue shows nothing: long layers are waited for. */
+static void note_progress(ofr_backend_session *session, bool narrow)
+{
+    if (session->options.progress == NULL) {
+        return;
+    }
+    if (!narrow) {
+        ofr_opencl_note(session, session->api->Finish(session->queue), "waiting for a layer");
+    }
+    atomic_fetch_add_explicit(session->options.progress, 1, memory_order_relaxed);
+}
+
 static void run_layers(ofr_backend_session *session)
 {
     uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
@@ -270,12 +322,6 @@ static void run_layers(ofr_backend_session *session)
     if (session->options.layer_begin == 0) {
         launch(session, ofr_opencl_model_step(session, OPENCL_MODEL_STEP_EMBED), 32,
                divide_up(d, 32), n, 1);
-    } else {
-        ofr_opencl_note(session,
-                        session->api->EnqueueWriteBuffer(session->queue, session->hidden, CL_FALSE,
-                                                         0, (size_t)n * d * sizeof(float),
-                                                         session->call->hidden_in, 0, NULL, NULL),
-                        "sending hidden states");
     }
     if (narrow) {
         quantize(session, ofr_opencl_layer_step(session, 0, OPENCL_STEP_QUANTIZE_QKV), d, n);
@@ -288,6 +334,7 @@ static void run_layers(ofr_backend_session *session)
         } else {
             wide_layer(session, i);
         }
+        note_progress(session, narrow);
     }
 }
 
@@ -338,15 +385,36 @@ static void fetch(ofr_backend_session *session, cl_mem from, size_t bytes, void 
     }
 }
 
+/* Segments' sums go through `gathered`, as many rows at a time as it has. */
+static void sum_hidden(ofr_backend_session *session)
+{
+    const ofr_forward *call = session->call;
+    uint32_t d = session->params->d_model, token = 0;
+    cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_SUM_ROWS);
+    for (uint32_t i = 0; i < call->n_segments; i++) {
+        uint32_t row = i % OPENCL_OUTPUT_ROWS;
+        set_u32(session, kernel, ARGUMENT_SUM_FIRST, token);
+        set_u32(session, kernel, ARGUMENT_SUM_FIRST + 1, call->segments[i].n_tokens);
+        set_u32(session, kernel, ARGUMENT_SUM_FIRST + 2, row);
+        launch(session, kernel, ROW_ITEMS, 1, 1, 1);
+        token += call->segments[i].n_tokens;
+        if (row + 1 == OPENCL_OUTPUT_ROWS || i + 1 == call->n_segments) {
+            fetch(session, session->gathered, (size_t)(row + 1) * d * sizeof(float),
+                  call->logits + (size_t)(i - row) * d, CL_FALSE);
+        }
+    }
+}
+
 static void run_outputs(ofr_backend_session *session)
 {
     const ofr_forward *call = session->call;
     uint32_t vocab = session->params->vocab_size;
     session->top_rows = 0;
     if (session->options.layer_end < session->params->n_layers) {
-        fetch(session, session->hidden,
-              (size_t)session->n_tokens * session->params->d_model * sizeof(float),
-              call->hidden_out, CL_FALSE);
+        return;
+    }
+    if (call->output == OFR_FORWARD_OUTPUT_HIDDEN_SUM) {
+        sum_hidden(session);
         return;
     }
     for (uint32_t i = 0; call->output != OFR_FORWARD_OUTPUT_NONE && i < session->n_outputs;
@@ -379,8 +447,10 @@ int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_er
     }
     describe(session);
     ofr_opencl_kv_to_device(session);
+    ofr_opencl_stream_to_device(session);
     run_layers(session);
     run_outputs(session);
+    ofr_opencl_stream_to_host(session);
     ofr_opencl_kv_to_host(session);
     /* Also after a failure: nothing may still be reading the caller's memory. */
     ofr_opencl_note(session, session->api->Finish(session->queue), "waiting for the device");

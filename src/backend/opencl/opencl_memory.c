@@ -9,7 +9,13 @@
 
 #include "backend/opencl/opencl_session.h"
 
-enum { PAGE = 4096, PACK_ALIGN = 256, UPLOAD_BYTES = 64 << 20, PIECES_PER_LAYER = 14 };
+enum {
+    PAGE = 4096,
+    PACK_ALIGN = 256,
+    UPLOAD_BYTES = 64 << 20,
+    CLEAR_BYTES = 256 << 20,
+    PIECES_PER_LAYER = 14
+};
 
 /* A range of host memory that kernels read, and where its place on the device is to be noted. */
 typedef struct piece {
@@ -404,6 +410,20 @@ int ofr_opencl_bind_weights(ofr_backend_session *session, ofr_error *err)
     return result == 0 ? bind_vectors(session, err) : result;
 }
 
+/* Zeroes a buffer, in pieces: drivers are slow or fail at filling gigabytes at once. */
+static void clear(ofr_backend_session *session, cl_mem buffer, uint64_t bytes)
+{
+    const cl_uint zero[4] = {0};
+    size_t unit = bytes % sizeof zero == 0 ? sizeof zero : sizeof zero[0];
+    for (uint64_t at = 0; at < bytes; at += CLEAR_BYTES) {
+        uint64_t n = bytes - at < CLEAR_BYTES ? bytes - at : CLEAR_BYTES;
+        ofr_opencl_note(session,
+                        session->api->EnqueueFillBuffer(session->queue, buffer, zero, unit, at, n,
+                                                        0, NULL, NULL),
+                        "clearing memory");
+    }
+}
+
 int ofr_opencl_bind_kv(ofr_backend_session *session, ofr_error *err)
 {
     const ofr_kv_layout *kv = &session->options.kv_layout;
@@ -427,12 +447,8 @@ int ofr_opencl_bind_kv(ofr_backend_session *session, ofr_error *err)
             result = ofr_fail(err, OFR_ENOMEM, "OpenCL backend: out of memory");
         }
         if (result == 0) {
-            const cl_uchar zero = 0; /* unwritten rows are finite */
-            ofr_opencl_note(session,
-                            session->api->EnqueueFillBuffer(
-                                session->queue, session->kv, &zero, 1, 0,
-                                session->kv_slot_stride * 2 * kv->n_slots, 0, NULL, NULL),
-                            "clearing the KV mirror");
+            /* unwritten rows are finite */
+            clear(session, session->kv, session->kv_slot_stride * 2 * kv->n_slots);
             result = ofr_opencl_error(session, err);
         }
     }
@@ -580,6 +596,88 @@ void ofr_opencl_kv_to_host(ofr_backend_session *session)
     }
 }
 
+/* Binds the caller's stream; the steps know the buffer, so a new one means new steps. */
+static void bind_stream(ofr_backend_session *session, void *host, size_t bytes)
+{
+    if (session->stream != NULL && session->stream_host == host && session->stream_bytes >= bytes) {
+        return;
+    }
+    cl_int status = CL_SUCCESS;
+    if (session->stream != NULL) {
+        session->api->ReleaseMemObject(session->stream);
+        session->stream_mapped = NULL;
+    }
+    session->stream = session->api->CreateBuffer(
+        session->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, bytes, host, &status);
+    ofr_opencl_note(session, status, "binding hidden states");
+    session->stream_host = host;
+    session->stream_bytes = bytes;
+}
+
+void ofr_opencl_stream_to_device(ofr_backend_session *session)
+{
+    const ofr_forward *call = session->call;
+    size_t row = session->params->d_model * sizeof(float), n = session->n_tokens;
+    bool input = session->options.layer_begin > 0;
+    bool output = session->options.layer_end < session->params->n_layers;
+    cl_mem before = session->hidden;
+    session->hidden = session->own_hidden;
+    if (session->shared && (input || output)) {
+        float *stream = output ? call->hidden_out : call->hidden_in;
+        if (input && output && call->hidden_in != call->hidden_out) {
+            memmove(call->hidden_out, call->hidden_in, n * row);
+            session->stats.hidden_copied += n * row;
+        }
+        bool moved = session->stream_host != stream;
+        if (session->stream_mapped != NULL) {
+            ofr_opencl_note(session,
+                            session->api->EnqueueUnmapMemObject(session->queue, session->stream,
+                                                                session->stream_mapped, 0, NULL,
+                                                                NULL),
+                            "giving hidden states to the device");
+            session->stream_mapped = NULL;
+            if (moved) {
+                ofr_opencl_note(session, session->api->Finish(session->queue),
+                                "waiting for the device");
+            }
+        }
+        bind_stream(session, stream, (call->hidden_rows > n ? call->hidden_rows : n) * row);
+        session->hidden = session->stream;
+    } else if (input) {
+        ofr_opencl_note(session,
+                        session->api->EnqueueWriteBuffer(session->queue, session->hidden, CL_FALSE,
+                                                         0, n * row, call->hidden_in, 0, NULL,
+                                                         NULL),
+                        "sending hidden states");
+        session->stats.hidden_copied += n * row;
+    }
+    if (before != session->hidden) {
+        ofr_opencl_drop_steps(session);
+    }
+}
+
+void ofr_opencl_stream_to_host(ofr_backend_session *session)
+{
+    const ofr_forward *call = session->call;
+    size_t bytes = session->n_tokens * session->params->d_model * sizeof(float);
+    if (session->status != CL_SUCCESS) {
+        return;
+    }
+    if (session->hidden == session->stream) {
+        cl_int status = CL_SUCCESS;
+        session->stream_mapped = session->api->EnqueueMapBuffer(
+            session->queue, session->stream, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0,
+            session->stream_bytes, 0, NULL, NULL, &status);
+        ofr_opencl_note(session, status, "taking hidden states from the device");
+    } else if (session->options.layer_end < session->params->n_layers) {
+        ofr_opencl_note(session,
+                        session->api->EnqueueReadBuffer(session->queue, session->hidden, CL_FALSE,
+                                                        0, bytes, call->hidden_out, 0, NULL, NULL),
+                        "fetching hidden states");
+        session->stats.hidden_copied += bytes;
+    }
+}
+
 typedef struct wanted_buffer {
     cl_mem *ret_buffer;
     uint64_t bytes;
@@ -618,7 +716,7 @@ int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err)
     session->pass_words =
         OPENCL_PASS_HEADER + n * (4 + 4 + 1 + 1 + 2 * (uint64_t)session->rope.half);
     const wanted_buffer wanted[] = {
-        {&session->hidden, n * d * f},
+        {&session->own_hidden, n * d * f},
         {&session->normed, session->dot ? 0 : rows * d * f},
         {&session->qkv, n * session->qkv_width * f},
         {&session->attention, n * session->q_width * f},
@@ -640,6 +738,7 @@ int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err)
         result = make_buffer(session, CL_MEM_READ_WRITE, wanted[i].bytes, NULL, "activations",
                              wanted[i].ret_buffer, err);
     }
+    session->hidden = session->own_hidden;
     if (result == 0 && session->dot) {
         result = make_record(session, &session->input, params->d_model, err);
         result =
@@ -647,12 +746,7 @@ int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err)
         result = result == 0 ? make_record(session, &session->gated, params->d_ff, err) : result;
     }
     if (result == 0) {
-        const cl_uint zero = 0;
-        ofr_opencl_note(session,
-                        session->api->EnqueueFillBuffer(session->queue, session->counters, &zero, 4,
-                                                        0, 2 * (uint64_t)session->split_target * 4,
-                                                        0, NULL, NULL),
-                        "clearing counters");
+        clear(session, session->counters, 2 * (uint64_t)session->split_target * 4);
         result = ofr_opencl_error(session, err);
     }
     session->pass_host = calloc(session->pass_words, 4);

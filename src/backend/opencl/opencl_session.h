@@ -16,6 +16,7 @@ enum {
     OPENCL_COUNT_IS = 1 << 31, /* "the number itself", see row_count in kernels/common.cl */
     OPENCL_WINDOWS_MAX = 256,
     OPENCL_TOP_CHUNK = 2048,
+    OPENCL_MAX_SPLITS = 64, /* of attention, kernels/attention.cl */
 };
 
 /* Words of the descriptor's header. */
@@ -90,6 +91,7 @@ enum opencl_model_step {
     OPENCL_MODEL_STEP_DOT_HEAD_GEMM = OPENCL_MODEL_STEP_DOT_HEAD + 2,
     OPENCL_MODEL_STEP_LOGPROB,
     OPENCL_MODEL_STEP_TOP_K,
+    OPENCL_MODEL_STEP_SUM_ROWS,
     OPENCL_MODEL_STEP_COUNT,
 };
 
@@ -168,7 +170,8 @@ struct ofr_backend_session {
     uint64_t *fingerprints;  /* [n_slots][context] of those rows; mirror only */
 
     /* Activations, [max_batch_tokens] rows unless noted. */
-    cl_mem hidden, normed, qkv, attention, mlp;
+    cl_mem hidden; /* own_hidden, or a stream over the caller's memory */
+    cl_mem own_hidden, normed, qkv, attention, mlp;
     cl_mem gathered;          /* [OUTPUT_ROWS, d_model] */
     cl_mem logits, logprobs;  /* [OUTPUT_ROWS, vocab], [OUTPUT_ROWS] */
     cl_mem partial, counters; /* attention over splits */
@@ -179,6 +182,11 @@ struct ofr_backend_session {
     size_t pass_words;
     uint8_t *slot_used;
 
+    /* The residual stream that the caller gave last, bound in place; shared memory only. */
+    cl_mem stream;
+    void *stream_host, *stream_mapped;
+    size_t stream_bytes;
+
     /* The call that runs. */
     const ofr_forward *call;
     uint32_t n_tokens, n_blocks, n_splits, n_outputs, top_rows;
@@ -186,6 +194,10 @@ struct ofr_backend_session {
     cl_int status;      /* of the first failure; sticky: the device is not used again */
     const char *failed; /* what failed */
     ofr_opencl_stats stats;
+    bool profiled;
+    bool tunes; /* sizes are measured at opening */
+    ofr_opencl_profile_line profile[OFR_OPENCL_PROFILE_MAX];
+    uint32_t n_profile;
 };
 
 /* opencl_memory.c: weights, KV and buffers. */
@@ -195,6 +207,10 @@ int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err);
 /* Gives KV to the device before a call, and back to the host after it. */
 void ofr_opencl_kv_to_device(ofr_backend_session *session);
 void ofr_opencl_kv_to_host(ofr_backend_session *session);
+/* Makes session->hidden what the call asks for: the caller's stream in place where memory is
+ * shared, else the session's own with the input written into it. */
+void ofr_opencl_stream_to_device(ofr_backend_session *session);
+void ofr_opencl_stream_to_host(ofr_backend_session *session);
 void ofr_opencl_release_memory(ofr_backend_session *session);
 
 /* opencl_steps.c: programs and steps. */
@@ -206,6 +222,8 @@ int ofr_opencl_rebuild(ofr_backend_session *session, enum opencl_tuned what, ofr
 /* The step's kernel, or NULL after a failure (session->status). `index` counts from layer_begin. */
 cl_kernel ofr_opencl_layer_step(ofr_backend_session *session, uint32_t index, uint32_t step);
 cl_kernel ofr_opencl_model_step(ofr_backend_session *session, uint32_t step);
+/* Forgets all steps: their arguments have changed. */
+void ofr_opencl_drop_steps(ofr_backend_session *session);
 void ofr_opencl_release_steps(ofr_backend_session *session);
 
 /* Notes the first failure of the session. */

@@ -684,7 +684,7 @@ static cl_kernel embed(ofr_backend_session *session)
     return a.kernel;
 }
 
-/* The last argument or two of these are set for each use. */
+/* The last arguments of these are set for each use. */
 static cl_kernel gather(ofr_backend_session *session)
 {
     arguments a = start(session, OPENCL_PROGRAM_ROWS, "gather_rows");
@@ -705,6 +705,20 @@ static cl_kernel logprob(ofr_backend_session *session)
         add_u32(&a, session->params->vocab_size);
         add_buffer(&a, session->pass);
         add_buffer(&a, session->logprobs);
+    }
+    return a.kernel;
+}
+
+static cl_kernel sum_rows(ofr_backend_session *session)
+{
+    arguments a = start(session, OPENCL_PROGRAM_ROWS, "sum_rows");
+    if (a.kernel != NULL) {
+        add_buffer(&a, session->hidden);
+        add_buffer(&a, session->vectors);
+        add_u32(&a, session->final_norm);
+        add_u32(&a, session->params->d_model);
+        add_f32(&a, session->params->rms_epsilon);
+        add_buffer(&a, session->gathered);
     }
     return a.kernel;
 }
@@ -732,6 +746,8 @@ static cl_kernel make_model_step(ofr_backend_session *session, uint32_t step)
         return dot_gemm(session, &l);
     case OPENCL_MODEL_STEP_LOGPROB:
         return logprob(session);
+    case OPENCL_MODEL_STEP_SUM_ROWS:
+        return sum_rows(session);
     default:
         return start(session, OPENCL_PROGRAM_ROWS, "top_k").kernel;
     }
@@ -746,7 +762,7 @@ cl_kernel ofr_opencl_model_step(ofr_backend_session *session, uint32_t step)
     return *kernel;
 }
 
-void ofr_opencl_release_steps(ofr_backend_session *session)
+void ofr_opencl_drop_steps(ofr_backend_session *session)
 {
     uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
     for (uint32_t i = 0; session->layers != NULL && i < n_layers; i++) {
@@ -757,6 +773,11 @@ void ofr_opencl_release_steps(ofr_backend_session *session)
     for (uint32_t s = 0; s < OPENCL_MODEL_STEP_COUNT; s++) {
         release_kernel(session, &session->model_steps[s]);
     }
+}
+
+void ofr_opencl_release_steps(ofr_backend_session *session)
+{
+    ofr_opencl_drop_steps(session);
     for (uint32_t p = 0; p < OPENCL_PROGRAM_COUNT; p++) {
         release_program(session, p);
     }

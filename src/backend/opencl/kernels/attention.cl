@@ -11,23 +11,55 @@
 #define SCORE_PARTS (ATTENTION_ITEMS / KEY_BLOCK)
 #define SCORE_ROWS ((ROWS + SCORE_PARTS - 1) / SCORE_PARTS)
 #define MAX_LANES 8
+#define KEY_LOADS ((KEY_BLOCK * (PAIRS / 4) + ATTENTION_ITEMS - 1) / ATTENTION_ITEMS)
+#define MAX_SPLITS 64 /* opencl_session.h has the same */
+#define VALUE_KEYS 16  /* loaded ahead of their use */
 #define LOWEST (-1e30f)
 #define PARTIAL_ROW (HEAD_DIM + 2)
 
-/* Puts the parts of one row together: element d. */
-inline float merged_element(global const volatile float *parts, uint splits, ulong split_stride,
-                            uint d)
+/* Puts the parts of a block's rows together. weights: [rows][MAX_SPLITS] of local memory. */
+inline void merge_weights(global const volatile float *parts, uint rows, uint splits,
+                          ulong split_stride, local float *weights, local float *totals)
 {
-    float top = LOWEST, total = 0, sum = 0;
-    for (uint s = 0; s < splits; s++) {
-        top = fmax(top, parts[s * split_stride]);
+    uint item = get_local_id(0);
+    for (uint i = item; i < rows * splits; i += ATTENTION_ITEMS) {
+        uint r = i / splits, s = i % splits;
+        weights[r * MAX_SPLITS + s] = parts[s * split_stride + r * PARTIAL_ROW];
+        totals[r * MAX_SPLITS + s] = parts[s * split_stride + r * PARTIAL_ROW + 1];
     }
-    for (uint s = 0; s < splits; s++) {
-        float weight = exp(parts[s * split_stride] - top);
-        total += weight * parts[s * split_stride + 1];
-        sum += weight * parts[s * split_stride + 2 + d];
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint r = item; r < rows; r += ATTENTION_ITEMS) {
+        local float *own = weights + r * MAX_SPLITS;
+        float top = LOWEST, total = 0;
+        for (uint s = 0; s < splits; s++) {
+            top = fmax(top, own[s]);
+        }
+        for (uint s = 0; s < splits; s++) {
+            own[s] = exp(own[s] - top);
+            total += own[s] * totals[r * MAX_SPLITS + s];
+        }
+        for (uint s = 0; s < splits; s++) {
+            own[s] /= total;
+        }
     }
-    return sum / total;
+    barrier(CLK_LOCAL_MEM_FENCE);
+}
+
+/* Element d of a row; parts is the row's. */
+inline float merged_element(global const volatile float *parts, uint splits, ulong split_stride,
+                            uint d, local const float *weights)
+{
+    float sum = 0;
+    uint s = 0;
+    for (; s + 4 <= splits; s += 4) {
+        float a = parts[s * split_stride + 2 + d], b = parts[(s + 1) * split_stride + 2 + d];
+        float c = parts[(s + 2) * split_stride + 2 + d], e = parts[(s + 3) * split_stride + 2 + d];
+        sum += weights[s] * a + weights[s + 1] * b + weights[s + 2] * c + weights[s + 3] * e;
+    }
+    for (; s < splits; s++) {
+        sum += weights[s] * parts[s * split_stride + 2 + d];
+    }
+    return sum;
 }
 
 /* qkv [n][(HEADS + 2) * n_kv_heads * HEAD_DIM], not rotated. store: the block's single token's K
@@ -47,6 +79,7 @@ attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half 
     local float scores[ROWS * KEY_BLOCK];
     local float lanes[ROWS * MAX_LANES];
     local float top[ROWS], correction[ROWS];
+    local float merged[ROWS * MAX_SPLITS], merged_totals[ROWS * MAX_SPLITS];
     local char bytes[HEADS * HEAD_DIM];
     local int is_last;
     uint item = get_local_id(0), block = get_group_id(0), head = get_group_id(1);
@@ -95,11 +128,30 @@ attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half 
     for (uint key = begin; key < end; key += KEY_BLOCK) {
         uint n = min((uint)KEY_BLOCK, end - key);
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+#if HEAD_DIM % 8 == 0
+        /* All loads before the first store: keys beyond the last repeat it. */
+        uint4 loaded[KEY_LOADS];
+#pragma unroll
+        for (uint k = 0; k < KEY_LOADS; k++) {
+            uint i = item + k * ATTENTION_ITEMS;
+            ulong row = key + min(i / (PAIRS / 4), n - 1);
+            loaded[k] = vload4(i % (PAIRS / 4), (global const uint *)(k_strip + row * width));
+        }
+#pragma unroll
+        for (uint k = 0; k < KEY_LOADS; k++) {
+            uint i = item + k * ATTENTION_ITEMS;
+            if (i < KEY_BLOCK * (PAIRS / 4)) {
+                vstore4(loaded[k], 0,
+                        tile + i / (PAIRS / 4) * (PAIRS + 1) + i % (PAIRS / 4) * 4);
+            }
+        }
+#else
         for (uint i = item; i < n * PAIRS; i += ATTENTION_ITEMS) {
             global const uint *row =
                 (global const uint *)(k_strip + (ulong)(key + i / PAIRS) * width);
             tile[i / PAIRS * (PAIRS + 1) + i % PAIRS] = row[i % PAIRS];
         }
+#endif
         barrier(CLK_LOCAL_MEM_FENCE);
         uint own = item % KEY_BLOCK, score_part = item / KEY_BLOCK;
         float score[SCORE_ROWS];
@@ -154,14 +206,21 @@ attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half 
                 sum_y[i] *= c;
                 total[i] *= c;
             }
-            for (uint j = 0; j < n; j++) {
-                float2 v = vload_half2(pair, v_strip + (ulong)(key + j) * width);
-                for (uint i = 0; i < VALUE_ROWS; i++) {
-                    uint r = min(part + i * VALUE_PARTS, (uint)ROWS - 1);
-                    float weight = scores[r * KEY_BLOCK + j];
-                    sum_x[i] += weight * v.x;
-                    sum_y[i] += weight * v.y;
-                    total[i] += weight;
+            for (uint j = 0; j < n; j += VALUE_KEYS) {
+                float2 v[VALUE_KEYS]; /* keys beyond the last have weight 0 */
+#pragma unroll
+                for (uint k = 0; k < VALUE_KEYS; k++) {
+                    v[k] = vload_half2(pair, v_strip + (ulong)(key + min(j + k, n - 1)) * width);
+                }
+#pragma unroll
+                for (uint k = 0; k < VALUE_KEYS; k++) {
+                    for (uint i = 0; i < VALUE_ROWS; i++) {
+                        uint r = min(part + i * VALUE_PARTS, (uint)ROWS - 1);
+                        float weight = scores[r * KEY_BLOCK + j + k];
+                        sum_x[i] += weight * v[k].x;
+                        sum_y[i] += weight * v[k].y;
+                        total[i] += weight;
+                    }
                 }
             }
         }
@@ -211,9 +270,11 @@ attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half 
             return;
         }
         device_fence();
+        merge_weights(parts, rows, splits, split_stride, merged, merged_totals);
         for (uint i = item; i < rows * HEAD_DIM; i += ATTENTION_ITEMS) {
             uint r = i / HEAD_DIM, d = i % HEAD_DIM;
-            float y = merged_element(parts + r * PARTIAL_ROW, splits, split_stride, d);
+            float y = merged_element(parts + r * PARTIAL_ROW, splits, split_stride, d,
+                                     merged + r * MAX_SPLITS);
             if (quantized) {
                 query[i] = y;
             } else {
@@ -231,24 +292,29 @@ attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half 
     }
 }
 
-/* One work-item per element of a block's rows of one KV head. */
-kernel void merge_splits(uint n_kv_heads, global const uint *pass, global const float *partial,
-                         global float *out)
+/* What the last split would do, for devices whose work-groups cannot wait for one another: one
+ * work-group per block and KV head. */
+kernel __attribute__((reqd_work_group_size(ATTENTION_ITEMS, 1, 1))) void
+merge_splits(uint n_kv_heads, global const uint *pass, global const float *partial,
+             global float *out)
 {
-    uint i = get_global_id(0), block = get_global_id(1), head = get_global_id(2);
+    local float merged[ROWS * MAX_SPLITS], merged_totals[ROWS * MAX_SPLITS];
+    uint item = get_local_id(0), block = get_group_id(0), head = get_group_id(1);
     uint4 cut = vload4(block, pass + pass[PASS_BLOCKS_AT]);
-    uint n_keys = pass_token(pass, cut.x).z + cut.y;
+    uint n_keys = pass_token(pass, cut.x).z + cut.y, rows = cut.y * HEADS;
     uint splits = (n_keys - 1) / pass[PASS_SPLIT_KEYS] + 1;
-    if (i >= cut.y * HEADS * HEAD_DIM || splits == 1) {
+    if (splits == 1) {
         return;
     }
-    uint r = i / HEAD_DIM, d = i % HEAD_DIM;
     ulong split_stride = ROWS * PARTIAL_ROW;
-    global const float *parts = partial +
-                                ((ulong)block * n_kv_heads + head) * pass[PASS_SPLITS] *
-                                    split_stride +
-                                r * PARTIAL_ROW;
-    out[(ulong)(cut.x + r / HEADS) * HEADS * n_kv_heads * HEAD_DIM +
-        (head * HEADS + r % HEADS) * HEAD_DIM + d] =
-        merged_element(parts, splits, split_stride, d);
+    global const float *parts =
+        partial + ((ulong)block * n_kv_heads + head) * pass[PASS_SPLITS] * split_stride;
+    merge_weights(parts, rows, splits, split_stride, merged, merged_totals);
+    for (uint i = item; i < rows * HEAD_DIM; i += ATTENTION_ITEMS) {
+        uint r = i / HEAD_DIM, d = i % HEAD_DIM;
+        out[(ulong)(cut.x + r / HEADS) * HEADS * n_kv_heads * HEAD_DIM +
+            (head * HEADS + r % HEADS) * HEAD_DIM + d] =
+            merged_element(parts + r * PARTIAL_ROW, splits, split_stride, d,
+                           merged + r * MAX_SPLITS);
+    }
 }

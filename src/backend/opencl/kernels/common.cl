@@ -121,6 +121,13 @@ inline float warp_sum(float x)
     }
     return x;
 }
+inline float warp_max(float x)
+{
+    for (int d = 16; d > 0; d /= 2) {
+        x = fmax(x, warp_shift(x, d));
+    }
+    return x;
+}
 #else
 inline float warp_sum(float x)
 {
@@ -153,6 +160,24 @@ inline uint byte_place(uint i, uint split)
     return split ? (i & ~7u) + (i & 1u) * 4 + (i % 8) / 2 : i;
 }
 
+#if WARP == 32
+/* The same for one unit that a warp holds, an element a lane. */
+inline void quantize_unit(float x, float weight, uint lane, uint unit, uint split,
+                          global char *values, global float *scales, global float *squares)
+{
+    float own = x * weight, largest = warp_max(fabs(own));
+    char q = convert_char_sat_rte(own * (largest > 0 ? 127.0f / largest : 0.0f));
+    float total = warp_sum((float)q), sum = squares ? warp_sum(x * x) : 0.0f;
+    values[unit * 32 + byte_place(lane, split)] = q;
+    if (lane == 0) {
+        vstore2((float2)(largest / 127.0f, 8.0f * (largest / 127.0f) * total), unit, scales);
+        if (squares) {
+            squares[unit] = sum;
+        }
+    }
+}
+#endif
+
 /* A record is a row of activations quantized in units of 32: bytes, per unit the scale and eight
  * times scale times the sum of the bytes (what an offset of 8 in the weights adds), and the sum of
  * squares of the elements before they were multiplied by a norm's weight.
@@ -163,6 +188,13 @@ inline void quantize_units(local const float *x, uint n, local char *scratch, ui
                            uint at, global const float *weight, uint split, global char *values,
                            global float *scales, global float *squares)
 {
+#if WARP == 32
+    for (uint i = item; i < n; i += items) { /* items is a multiple of 32: whole warps */
+        quantize_unit(x[i], weight ? weight[at + i] : 1.0f, i % 32, (at + i) / 32, split, values,
+                      scales, squares);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+#else
     for (uint i = item; i < n; i += items) {
         uint unit = i & ~31u;
         float largest = 0;
@@ -195,4 +227,5 @@ inline void quantize_units(local const float *x, uint n, local char *scratch, ui
         }
     }
     barrier(CLK_LOCAL_MEM_FENCE);
+#endif
 }

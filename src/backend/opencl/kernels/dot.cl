@@ -119,25 +119,54 @@ inline void NAME(collect)(float sums[TEAM_ROWS][TOKENS], uint team, uint lane, l
     }
 }
 
-/* 1 / rms of tokens from the squares of their records, into factors; epsilon below 0: 1. */
-inline void NAME(rms_factors)(global const float *squares, uint columns, float epsilon,
-                              uint first_token, uint n_tokens, local float *strips,
-                              local float *factors)
+/* This work-item's share of the squares of the input's records: asked for before the weights and
+ * added up after them, so that neither waits for the other; epsilon below 0: nothing. */
+#define SQUARE_ROUNDS ((32 * TOKENS + GEMV_ITEMS - 1) / GEMV_ITEMS)
+#define SQUARE_LOADS 4
+inline void NAME(load_squares)(global const float *squares, uint columns, float epsilon,
+                               uint first_token, uint n_tokens,
+                               float own[SQUARE_ROUNDS][SQUARE_LOADS])
 {
-    uint item = get_local_id(0), units = columns / 32;
-    if (epsilon < 0) {
-        if (item < TOKENS) {
-            factors[item] = 1;
+    uint units = columns / 32;
+#pragma unroll
+    for (uint k = 0; k < SQUARE_ROUNDS; k++) {
+        uint i = get_local_id(0) + k * GEMV_ITEMS;
+        ulong t = min(first_token + i / 32, n_tokens - 1);
+#pragma unroll
+        for (uint j = 0; j < SQUARE_LOADS; j++) {
+            uint u = i % 32 + 32 * j;
+            own[k][j] =
+                epsilon >= 0 && i < 32 * TOKENS && u < units ? squares[t * units + u] : 0.0f;
         }
-        return;
+        for (uint u = i % 32 + 32 * SQUARE_LOADS; epsilon >= 0 && i < 32 * TOKENS && u < units;
+             u += 32) { /* more than 4,096 columns */
+            own[k][0] += squares[t * units + u];
+        }
     }
+}
+
+inline float NAME(own_squares)(float own[SQUARE_LOADS])
+{
+    return own[0] + own[1] + own[2] + own[3];
+}
+
+/* 1 / rms of the tokens, into factors; 1 where there is no norm. A barrier must follow. */
+inline void NAME(rms_factors)(float own[SQUARE_ROUNDS][SQUARE_LOADS], uint columns, float epsilon,
+                              local float *strips, local float *factors)
+{
+    uint item = get_local_id(0);
+#if WARP == 32
     for (uint i = item; i < 32 * TOKENS; i += GEMV_ITEMS) {
-        uint t = min(first_token + i / 32, n_tokens - 1);
-        float sum = 0;
-        for (uint u = i % 32; u < units; u += 32) {
-            sum += squares[(ulong)t * units + u];
+        float sum = warp_sum(NAME(own_squares)(own[i / GEMV_ITEMS]));
+        if (i % 32 == 0) {
+            factors[i / 32] = epsilon >= 0 ? rsqrt(sum / (float)columns + epsilon) : 1.0f;
         }
-        strips[i] = sum;
+    }
+#else
+    for (uint k = 0; k < SQUARE_ROUNDS; k++) {
+        if (item + k * GEMV_ITEMS < 32 * TOKENS) {
+            strips[item + k * GEMV_ITEMS] = NAME(own_squares)(own[k]);
+        }
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     if (item < TOKENS) {
@@ -145,8 +174,9 @@ inline void NAME(rms_factors)(global const float *squares, uint columns, float e
         for (uint i = 0; i < 32; i++) {
             sum += strips[item * 32 + i];
         }
-        factors[item] = rsqrt(sum / (float)columns + epsilon);
+        factors[item] = epsilon >= 0 ? rsqrt(sum / (float)columns + epsilon) : 1.0f;
     }
+#endif
 }
 
 #define GEMV_HEAD                                                                                  \
@@ -154,14 +184,21 @@ inline void NAME(rms_factors)(global const float *squares, uint columns, float e
     local float factors[TOKENS];                                                                   \
     local float strips[32 * TOKENS];                                                               \
     uint item = get_local_id(0), lane = item % LANES, team = item / LANES;                         \
-    uint n_tokens = row_count(pass, count_word), first_token = get_group_id(1) * TOKENS;           \
-    float sums[TEAM_ROWS][TOKENS];
+    uint n_tokens = TOKENS == 1 ? get_num_groups(1) : row_count(pass, count_word);                 \
+    uint first_token = get_group_id(1) * TOKENS;                                                   \
+    float sums[TEAM_ROWS][TOKENS], own_squares[SQUARE_ROUNDS][SQUARE_LOADS];                       \
+    NAME(load_squares)(squares, columns, epsilon, first_token, n_tokens, own_squares);
 
-/* Row r of 32 of token t, by one work-item. */
-#define GEMV_SUM(result)                                                                           \
+/* Row r of 32 of token t, by one work-item; the 32 of a token are neighbours. */
+#define GEMV_TAIL                                                                                  \
+    uint t = i / 32, r = i % 32, row = tile * 32 + r;                                              \
+    if (first_token + t >= n_tokens) {                                                             \
+        continue;                                                                                  \
+    }
+#define GEMV_SUM(result, from)                                                                     \
     float result = 0;                                                                              \
     for (uint p = 0; p < GEMV_PARTS; p++) {                                                        \
-        result += parts[i * GEMV_PARTS + p];                                                       \
+        result += from[(r * TOKENS + t) * GEMV_PARTS + p];                                         \
     }                                                                                              \
     result *= factors[t];
 
@@ -193,13 +230,13 @@ NAME(gemv_store)(DOT_MATRIX(0), DOT_MATRIX(1), DOT_MATRIX(2), DOT_INPUT, global 
     }
     NAME(lane_products)(data, scales, rows, tile * 32 + team * TEAM_ROWS, columns, shift, lane,
                         values, value_scales, first_token, n_tokens, sums);
-    NAME(rms_factors)(squares, columns, epsilon, first_token, n_tokens, strips, factors);
+    NAME(rms_factors)(own_squares, columns, epsilon, strips, factors);
     NAME(collect)(sums, team, lane, parts);
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint i = item; i < 32 * TOKENS; i += GEMV_ITEMS) {
-        uint row = tile * 32 + i / TOKENS, t = i % TOKENS;
-        if (row < rows && first_token + t < n_tokens) {
-            GEMV_SUM(sum)
+        GEMV_TAIL
+        if (row < rows) {
+            GEMV_SUM(sum, parts)
             y[(ulong)(first_token + t) * y_stride + at + row] =
                 sum + (bias != NO_VECTOR ? vectors[bias + row] : 0.0f);
         }
@@ -218,19 +255,25 @@ NAME(gemv_add)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_stride, DOT_REC
     NAME(lane_products)(data0 + data_offset0, scales0 + scale_offset0, rows0,
                         tile * 32 + team * TEAM_ROWS, columns, shift0, lane, values, value_scales,
                         first_token, n_tokens, sums);
-    NAME(rms_factors)(squares, columns, epsilon, first_token, n_tokens, strips, factors);
+    NAME(rms_factors)(own_squares, columns, epsilon, strips, factors);
     NAME(collect)(sums, team, lane, parts);
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint i = item; i < 32 * TOKENS; i += GEMV_ITEMS) {
-        uint row = tile * 32 + i / TOKENS, t = i % TOKENS;
-        if (first_token + t < n_tokens) {
-            GEMV_SUM(sum)
-            global float *to = y + (ulong)(first_token + t) * y_stride + row;
-            sum += *to + (bias0 != NO_VECTOR ? vectors[bias0 + row] : 0.0f);
-            *to = sum;
-            made[t][row % 32] = sum;
+        GEMV_TAIL
+        GEMV_SUM(sum, parts)
+        global float *to = y + (ulong)(first_token + t) * y_stride + row;
+        sum += *to + (bias0 != NO_VECTOR ? vectors[bias0 + row] : 0.0f);
+        *to = sum;
+#if WARP == 32
+        if (norm != NO_VECTOR) {
+            quantize_unit(sum, vectors[norm + row], r, (first_token + t) * (rows0 / 32) + tile,
+                          split_order, ret_values, ret_scales, ret_squares);
         }
+#else
+        made[t][r] = sum;
+#endif
     }
+#if WARP != 32
     if (norm == NO_VECTOR) {
         return;
     }
@@ -241,6 +284,7 @@ NAME(gemv_add)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_stride, DOT_REC
                        split_order, ret_values + row, ret_scales + row / 32 * 2,
                        ret_squares + row / 32);
     }
+#endif
 }
 
 /* The record of silu(gate) * up. rows0 = rows1, a multiple of 32. */
@@ -257,29 +301,30 @@ NAME(gemv_swiglu)(DOT_MATRIX(0), DOT_MATRIX(1), DOT_INPUT, DOT_RECORD)
     NAME(collect)(sums, team, lane, parts);
     NAME(lane_products)(data1 + data_offset1, scales1 + scale_offset1, rows1, row0, columns, shift1,
                         lane, values, value_scales, first_token, n_tokens, sums);
-    NAME(rms_factors)(squares, columns, epsilon, first_token, n_tokens, strips, factors);
+    NAME(rms_factors)(own_squares, columns, epsilon, strips, factors);
     NAME(collect)(sums, team, lane, up_parts);
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint i = item; i < 32 * TOKENS; i += GEMV_ITEMS) {
-        uint row = tile * 32 + i / TOKENS, t = i % TOKENS;
-        if (first_token + t < n_tokens) {
-            GEMV_SUM(gate)
-            float up = 0;
-            for (uint p = 0; p < GEMV_PARTS; p++) {
-                up += up_parts[i * GEMV_PARTS + p];
-            }
-            up *= factors[t];
-            gate += bias0 != NO_VECTOR ? vectors[bias0 + row] : 0.0f;
-            up += bias1 != NO_VECTOR ? vectors[bias1 + row] : 0.0f;
-            made[t][row % 32] = silu(gate) * up;
-        }
+        GEMV_TAIL
+        GEMV_SUM(gate, parts)
+        GEMV_SUM(up, up_parts)
+        gate += bias0 != NO_VECTOR ? vectors[bias0 + row] : 0.0f;
+        up += bias1 != NO_VECTOR ? vectors[bias1 + row] : 0.0f;
+#if WARP == 32
+        quantize_unit(silu(gate) * up, 1.0f, r, (first_token + t) * (rows0 / 32) + tile,
+                      split_order, ret_values, ret_scales, 0);
+#else
+        made[t][r] = silu(gate) * up;
+#endif
     }
+#if WARP != 32
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint t = 0; t < TOKENS && first_token + t < n_tokens; t++) {
         ulong row = (ulong)(first_token + t) * rows0;
         quantize_units(made[t], 32, bytes, item, GEMV_ITEMS, tile * 32, 0, split_order,
                        ret_values + row, ret_scales + row / 32 * 2, 0);
     }
+#endif
 }
 
 #else

@@ -36,6 +36,38 @@ kernel void gather_rows(global const float *x, uint columns, global const uint *
     }
 }
 
+/* Row `row` of sums: the rows [first, first + n) of x, each after its norm, added up; one
+ * work-group, whose items take every ROW_ITEMS-th column. */
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
+sum_rows(global const float *x, global const float *vectors, uint weight, uint columns,
+         float epsilon, global float *sums, uint first, uint n, uint row)
+{
+    local float parts[ROW_ITEMS];
+    uint item = get_local_id(0);
+    sums += (ulong)row * columns;
+    for (uint k = item; k < columns; k += ROW_ITEMS) {
+        sums[k] = 0;
+    }
+    for (uint t = first; t < first + n; t++) {
+        global const float *own = x + (ulong)t * columns;
+        float sum = 0;
+        for (uint k = item; k < columns; k += ROW_ITEMS) {
+            sum += own[k] * own[k];
+        }
+        parts[item] = sum;
+        barrier(CLK_LOCAL_MEM_FENCE);
+        sum = 0;
+        for (uint i = 0; i < ROW_ITEMS; i++) {
+            sum += parts[i];
+        }
+        float factor = rsqrt(sum / (float)columns + epsilon);
+        for (uint k = item; k < columns; k += ROW_ITEMS) {
+            sums[k] += own[k] * factor * vectors[weight + k];
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+}
+
 /* RoPE on K, then K and V into the strips as fp16: one work-item per pair of elements of a KV head
  * of a token. qkv: [n][q_width + 2 * n_kv_heads * head_dim]; strip offsets in halves. */
 kernel void store_kv(global const float *qkv, uint q_width, uint n_kv_heads, uint head_dim,

@@ -40,6 +40,9 @@ static const memory_model_options shapes[] = {
      {24, 500, 0, 0, 0, 0, 0, 0, 0, 0},
      7},
 };
+/* Weights with minima, which "dot" leaves to "plain". */
+static const memory_model_options minima = {
+    2, 64, 2, 2, 32, 96, 101, OFR_DTYPE_I4M, OFR_DTYPE_I8, 32, false, false, false, {0}, 11};
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 
 static ofr_reference *make_reference(const opencl_rig *rig)
@@ -99,6 +102,9 @@ static void quantized_models_match_the_reference(void **state)
     const variant *v = *state;
     for (size_t i = 0; i < N_SHAPES; i++) {
         compare_with_reference(&shapes[i], v, strcmp(v->kernels, "dot") == 0 ? 0.04 : 1e-3);
+    }
+    if (strcmp(v->kernels, "plain") == 0) {
+        compare_with_reference(&minima, v, 1e-3);
     }
 }
 
@@ -234,6 +240,82 @@ static void slots_do_not_disturb_one_another(void **state)
     rig_done(&rig);
 }
 
+/* Candidates chosen on the device are those of the logits, best first, equal ones by lower id. */
+static void candidates_are_those_of_the_logits(void **state)
+{
+    opencl_rig rig;
+    memory_model_options options = shapes[0];
+    options.vocab_size = 2 * 2048 + 37; /* three chunks, the last one short */
+    set_up(&rig, &options, *state);
+    ofr_error err = {0};
+    uint32_t vocab = options.vocab_size;
+    int32_t tokens[2] = {5, 9}, ids[2 * OFR_OPENCL_TOP_MAX];
+    float *logits = rig_floats(2 * (size_t)vocab), best[2 * OFR_OPENCL_TOP_MAX];
+    ofr_segment segments[2] = {{0, 0, 1}, {2, 0, 1}};
+    ofr_forward forward = {.segments = segments,
+                           .n_segments = 2,
+                           .tokens = tokens,
+                           .output = OFR_FORWARD_OUTPUT_LAST,
+                           .logits = logits};
+    rig_run(rig.session, &forward);
+    forward.logits = NULL;
+    rig_run(rig.session, &forward);
+    const uint32_t counts[] = {1, 7, OFR_OPENCL_TOP_MAX};
+    for (uint32_t c = 0; c < 3; c++) {
+        uint32_t k = counts[c];
+        rig_check(ofr_opencl_top_k(rig.session, k, best, ids, &err), &err);
+        for (uint32_t row = 0; row < 2; row++) {
+            const float *own = logits + (size_t)row * vocab;
+            for (uint32_t i = 0; i < k; i++) {
+                uint32_t id = (uint32_t)ids[row * k + i], better = 0;
+                assert_true(id < vocab);
+                assert_true(fabsf(best[row * k + i] - own[id]) <= 1e-5f * fabsf(own[id]));
+                for (uint32_t v = 0; v < vocab; v++) {
+                    better += own[v] > own[id] || (own[v] == own[id] && v < id);
+                }
+                assert_int_equal(better, i);
+            }
+        }
+    }
+    assert_int_equal(ofr_opencl_top_k(rig.session, 0, best, ids, &err), OFR_EINVAL);
+    assert_int_equal(ofr_opencl_top_k(rig.session, OFR_OPENCL_TOP_MAX + 1, best, ids, &err),
+                     OFR_EINVAL);
+    free(logits);
+    rig_done(&rig);
+}
+
+/* As the CPU backend adds them up. */
+static void hidden_sums_are_the_cpus(void **state)
+{
+    const variant *v = *state;
+    opencl_rig rig;
+    ofr_error err = {0};
+    const memory_model_options *options = &shapes[1];
+    set_up(&rig, options, v);
+    ofr_backend_options open = rig_options(&rig, NULL);
+    ofr_backend_session *cpu = NULL;
+    open.threads = 1;
+    rig_check(ofr_cpu_backend()->open(&open, &cpu, &err), &err);
+    uint32_t d = options->d_model;
+    int32_t *tokens = rig_tokens(20, options->vocab_size);
+    float *expected = rig_floats(2 * (size_t)d), *got = rig_floats(2 * (size_t)d);
+    ofr_segment segments[2] = {{1, 0, 13}, {0, 0, 7}};
+    ofr_forward forward = {.segments = segments,
+                           .n_segments = 2,
+                           .tokens = tokens,
+                           .output = OFR_FORWARD_OUTPUT_HIDDEN_SUM,
+                           .logits = expected};
+    rig_check(ofr_cpu_backend()->forward(cpu, &forward, &err), &err);
+    forward.logits = got;
+    rig_run(rig.session, &forward);
+    rig_near(got, expected, 2 * (size_t)d, 0.04, "sums of hidden states");
+    ofr_cpu_backend()->close(cpu);
+    free(tokens);
+    free(expected);
+    free(got);
+    rig_done(&rig);
+}
+
 static void log_probabilities_are_those_of_the_logits(void **state)
 {
     opencl_rig rig;
@@ -321,6 +403,11 @@ static void layer_ranges_compose_also_with_the_cpu(void **state)
             segment = (ofr_segment){2, N - 1, 1};
         }
         rig_near(parts, whole, vocab, limit, "two sessions");
+        for (uint32_t i = 0; i < 2; i++) { /* hidden states and KV are used where they are */
+            bool cpu = order >> i & 1;
+            uint64_t copied = cpu ? 0 : backends[i]->handoff_bytes_copied(sessions[i]);
+            assert_true(v->memory == OFR_OPENCL_MEMORY_SHARED ? copied == 0 : cpu || copied > 0);
+        }
         backends[0]->close(sessions[0]);
         backends[1]->close(sessions[1]);
     }
@@ -438,6 +525,8 @@ int main(void)
             cmocka_unit_test_prestate(chunks_cut_anywhere_give_the_same, v),
             cmocka_unit_test_prestate(log_probabilities_are_those_of_the_logits, v),
             cmocka_unit_test_prestate(greedy_tokens_are_the_cpus, v),
+            cmocka_unit_test_prestate(candidates_are_those_of_the_logits, v),
+            cmocka_unit_test_prestate(hidden_sums_are_the_cpus, v),
         };
         const struct CMUnitTest both[] = {
             cmocka_unit_test_prestate(long_contexts_are_split_and_merged, v),

@@ -101,12 +101,12 @@ static int read_content(ofr_tool_parser *p, bool last, ofr_error *err)
         int r = give(p, kept, before - kept + strlen(marker), err);
         return r < 0 ? r : 1;
     }
-    size_t certain = p->pending.size;
+    size_t all = p->pending.size;
     if (!last)
-        certain = without_space(p, certain - partial(p, marker));
-    else if (p->calls && without_space(p, certain) == 0)
-        return give(p, 0, certain, err);
-    return give(p, certain, 0, err);
+        return give(p, without_space(p, all - partial(p, marker)), 0, err);
+    /* Space after calls is no content, whatever piece it came in. */
+    size_t kept = p->calls ? without_space(p, all) : all;
+    return give(p, kept, all - kept, err);
 }
 
 /* Space and what joins a list of calls. */
@@ -176,7 +176,7 @@ static int read_object(ofr_tool_parser *p, bool last, ofr_error *err)
         r = ofr_byte_buffer_add(&p->object, p->pending.data, used, err);
     ofr_byte_buffer_drop(&p->pending, used);
     bool ended = p->scanner.state == OFR_CALL_DONE, bad = p->scanner.state == OFR_CALL_BAD;
-    if (r == 0 && !bad)
+    if (r == 0)
         r = tell(p, ended, err);
     if (r < 0)
         return r;
@@ -247,7 +247,11 @@ static bool may_be_call(const ofr_tool_parser *p)
 static int read_whole(ofr_tool_parser *p, bool last, ofr_error *err)
 {
     size_t size = object_size(p);
-    if (size == 0 && !last && may_be_call(p))
+    if (!may_be_call(p)) {
+        p->mode = PLAIN;
+        return 1;
+    }
+    if (size == 0 && !last)
         return 0;
     json_t *call =
         size ? json_loadb(p->pending.data, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL)

@@ -131,7 +131,11 @@ int ofr_bake_graphs(ofr_package_writer *writer, const ofr_model_params *params, 
     if (!bake.kinds)
         return ofr_fail(err, OFR_ENOMEM, "graphs: out of memory");
     ofr_error reason = {0};
-    r = bake_all(&bake, writer, &reason);
+    const char *beyond = ofr_model_params_beyond_llama(params);
+    if (!beyond && ofr_package_writer_tensor(writer, "model.layers.0.self_attn.q_norm.weight"))
+        beyond = "norms of Q and K";
+    r = beyond ? ofr_fail(&reason, OFR_EUNSUPPORTED, "no graphs: the model needs %s", beyond)
+               : bake_all(&bake, writer, &reason);
     if (r == OFR_EUNSUPPORTED) {
         snprintf(result->graphs_left_out, sizeof result->graphs_left_out, "%.255s", reason.text);
         r = 0;

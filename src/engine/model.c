@@ -231,39 +231,16 @@ void ofr_model_done(ofr_model *model)
 
 const char *ofr_model_beyond_llama(const ofr_model *model)
 {
-    const ofr_model_params *p = model->params;
-    unsigned flags = 0;
-    bool head_norms = false, output_norms = false;
-    for (uint32_t i = 0; i < p->n_layers; i++) {
+    for (uint32_t i = 0; i < model->params->n_layers; i++) {
         const ofr_layer *layer = &model->layers[i];
-        flags |= layer->flags;
-        head_norms = head_norms || layer->q_norm != NULL;
-        output_norms =
-            output_norms || layer->attention_output_norm != NULL || layer->mlp_output_norm != NULL;
-    }
-    const struct {
-        bool present;
-        const char *words;
-    } features[] = {
-        {(flags & OFR_LAYER_WINDOWED) != 0 && p->sliding_window < p->context_length,
-         "a sliding window"},
-        {(flags & OFR_LAYER_UNROTATED) != 0, "layers without RoPE"},
-        {head_norms, "norms of Q and K"},
-        {output_norms, "norms of what a layer adds"},
-        {p->activation != OFR_ACTIVATION_SILU, "an activation other than SiLU"},
-        {ofr_scale_or_one(p->embedding_scale) != 1 || ofr_scale_or_one(p->residual_scale) != 1 ||
-             ofr_scale_or_one(p->logit_scale) != 1 || p->attention_scale != 0,
-         "scaled embeddings, residuals, scores or logits"},
-        {p->attention_softcap != 0 || p->logit_softcap != 0, "capped scores or logits"},
-        {p->rope_local.dims > 0, "two RoPE bases"},
-        {p->rope.scaling == OFR_ROPE_SCALING_LONGROPE, "long RoPE"},
-    };
-    for (size_t i = 0; i < sizeof features / sizeof features[0]; i++) {
-        if (features[i].present) {
-            return features[i].words;
+        if (layer->q_norm != NULL) {
+            return "norms of Q and K";
+        }
+        if (layer->attention_output_norm != NULL || layer->mlp_output_norm != NULL) {
+            return "norms of what a layer adds";
         }
     }
-    return NULL;
+    return ofr_model_params_beyond_llama(model->params);
 }
 
 const float *ofr_model_freq_factors(const ofr_model *model, uint32_t context)

@@ -16,6 +16,8 @@ enum { TOKEN_BLOCK = 16, ROW_BLOCK = 4, MAX_THREADS = 16 };
 typedef struct reference_layer {
     float *attention_norm, *mlp_norm;
     float *q, *k, *v, *o, *gate, *up, *down;
+    float *attention_output_norm, *mlp_output_norm, *q_norm, *k_norm; /* or NULL */
+    unsigned flags;
     float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias, *down_bias;
     float *keys, *values; /* [context][n_kv_heads * head_dim] */
 } reference_layer;
@@ -25,8 +27,9 @@ struct ofr_reference {
     uint32_t context, position, n_threads;
     float *embedding, *head, *final_norm, *freq_factors, *head_bias;
     reference_layer *layers;
-    double *frequencies; /* [rope.dims / 2] */
-    double magnitude;
+    double *frequencies;       /* [rope.dims / 2] */
+    double *local_frequencies; /* of windowed layers: [rope_local.dims / 2], or NULL */
+    double magnitude, local_magnitude;
 };
 
 static int load(ofr_reference_source source, void *data, const char *name, uint64_t n,
@@ -53,6 +56,7 @@ static int load_layer(ofr_reference *r, uint32_t index, ofr_reference_source sou
 {
     const ofr_model_params *p = &r->params;
     reference_layer *layer = &r->layers[index];
+    layer->flags = p->layer_flags[index];
     uint64_t d = p->d_model, q = (uint64_t)p->n_heads * p->head_dim;
     uint64_t kv = (uint64_t)p->n_kv_heads * p->head_dim, ff = p->d_ff;
     const struct {
@@ -77,6 +81,10 @@ static int load_layer(ofr_reference *r, uint32_t index, ofr_reference_source sou
         {"mlp.gate_proj.bias", ff, false, &layer->gate_bias},
         {"mlp.up_proj.bias", ff, false, &layer->up_bias},
         {"mlp.down_proj.bias", d, false, &layer->down_bias},
+        {"attention_output_norm.weight", d, false, &layer->attention_output_norm},
+        {"mlp_output_norm.weight", d, false, &layer->mlp_output_norm},
+        {"self_attn.q_norm.weight", p->head_dim, false, &layer->q_norm},
+        {"self_attn.k_norm.weight", p->head_dim, false, &layer->k_norm},
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         char name[128];
@@ -95,15 +103,15 @@ static int load_layer(ofr_reference *r, uint32_t index, ofr_reference_source sou
 }
 
 /* The definitions of the HF transformers library (modeling_rope_utils), in its order. */
-static void set_frequencies(ofr_reference *r)
+static void set_frequencies(const ofr_rope_params *rope, const float *factors,
+                            double *ret_frequencies, double *ret_magnitude)
 {
-    const ofr_rope_params *rope = &r->params.rope;
     double pi = 3.14159265358979323846, base = (double)rope->base, factor = (double)rope->factor;
     double original = rope->original_context;
-    r->magnitude = 1;
+    *ret_magnitude = 1;
     for (uint32_t i = 0; i < rope->dims / 2; i++) {
         double f = 1 / pow(base, 2.0 * i / rope->dims);
-        f /= r->freq_factors != NULL ? (double)r->freq_factors[i] : 1;
+        f /= factors != NULL ? (double)factors[i] : 1;
         if (rope->scaling == OFR_ROPE_SCALING_LINEAR) {
             f /= factor;
         } else if (rope->scaling == OFR_ROPE_SCALING_LLAMA3) {
@@ -124,10 +132,12 @@ static void set_frequencies(ofr_reference *r)
             double ramp = (i - first) / (last - first == 0 ? 0.001 : last - first);
             ramp = fmin(fmax(ramp, 0), 1);
             f = f / factor * ramp + f * (1 - ramp);
-            r->magnitude = rope->attention_factor != 0 ? (double)rope->attention_factor
-                                                       : 0.1 * log(factor) + 1;
+            *ret_magnitude = rope->attention_factor != 0 ? (double)rope->attention_factor
+                                                         : 0.1 * log(factor) + 1;
+        } else if (rope->scaling == OFR_ROPE_SCALING_LONGROPE) {
+            *ret_magnitude = rope->attention_factor != 0 ? (double)rope->attention_factor : 1;
         }
-        r->frequencies[i] = f;
+        ret_frequencies[i] = f;
     }
 }
 
@@ -144,9 +154,13 @@ int ofr_reference_new(const ofr_model_params *params, ofr_reference_source sourc
     r->n_threads = n_threads < 1 ? 1 : n_threads > MAX_THREADS ? MAX_THREADS : n_threads;
     r->layers = calloc(params->n_layers, sizeof *r->layers);
     r->frequencies = calloc(params->rope.dims / 2, sizeof *r->frequencies);
+    r->local_frequencies = calloc(params->rope_local.dims / 2 + 1, sizeof *r->frequencies);
+    bool is_long = params->rope.scaling == OFR_ROPE_SCALING_LONGROPE &&
+                   context > params->rope.original_context;
+    const char *name = is_long ? "rope_freq_factors_long" : "rope_freq_factors";
     uint64_t table = (uint64_t)params->vocab_size * params->d_model;
     int result =
-        r->layers == NULL || r->frequencies == NULL
+        r->layers == NULL || r->frequencies == NULL || r->local_frequencies == NULL
             ? ofr_fail(err, OFR_ENOMEM, "reference: out of memory")
             : load(source, data, "model.embed_tokens.weight", table, true, &r->embedding, err);
     if (result == 0) {
@@ -154,8 +168,7 @@ int ofr_reference_new(const ofr_model_params *params, ofr_reference_source sourc
             load(source, data, "model.norm.weight", params->d_model, true, &r->final_norm, err);
     }
     if (result == 0) {
-        result = load(source, data, "rope_freq_factors", params->rope.dims / 2, false,
-                      &r->freq_factors, err);
+        result = load(source, data, name, params->rope.dims / 2, false, &r->freq_factors, err);
     }
     if (result == 0 && !params->tied_embedding) {
         result = load(source, data, "lm_head.weight", table, true, &r->head, err);
@@ -170,7 +183,10 @@ int ofr_reference_new(const ofr_model_params *params, ofr_reference_source sourc
         ofr_reference_free(r);
         return result;
     }
-    set_frequencies(r);
+    set_frequencies(&params->rope, r->freq_factors, r->frequencies, &r->magnitude);
+    if (params->rope_local.dims > 0) {
+        set_frequencies(&params->rope_local, NULL, r->local_frequencies, &r->local_magnitude);
+    }
     *ret_reference = r;
     return 0;
 }
@@ -182,10 +198,28 @@ ofr_reference *ofr_reference_free(ofr_reference *r)
     }
     for (uint32_t i = 0; r->layers != NULL && i < r->params.n_layers; i++) {
         reference_layer *l = &r->layers[i];
-        float *all[] = {
-            l->attention_norm, l->mlp_norm,  l->q,       l->k,         l->v,      l->o,
-            l->gate,           l->up,        l->down,    l->q_bias,    l->k_bias, l->v_bias,
-            l->o_bias,         l->gate_bias, l->up_bias, l->down_bias, l->keys,   l->values};
+        float *all[] = {l->attention_norm,
+                        l->mlp_norm,
+                        l->q,
+                        l->k,
+                        l->v,
+                        l->o,
+                        l->gate,
+                        l->up,
+                        l->down,
+                        l->q_bias,
+                        l->k_bias,
+                        l->v_bias,
+                        l->o_bias,
+                        l->gate_bias,
+                        l->up_bias,
+                        l->down_bias,
+                        l->keys,
+                        l->values,
+                        l->attention_output_norm,
+                        l->mlp_output_norm,
+                        l->q_norm,
+                        l->k_norm};
         for (size_t j = 0; j < sizeof all / sizeof all[0]; j++) {
             free(all[j]);
         }
@@ -197,6 +231,7 @@ ofr_reference *ofr_reference_free(ofr_reference *r)
     free(r->final_norm);
     free(r->freq_factors);
     free(r->frequencies);
+    free(r->local_frequencies);
     free(r);
     return NULL;
 }
@@ -304,12 +339,29 @@ static void normalize(const ofr_reference *r, const float *x, const float *weigh
     }
 }
 
-static void rotate(const ofr_reference *r, float *head, uint32_t position)
+/* Norm of one head, where the layer has it, and rotation, where it has that. */
+static void turn(const ofr_reference *r, const reference_layer *layer, const float *norm,
+                 float *head, uint32_t position)
 {
-    uint32_t half = r->params.rope.dims / 2;
+    const ofr_model_params *p = &r->params;
+    double squares = 0;
+    for (uint32_t i = 0; i < p->head_dim; i++) {
+        squares += (double)head[i] * (double)head[i];
+    }
+    double factor = 1 / sqrt(squares / p->head_dim + (double)p->rms_epsilon);
+    for (uint32_t i = 0; norm != NULL && i < p->head_dim; i++) {
+        head[i] = (float)((double)head[i] * factor * (double)norm[i]);
+    }
+    bool local = p->rope_local.dims > 0 && (layer->flags & OFR_LAYER_WINDOWED);
+    const double *frequencies = local ? r->local_frequencies : r->frequencies;
+    double magnitude = local ? r->local_magnitude : r->magnitude;
+    uint32_t half = (local ? p->rope_local.dims : p->rope.dims) / 2;
+    if (layer->flags & OFR_LAYER_UNROTATED) {
+        return;
+    }
     for (uint32_t i = 0; i < half; i++) {
-        double angle = position * r->frequencies[i];
-        double c = cos(angle) * r->magnitude, s = sin(angle) * r->magnitude;
+        double angle = position * frequencies[i];
+        double c = cos(angle) * magnitude, s = sin(angle) * magnitude;
         double a = (double)head[i], b = (double)head[i + half];
         head[i] = (float)(a * c - b * s);
         head[i + half] = (float)(b * c + a * s);
@@ -342,13 +394,18 @@ static void attend_head(const attention *a, uint32_t t, uint32_t h, double *weig
     const float *values = a->layer->values + (size_t)(h / shared) * d;
     uint32_t n_keys = a->r->position + t + 1;
     double top = -INFINITY, total = 0;
-    rotate(a->r, query, a->r->position + t);
-    for (uint32_t j = 0; j < n_keys; j++) {
-        weights[j] = dot(query, keys + (size_t)j * kv, d) / sqrt(d);
+    turn(a->r, a->layer, a->layer->q_norm, query, a->r->position + t);
+    bool windowed = a->layer->flags & OFR_LAYER_WINDOWED;
+    uint32_t first = windowed && n_keys > p->sliding_window ? n_keys - p->sliding_window : 0;
+    double scale = p->attention_scale != 0 ? (double)p->attention_scale : 1 / sqrt(d);
+    double cap = (double)p->attention_softcap;
+    for (uint32_t j = first; j < n_keys; j++) {
+        weights[j] = dot(query, keys + (size_t)j * kv, d) * scale;
+        weights[j] = cap != 0 ? cap * tanh(weights[j] / cap) : weights[j];
         top = fmax(top, weights[j]);
     }
     memset(sum, 0, d * sizeof *sum);
-    for (uint32_t j = 0; j < n_keys; j++) {
+    for (uint32_t j = first; j < n_keys; j++) {
         double weight = exp(weights[j] - top);
         total += weight;
         for (uint32_t i = 0; i < d; i++) {
@@ -398,10 +455,15 @@ static void attend(const ofr_reference *r, const reference_layer *layer, float *
     }
 }
 
-static void add(float *x, const float *y, size_t n)
+/* x += y, normed first where `norm` is not NULL. y is overwritten. */
+static void add(const ofr_reference *r, float *x, float *y, const float *norm, uint32_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        x[i] += y[i];
+    float scale = r->params.residual_scale != 0 ? r->params.residual_scale : 1;
+    if (norm != NULL) {
+        normalize(r, y, norm, n, y);
+    }
+    for (size_t i = 0; i < (size_t)n * r->params.d_model; i++) {
+        x[i] += y[i] * scale;
     }
 }
 
@@ -422,21 +484,27 @@ static void run_layer(ofr_reference *r, const reference_layer *layer, uint32_t n
              layer->values + (size_t)r->position * kv);
     for (uint32_t t = 0; t < n; t++) {
         for (uint32_t h = 0; h < p->n_kv_heads; h++) {
-            rotate(r, keys + (size_t)t * kv + (size_t)h * p->head_dim, r->position + t);
+            turn(r, layer, layer->k_norm, keys + (size_t)t * kv + (size_t)h * p->head_dim,
+                 r->position + t);
         }
     }
     attend(r, layer, w->q, n, w->attention);
     multiply(r, layer->o, layer->o_bias, w->attention, n, d, q, w->out);
-    add(x, w->out, (size_t)n * d);
+    add(r, x, w->out, layer->attention_output_norm, n);
     normalize(r, x, layer->mlp_norm, n, w->normed);
     multiply(r, layer->gate, layer->gate_bias, w->normed, n, p->d_ff, d, w->gate);
     multiply(r, layer->up, layer->up_bias, w->normed, n, p->d_ff, d, w->up);
     for (size_t i = 0; i < (size_t)n * p->d_ff; i++) {
         double g = (double)w->gate[i];
-        w->gate[i] = (float)(g / (1 + exp(-g)) * (double)w->up[i]);
+        double active = g / (1 + exp(-g));
+        if (p->activation == OFR_ACTIVATION_GELU_TANH) {
+            active =
+                0.5 * g * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g)));
+        }
+        w->gate[i] = (float)(active * (double)w->up[i]);
     }
     multiply(r, layer->down, layer->down_bias, w->gate, n, d, p->d_ff, w->out);
-    add(x, w->out, (size_t)n * d);
+    add(r, x, w->out, layer->mlp_output_norm, n);
 }
 
 int ofr_reference_forward(ofr_reference *r, const int32_t *tokens, uint32_t n, float *hidden,
@@ -461,6 +529,9 @@ int ofr_reference_forward(ofr_reference *r, const int32_t *tokens, uint32_t n, f
     for (uint32_t t = 0; t < n; t++) {
         memcpy(x + (size_t)t * d, r->embedding + (size_t)tokens[t] * d, d * sizeof *x);
     }
+    for (size_t i = 0; p->embedding_scale != 0 && i < (size_t)n * d; i++) {
+        x[i] *= p->embedding_scale;
+    }
     for (uint32_t i = 0; i < p->n_layers; i++) {
         if (hidden != NULL) {
             memcpy(hidden + (size_t)i * n * d, x, (size_t)n * d * sizeof *x);
@@ -474,6 +545,12 @@ int ofr_reference_forward(ofr_reference *r, const int32_t *tokens, uint32_t n, f
         normalize(r, x, r->final_norm, n, w.normed);
         multiply(r, p->tied_embedding ? r->embedding : r->head, r->head_bias, w.normed, n,
                  p->vocab_size, d, logits);
+        double scale = p->logit_scale != 0 ? (double)p->logit_scale : 1;
+        double cap = (double)p->logit_softcap;
+        for (size_t i = 0; i < (size_t)n * p->vocab_size; i++) {
+            double value = (double)logits[i] * scale;
+            logits[i] = (float)(cap != 0 ? cap * tanh(value / cap) : value);
+        }
     }
     r->position += n;
     free(memory);

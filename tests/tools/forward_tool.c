@@ -2,8 +2,10 @@
  * come as text on stdin, one sequence a line, results go out as JSON:
  *   forward_tool score PACKAGE CONTEXT THREADS KERNELS   nll of both, windows of CONTEXT tokens
  *   forward_tool layers PACKAGE KERNELS                  relative errors layer by layer
- *   forward_tool generate PACKAGE|FILE.gguf N THREADS    greedy ids of the reference and margins
- *   forward_tool logits PACKAGE                          of the reference, one line: raw f32
+ *   forward_tool both PACKAGE STEP KERNELS OUT           raw fp32 [2][n][vocab]: the reference's,
+ * and the backend's in batches of STEP tokens forward_tool generate PACKAGE|FILE.gguf N THREADS
+ * greedy ids of the reference and margins forward_tool logits PACKAGE                          of
+ * the reference, one line: raw f32
  */
 #include <inttypes.h>
 #include <math.h>
@@ -256,6 +258,48 @@ static int run_layers(const char *path, const char *kernels)
     return 0;
 }
 
+static int run_both(const char *path, uint32_t step, const char *kernels, const char *out_path)
+{
+    engine e;
+    ofr_error err = {0};
+    sequence line;
+    if (!read_sequence(&line) || line.n == 0) {
+        die("no tokens on stdin", NULL);
+    }
+    uint32_t n = (uint32_t)line.n;
+    open_engine(&e, path, n);
+    size_t vocab = e.model.params->vocab_size;
+    float *logits = checked(malloc(2 * n * vocab * sizeof *logits));
+    ofr_reference *reference = open_reference(&e, 2);
+    if (ofr_reference_forward(reference, line.tokens, n, NULL, logits) < 0) {
+        die("reference", NULL);
+    }
+    ofr_backend_session *session =
+        open_session(&e, 0, e.model.params->n_layers, 2, *kernels ? kernels : NULL);
+    for (uint32_t at = 0; at < n; at += step) {
+        ofr_segment segment = {0, at, n - at < step ? n - at : step};
+        ofr_forward forward = {.segments = &segment,
+                               .n_segments = 1,
+                               .tokens = line.tokens + at,
+                               .output = OFR_FORWARD_OUTPUT_ALL,
+                               .logits = logits + (n + at) * vocab};
+        if (ofr_cpu_backend()->forward(session, &forward, &err) < 0) {
+            die("forward", &err);
+        }
+    }
+    FILE *out = fopen(out_path, "wbe");
+    if (out == NULL || fwrite(logits, sizeof *logits, 2 * n * vocab, out) != 2 * n * vocab ||
+        fclose(out) != 0) {
+        die(out_path, NULL);
+    }
+    ofr_cpu_backend()->close(session);
+    ofr_reference_free(reference);
+    free(logits);
+    free(line.tokens);
+    close_engine(&e);
+    return 0;
+}
+
 typedef struct gguf_source {
     ofr_gguf *gguf;
     ofr_bake_model model;
@@ -401,6 +445,9 @@ static int run_logits(const char *path)
 
 int main(int argc, char **argv)
 {
+    if (argc == 6 && strcmp(argv[1], "both") == 0) {
+        return run_both(argv[2], (uint32_t)strtoul(argv[3], NULL, 10), argv[4], argv[5]);
+    }
     if (argc == 6 && strcmp(argv[1], "score") == 0) {
         return run_score(argv[2], (uint32_t)atoi(argv[3]), (uint32_t)atoi(argv[4]), argv[5]);
     }

@@ -32,9 +32,42 @@ static void rotate(const float *x, const float *cosine, const float *sine, uint3
     }
 }
 
-static float query_factor(const ofr_backend_session *session)
+/* The RoPE row of a token for a layer. */
+typedef struct rope_row {
+    const float *cosines, *sines;
+    uint32_t half; /* 0: not rotated */
+} rope_row;
+
+static rope_row rope_of(const ofr_backend_session *session, const ofr_layer *layer, uint32_t token)
 {
-    return 1 / sqrtf((float)session->params->head_dim);
+    if (layer->flags & OFR_LAYER_UNROTATED) {
+        return (rope_row){NULL, NULL, 0};
+    }
+    uint32_t half = session->rope_local.half;
+    if (half > 0 && (layer->flags & OFR_LAYER_WINDOWED)) {
+        return (rope_row){session->local_cosines + (size_t)token * half,
+                          session->local_sines + (size_t)token * half, half};
+    }
+    half = session->rope.half;
+    return (rope_row){session->cosines + (size_t)token * half,
+                      session->sines + (size_t)token * half, half};
+}
+
+/* The first key that a query at `position` sees. */
+static uint32_t first_key(const ofr_backend_session *session, uint32_t layer, uint32_t position)
+{
+    uint32_t window = session->params->sliding_window;
+    bool windowed = session->model->layers[layer].flags & OFR_LAYER_WINDOWED;
+    return windowed && position >= window ? position + 1 - window : 0;
+}
+
+/* x = c tanh(x / c) */
+static void cap_scores(const ofr_backend_session *session, float *x, size_t n)
+{
+    float cap = session->params->attention_softcap;
+    for (size_t i = 0; cap != 0 && i < n; i++) {
+        x[i] = cap * tanhf(x[i] / cap);
+    }
 }
 
 static void store_kv(ofr_backend_session *session, uint32_t layer, uint32_t token, uint32_t head)
@@ -45,9 +78,12 @@ static void store_kv(ofr_backend_session *session, uint32_t layer, uint32_t toke
     size_t from = token * row + (size_t)head * params->head_dim;
     size_t to = at->position * row + (size_t)head * params->head_dim;
     float *k = session->k + from;
-    uint32_t half = session->rope.half;
-    rotate(k, session->cosines + (size_t)token * half, session->sines + (size_t)token * half, half,
-           params->head_dim, 1, k);
+    const ofr_layer *weights = &session->model->layers[layer];
+    rope_row rope = rope_of(session, weights, token);
+    if (weights->k_norm != NULL) {
+        session->kernels->rms_norm(k, weights->k_norm, params->head_dim, params->rms_epsilon, k);
+    }
+    rotate(k, rope.cosines, rope.sines, rope.half, params->head_dim, 1, k);
     const ofr_kv_layout *layout = &session->options.kv_layout;
     session->kernels->float_to_half(k, params->head_dim,
                                     strip(session, ofr_kv_strip_k(layout, at->slot, layer)) + to);
@@ -56,17 +92,25 @@ static void store_kv(ofr_backend_session *session, uint32_t layer, uint32_t toke
 }
 
 /* The query heads of one group of one token, rotated and scaled, into y [heads][head_dim]. */
-static void load_query(const ofr_backend_session *session, uint32_t token, uint32_t group, float *y)
+static void load_query(const ofr_backend_session *session, uint32_t layer, uint32_t token,
+                       uint32_t group, float *y)
 {
     const ofr_model_params *params = session->params;
-    uint32_t half = session->rope.half;
+    const ofr_layer *weights = &session->model->layers[layer];
+    rope_row rope = rope_of(session, weights, token);
+    float factor = ofr_model_params_attention_scale(params);
     const float *q =
         session->q + ((size_t)token * params->n_heads + (size_t)group * session->heads_per_group) *
                          params->head_dim;
     for (uint32_t h = 0; h < session->heads_per_group; h++) {
-        rotate(q + h * params->head_dim, session->cosines + (size_t)token * half,
-               session->sines + (size_t)token * half, half, params->head_dim, query_factor(session),
-               y + h * params->head_dim);
+        const float *from = q + (size_t)h * params->head_dim;
+        float *to = y + (size_t)h * params->head_dim;
+        if (weights->q_norm != NULL) {
+            session->kernels->rms_norm(from, weights->q_norm, params->head_dim, params->rms_epsilon,
+                                       to);
+            from = to;
+        }
+        rotate(from, rope.cosines, rope.sines, rope.half, params->head_dim, factor, to);
     }
 }
 
@@ -109,7 +153,8 @@ void ofr_cpu_attention_plan(ofr_backend_session *session)
     session->max_splits = (longest - 1) / session->split_keys + 1;
 }
 
-/* One token, one group of heads, keys [begin, end). Leaves out [heads][head_dim] unnormalized. */
+/* One token, one group of heads, of keys [begin, end) those it sees. Leaves out [heads][head_dim]
+ * unnormalized; maximum is -INFINITY and sum 0 where it sees none of them. */
 static void attend_single(ofr_backend_session *session, uint32_t thread, uint32_t layer,
                           uint32_t token, uint32_t group, uint32_t begin, uint32_t end,
                           float *maximum, float *sum)
@@ -123,16 +168,21 @@ static void attend_single(ofr_backend_session *session, uint32_t thread, uint32_
     size_t row = (size_t)params->n_kv_heads * d;
     const uint16_t *k = strip(session, ofr_kv_strip_k(layout, slot, layer)) + (size_t)group * d;
     const uint16_t *v = strip(session, ofr_kv_strip_v(layout, slot, layer)) + (size_t)group * d;
-    load_query(session, token, group, scratch->query);
+    load_query(session, layer, token, group, scratch->query);
     memset(scratch->out, 0, (size_t)heads * d * sizeof *scratch->out);
     for (uint32_t h = 0; h < heads; h++) {
         maximum[h] = -INFINITY;
         sum[h] = 0;
     }
+    uint32_t visible = first_key(session, layer, session->tokens[token].position);
+    begin = begin > visible ? begin : visible;
     for (uint32_t key = begin; key < end; key += OFR_CPU_KEY_BLOCK) {
         uint32_t n = min_u32(OFR_CPU_KEY_BLOCK, end - key);
         kernels->attention_scores(scratch->query, d, heads, k + key * row, row, n, d,
                                   scratch->scores);
+        for (uint32_t h = 0; h < heads; h++) {
+            cap_scores(session, scratch->scores + (size_t)h * OFR_CPU_KEY_BLOCK, n);
+        }
         for (uint32_t h = 0; h < heads; h++) {
             float correction = update_softmax(
                 kernels, scratch->scores + (size_t)h * OFR_CPU_KEY_BLOCK, n, &maximum[h], &sum[h]);
@@ -202,7 +252,7 @@ static void merge_task(ofr_backend_session *session, uint32_t pair)
         memset(out, 0, d * sizeof *out);
         for (uint32_t s = 0; s < n_splits; s++) {
             const float *part = parts + s * stride;
-            float weight = expf(part[h] - largest);
+            float weight = part[h] == -INFINITY ? 0 : expf(part[h] - largest);
             total += weight * part[heads + h];
             for (uint32_t i = 0; i < d; i++) {
                 out[i] += weight * part[2 * (size_t)heads + (size_t)h * d + i];
@@ -238,21 +288,26 @@ static void attend_all_single(ofr_backend_session *session, uint32_t thread, uin
 
 /* Softmax of the rows of a block of queries against keys [key, key + n); `first` is the position of
  * the first query. Weights of masked keys become 0. */
-static void mask_and_update(ofr_backend_session *session, cpu_scratch *scratch, uint32_t rows,
-                            uint32_t first, uint32_t key, uint32_t n, float *maximum, float *sum)
+static void mask_and_update(ofr_backend_session *session, cpu_scratch *scratch, uint32_t layer,
+                            uint32_t rows, uint32_t first, uint32_t key, uint32_t n, float *maximum,
+                            float *sum)
 {
     uint32_t padded = session->head_dim_padded;
     for (uint32_t r = 0; r < rows; r++) {
         float *scores = scratch->scores + (size_t)r * OFR_CPU_KEY_BLOCK;
         uint32_t keys = first + r / session->heads_per_group + 1; /* that this row may see */
         uint32_t valid = keys > key ? min_u32(keys - key, n) : 0;
-        if (valid > 0) {
-            float correction =
-                update_softmax(session->kernels, scores, valid, &maximum[r], &sum[r]);
+        uint32_t visible = first_key(session, layer, keys - 1);
+        uint32_t hidden = visible > key ? min_u32(visible - key, valid) : 0;
+        if (valid > hidden) {
+            cap_scores(session, scores + hidden, valid - hidden);
+            float correction = update_softmax(session->kernels, scores + hidden, valid - hidden,
+                                              &maximum[r], &sum[r]);
             if (correction != 1) {
                 session->kernels->scale(scratch->out + (size_t)r * padded, padded, correction);
             }
         }
+        memset(scores, 0, hidden * sizeof *scores);
         memset(scores + valid, 0, (OFR_CPU_KEY_BLOCK - valid) * sizeof *scores);
     }
 }
@@ -277,11 +332,12 @@ static void attend_block(ofr_backend_session *session, uint32_t thread, uint32_t
         sum[r] = 0;
     }
     for (uint32_t t = 0; t < n; t++) {
-        load_query(session, token + t, group, scratch->query + (size_t)t * heads * d);
+        load_query(session, layer, token + t, group, scratch->query + (size_t)t * heads * d);
     }
     memset(scratch->out, 0, (size_t)rows * padded * sizeof(float));
     memset(scratch->values, 0, (size_t)OFR_CPU_KEY_BLOCK * padded * sizeof(float));
-    for (uint32_t key = 0; key < n_keys; key += OFR_CPU_KEY_BLOCK) {
+    uint32_t begin = first_key(session, layer, first) / OFR_CPU_KEY_BLOCK * OFR_CPU_KEY_BLOCK;
+    for (uint32_t key = begin; key < n_keys; key += OFR_CPU_KEY_BLOCK) {
         uint32_t count = min_u32(OFR_CPU_KEY_BLOCK, n_keys - key);
         kernels->transpose_keys(k + key * row, row, count, d, scratch->keys);
         for (uint32_t j = 0; j < count; j++) {
@@ -290,7 +346,7 @@ static void attend_block(ofr_backend_session *session, uint32_t thread, uint32_t
         memset(scratch->scores, 0, (size_t)rows * OFR_CPU_KEY_BLOCK * sizeof(float));
         kernels->matmul(scratch->query, d, scratch->keys, OFR_CPU_KEY_BLOCK, scratch->scores,
                         OFR_CPU_KEY_BLOCK, rows, OFR_CPU_KEY_BLOCK, d);
-        mask_and_update(session, scratch, rows, first, key, count, maximum, sum);
+        mask_and_update(session, scratch, layer, rows, first, key, count, maximum, sum);
         kernels->matmul(scratch->scores, OFR_CPU_KEY_BLOCK, scratch->values, padded, scratch->out,
                         padded, rows, padded, count);
     }

@@ -139,6 +139,16 @@ static void carve_scratch(arena_carver *carver, const ofr_backend_session *sessi
     scratch->values = carve(carver, OFR_CPU_KEY_BLOCK * padded, sizeof(float));
 }
 
+static bool has_output_norms(const ofr_model *model)
+{
+    bool found = false;
+    for (uint32_t i = 0; i < model->params->n_layers; i++) {
+        const ofr_layer *layer = &model->layers[i];
+        found = found || layer->attention_output_norm != NULL || layer->mlp_output_norm != NULL;
+    }
+    return found;
+}
+
 static void carve_all(arena_carver *carver, ofr_backend_session *session)
 {
     const ofr_model_params *params = session->params;
@@ -163,6 +173,10 @@ static void carve_all(arena_carver *carver, ofr_backend_session *session)
     session->mlp = carve(carver, n * params->d_ff, sizeof(float));
     session->cosines = carve(carver, n * session->rope.half, sizeof(float));
     session->sines = carve(carver, n * session->rope.half, sizeof(float));
+    session->local_cosines = carve(carver, n * session->rope_local.half, sizeof(float));
+    session->local_sines = carve(carver, n * session->rope_local.half, sizeof(float));
+    session->branch =
+        carve(carver, has_output_norms(session->model) ? n * params->d_model : 0, sizeof(float));
     session->partial = carve(carver, ofr_cpu_partial_floats(session), sizeof(float));
     session->slot_used = carve(carver, session->options.kv_layout.n_slots, 1);
 }
@@ -200,13 +214,6 @@ static int check_options(const ofr_backend_options *options, ofr_error *err)
                         params->head_dim, OFR_CPU_MAX_HEAD_DIM,
                         params->n_heads / params->n_kv_heads, OFR_CPU_QUERY_ROWS);
     }
-    const char *beyond = ofr_model_beyond_llama(options->model);
-    if (beyond != NULL) {
-        return ofr_fail(err, OFR_EUNSUPPORTED,
-                        "CPU backend: the model needs %s, which this build "
-                        "does not compute",
-                        beyond);
-    }
     return 0;
 }
 
@@ -217,6 +224,7 @@ static void backend_close(ofr_backend_session *session)
     }
     ofr_thread_pool_free(session->pool);
     ofr_rope_done(&session->rope);
+    ofr_rope_done(&session->rope_local);
     free(session->memory);
     free(session->block_logits);
     free(session);
@@ -263,11 +271,15 @@ static int backend_open(const ofr_backend_options *options, ofr_backend_session 
     size_t q_width = (size_t)params->n_heads * params->head_dim;
     session->widest = params->d_model > params->d_ff ? params->d_model : params->d_ff;
     session->widest = q_width > session->widest ? q_width : session->widest;
+    session->residual_scale = ofr_scale_or_one(params->residual_scale);
     session->has_dense = any_dense(options->model);
     result = choose_kernels(options->kernels, &session->kernels, err);
     if (result == 0) {
-        result =
-            ofr_rope_init(&session->rope, &params->rope, options->model->rope_freq_factors, err);
+        const float *factors = ofr_model_freq_factors(options->model, options->kv_layout.context);
+        result = ofr_rope_init(&session->rope, &params->rope, factors, err);
+    }
+    if (result == 0 && params->rope_local.dims > 0) {
+        result = ofr_rope_init(&session->rope_local, &params->rope_local, NULL, err);
     }
     if (result == 0) {
         uint32_t threads =

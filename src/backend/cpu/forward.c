@@ -61,11 +61,47 @@ static void begin_pass(ofr_backend_session *session)
         }
         if (session->options.layer_begin == 0) {
             embed_row(session, (uint32_t)pass->tokens[i], session->hidden + i * d);
+            if (session->params->embedding_scale != 0) {
+                session->kernels->scale(session->hidden + i * d, d,
+                                        session->params->embedding_scale);
+            }
         } else if (session->hidden != pass->hidden_in) {
             memcpy(session->hidden + i * d, pass->hidden_in + i * d, d * sizeof(float));
         }
         ofr_rope_fill(&session->rope, session->tokens[i].position, 1,
                       session->cosines + (size_t)i * half, session->sines + (size_t)i * half);
+        size_t local = session->rope_local.half;
+        if (local > 0) {
+            ofr_rope_fill(&session->rope_local, session->tokens[i].position, 1,
+                          session->local_cosines + i * local, session->local_sines + i * local);
+        }
+    }
+    ofr_thread_pool_barrier(session->pool);
+}
+
+/* Adds what a linear layer makes of the input to the residual, normed first where the layer does
+ * that. */
+static void add_branch(ofr_backend_session *session, uint32_t thread, const cpu_input *input,
+                       const ofr_linear *linear, const float *norm)
+{
+    uint32_t n = session->n_tokens, d = session->params->d_model;
+    if (norm == NULL) {
+        cpu_product product = {linear, NULL, CPU_SINK_ADD, session->hidden, d};
+        ofr_cpu_linear(session, thread, input, n, &product, 1);
+        return;
+    }
+    cpu_product product = {linear, NULL, CPU_SINK_STORE, session->branch, d};
+    ofr_cpu_linear(session, thread, input, n, &product, 1);
+    for (;;) {
+        uint32_t i = ofr_thread_pool_next(session->pool);
+        if (i >= n) {
+            break;
+        }
+        float *branch = session->branch + (size_t)i * d, *to = session->hidden + (size_t)i * d;
+        session->kernels->rms_norm(branch, norm, d, session->params->rms_epsilon, branch);
+        for (uint32_t j = 0; j < d; j++) {
+            to[j] += branch[j] * session->residual_scale;
+        }
     }
     ofr_thread_pool_barrier(session->pool);
 }
@@ -88,8 +124,7 @@ static void run_mlp(ofr_backend_session *session, uint32_t thread, const ofr_lay
         ofr_cpu_linear(session, thread, &input, n, products, 2);
     }
     cpu_input gated = {session->mlp, params->d_ff, NULL};
-    cpu_product down = {&layer->down, NULL, CPU_SINK_ADD, session->hidden, params->d_model};
-    ofr_cpu_linear(session, thread, &gated, n, &down, 1);
+    add_branch(session, thread, &gated, &layer->down, layer->mlp_output_norm);
 }
 
 static void run_layer(ofr_backend_session *session, uint32_t thread, uint32_t index)
@@ -108,8 +143,7 @@ static void run_layer(ofr_backend_session *session, uint32_t thread, uint32_t in
     ofr_cpu_linear(session, thread, &input, n, qkv, 3);
     ofr_cpu_attention(session, thread, index);
     cpu_input attention = {session->attention, q_width, NULL};
-    cpu_product o = {&layer->o, NULL, CPU_SINK_ADD, session->hidden, params->d_model};
-    ofr_cpu_linear(session, thread, &attention, n, &o, 1);
+    add_branch(session, thread, &attention, &layer->o, layer->attention_output_norm);
     run_mlp(session, thread, layer);
 }
 
@@ -120,6 +154,22 @@ static void run_head(ofr_backend_session *session, uint32_t thread, const float 
     cpu_input input = {hidden, params->d_model, session->model->final_norm};
     cpu_product head = {&session->model->head, NULL, CPU_SINK_STORE, logits, params->vocab_size};
     ofr_cpu_linear(session, thread, &input, n, &head, 1);
+    float scale = ofr_scale_or_one(params->logit_scale), cap = params->logit_softcap;
+    if (scale == 1 && cap == 0) {
+        return;
+    }
+    for (;;) {
+        uint32_t i = ofr_thread_pool_next(session->pool);
+        if (i >= n) {
+            break;
+        }
+        float *row = logits + (size_t)i * params->vocab_size;
+        for (uint32_t j = 0; j < params->vocab_size; j++) {
+            row[j] *= scale;
+            row[j] = cap != 0 ? cap * tanhf(row[j] / cap) : row[j];
+        }
+    }
+    ofr_thread_pool_barrier(session->pool);
 }
 
 /* Moves the last token of each segment to the front of the hidden states; the others are done. */

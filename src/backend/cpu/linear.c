@@ -1,5 +1,6 @@
 /* Stages of matrix products: quantizes what they read, hands out rows of the weights, and combines
  * the results with what is there. */
+#include <math.h>
 #include <string.h>
 
 #include "backend/cpu/session.h"
@@ -167,6 +168,20 @@ static void add_bias(const ofr_linear *linear, uint32_t begin, uint32_t n, float
     }
 }
 
+/* y = activation(x) * up; y may be x or up. */
+static void gate(const ofr_backend_session *session, const float *x, const float *up, uint32_t n,
+                 float *y)
+{
+    if (session->params->activation == OFR_ACTIVATION_SILU) {
+        session->kernels->swiglu(x, up, n, y);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) { /* sqrt(2 / pi) */
+        float inner = 0.7978845608f * (x[i] + 0.044715f * x[i] * x[i] * x[i]);
+        y[i] = 0.5f * x[i] * (1 + tanhf(inner)) * up[i];
+    }
+}
+
 static void emit(const ofr_backend_session *session, const cpu_product *product, size_t token,
                  uint32_t begin, uint32_t n, float *value, float *up)
 {
@@ -174,7 +189,7 @@ static void emit(const ofr_backend_session *session, const cpu_product *product,
     add_bias(product->linear, begin, n, value);
     if (up != NULL) {
         add_bias(product->gated_up, begin, n, up);
-        session->kernels->swiglu(value, up, n, y);
+        gate(session, value, up, n, y);
         return;
     }
     switch (product->sink) {
@@ -183,11 +198,11 @@ static void emit(const ofr_backend_session *session, const cpu_product *product,
         break;
     case CPU_SINK_ADD:
         for (uint32_t i = 0; i < n; i++) {
-            y[i] += value[i];
+            y[i] += value[i] * session->residual_scale;
         }
         break;
     case CPU_SINK_SWIGLU:
-        session->kernels->swiglu(y, value, n, y);
+        gate(session, y, value, n, y);
         break;
     }
 }

@@ -39,6 +39,8 @@ struct ofr_backend_session {
     const ofr_cpu_kernels *kernels;
     ofr_thread_pool *pool;
     ofr_rope rope;
+    ofr_rope rope_local; /* of windowed layers; half 0: as `rope` */
+    float residual_scale;
     uint32_t n_threads;
     uint32_t heads_per_group; /* n_heads / n_kv_heads */
     uint32_t head_dim_padded; /* to 16 */
@@ -56,10 +58,12 @@ struct ofr_backend_session {
     float *q, *k, *v;  /* [max_batch_tokens, heads * head_dim] */
     float *attention;  /* [max_batch_tokens, n_heads * head_dim] */
     float *mlp;        /* [max_batch_tokens, d_ff] */
-    float *cosines, *sines; /* [max_batch_tokens, rope.half] */
-    float *partial;         /* attention over parts of the context, cpu_partial_stride each */
-    uint8_t *slot_used;     /* [n_slots] */
-    float *block_logits;    /* [LOGPROB_ROWS, vocab], owned, made by the first LOGPROBS */
+    float *cosines, *sines;             /* [max_batch_tokens, rope.half] */
+    float *local_cosines, *local_sines; /* the same of rope_local */
+    float *branch;       /* [max_batch_tokens, d_model] only where a layer's outputs are normed */
+    float *partial;      /* attention over parts of the context, cpu_partial_stride each */
+    uint8_t *slot_used;  /* [n_slots] */
+    float *block_logits; /* [LOGPROB_ROWS, vocab], owned, made by the first LOGPROBS */
     /* The pass that runs. */
     const ofr_forward *pass;
     uint32_t n_tokens;
@@ -89,7 +93,8 @@ typedef struct cpu_product {
  * want the same activations share their quantization. */
 void ofr_cpu_linear(ofr_backend_session *session, uint32_t thread, const cpu_input *input,
                     uint32_t n, const cpu_product *products, uint32_t n_products);
-/* RoPE on q and k, k and v into the strips, attention into session->attention; ends with a barrier.
+/* Norms of heads and RoPE on q and k, k and v into the strips, attention into session->attention;
+ * ends with a barrier.
  */
 void ofr_cpu_attention(ofr_backend_session *session, uint32_t thread, uint32_t layer);
 /* Chooses how attention is split for the pass. */

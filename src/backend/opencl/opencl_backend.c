@@ -98,6 +98,8 @@ static void backend_close(ofr_backend_session *session)
 static int check_model(const ofr_backend_options *options, ofr_error *err)
 {
     int result = ofr_backend_options_check(options, backend_name, err);
+    if (result == 0)
+        result = ofr_backend_llama_check(options, backend_name, err);
     const ofr_model_params *p = options->model->params;
     uint32_t group = p->n_heads / p->n_kv_heads;
     if (result == 0 &&

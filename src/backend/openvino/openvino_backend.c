@@ -205,6 +205,8 @@ static int backend_open(const ofr_backend_options *options, ofr_backend_session 
                         ofr_error *err)
 {
     int r = ofr_backend_options_check(options, BACKEND, err);
+    if (r == 0)
+        r = ofr_backend_llama_check(options, BACKEND, err);
     if (r < 0)
         return r;
     const char *kernels = options->kernels;

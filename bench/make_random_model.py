@@ -243,10 +243,106 @@ def write_package_files(config, args, directory):
         f.write(text.replace(b"0" * 64, checksum, 1))
 
 
+# ---- checkpoint ----
+
+SHARD_BYTES = 5 << 30
+
+
+def varint(value):
+    result = b""
+    while value > 127:
+        result += bytes([value & 127 | 128])
+        value >>= 7
+    return result + bytes([value])
+
+
+def field(number, data):
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def sentencepiece_model(count):
+    """The protocol buffer of a SentencePiece BPE model, as the hub's llama and mistral models have it."""
+    result = b""
+    for text, score, kind in pieces(count):
+        piece = field(1, text.encode()) + varint(2 << 3 | 5) + struct.pack("<f", score)
+        result += field(1, piece + varint(3 << 3) + varint(kind))
+    trainer = varint(3 << 3) + varint(2) + varint(35 << 3) + varint(1)
+    normalizer = field(1, b"identity") + varint(3 << 3) + varint(1) + varint(4 << 3) + varint(0)
+    return result + field(2, trainer) + field(3, normalizer)
+
+
+def normal_bf16(deviation):
+    """From two random bytes to a bf16 that is about normal."""
+    ranks = (np.arange(1 << 16) + 0.5) / (1 << 16)
+    values = (np.log(ranks / (1 - ranks)) * 0.5513 * deviation).astype(np.float32)
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def shards_of(config):
+    """Lists of (name, shape), each of at most SHARD_BYTES, sorted by name as the hub's tools do."""
+    shards, used = [[]], 0
+    for name, shape in tensors_of(config):
+        size = 2 * int(np.prod(shape))
+        if used + size > SHARD_BYTES and shards[-1]:
+            shards.append([])
+            used = 0
+        shards[-1].append((name, shape))
+        used += size
+    return [sorted(shard) for shard in shards]
+
+
+def write_shard(path, tensors, rng, table):
+    header, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in tensors:
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        for name, shape in tensors:
+            left = int(np.prod(shape))
+            if len(shape) == 1:
+                f.write(np.full(left, 0x3F80, np.uint16).tobytes())  # 1.0
+                continue
+            while left:
+                n = min(left, BLOCK_BYTES // 2)
+                f.write(table[np.frombuffer(rng.bytes(2 * n), dtype=np.uint16)].tobytes())
+                left -= n
+
+
+def write_checkpoint(config, args):
+    partial = args.output.rstrip("/") + ".random"
+    os.makedirs(partial)
+    try:
+        rng, table = np.random.default_rng(args.seed), normal_bf16(0.02)
+        shards, index = shards_of(config), {}
+        for i, tensors in enumerate(shards):
+            file = "model-%05d-of-%05d.safetensors" % (i + 1, len(shards))
+            write_shard(os.path.join(partial, file), tensors, rng, table)
+            index.update({name: file for name, _ in tensors})
+        tokenizer_config = {
+            "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+            "add_bos_token": True, "add_eos_token": False, "chat_template": CHAT_TEMPLATE}
+        for name, value in (("config.json", {**config, "torch_dtype": "bfloat16", "bos_token_id": 1,
+                                             "eos_token_id": 2}),
+                            ("tokenizer_config.json", tokenizer_config),
+                            ("model.safetensors.index.json", {"metadata": {}, "weight_map": index})):
+            with open(os.path.join(partial, name), "w") as f:
+                json.dump(value, f)
+        with open(os.path.join(partial, "tokenizer.model"), "wb") as f:
+            f.write(sentencepiece_model(config["vocab_size"]))
+        os.rename(partial, args.output)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", help="directory to make")
-    parser.add_argument("--format", choices=("package",), required=True)
+    parser.add_argument("--format", choices=("package", "safetensors"), required=True)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="mistral-7b")
     parser.add_argument("--layers", type=int, help="another number of layers")
     parser.add_argument("--group_size", type=int, default=128, choices=(128, 64, 32, -1))
@@ -261,7 +357,7 @@ def main():
     config = dict(SHAPES[args.shape])
     if args.layers:
         config["num_hidden_layers"] = args.layers
-    write_package(config, args)
+    (write_package if args.format == "package" else write_checkpoint)(config, args)
 
 
 if __name__ == "__main__":

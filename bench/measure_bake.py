@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""What a bake of a 7B model costs: memory, disk and time, beside dd reading the source and writing the output.
+
+  venv_offering/bin/python3 bench/measure_bake.py WORK_DIRECTORY [--shape mistral-7b] [--layers N] [--hub]
+
+Writes a random checkpoint of that shape into the directory (once), drops the page cache (as root), times dd, then
+bakes: from the directory, or with --hub from a hub on loopback. One JSON object on stdout."""
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ID = "random/model"
+
+
+def drop_caches():
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as f:
+        f.write("3")
+
+
+def seconds(command):
+    begin = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.monotonic() - begin
+
+
+def disk_bytes(directory):
+    total = 0
+    for top, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(top, name)).st_blocks * 512
+            except FileNotFoundError:
+                pass
+    return total
+
+
+def bake(arguments, environment, work):
+    """(report of bake_model, wall seconds, most disk bytes below the directory)"""
+    scratch = os.path.join(work, "bake")
+    os.makedirs(os.path.join(scratch, "tmp"))
+    begin = time.monotonic()
+    process = subprocess.Popen([*arguments, "--output", os.path.join(scratch, "package"), "--json", "--data_free"],
+                               env={**environment, "TMPDIR": os.path.join(scratch, "tmp")},
+                               stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
+    most, done = [0], threading.Event()
+
+    def watch():
+        while not done.wait(0.5):
+            most[0] = max(most[0], disk_bytes(scratch))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    out = process.communicate()[0]
+    wall = time.monotonic() - begin
+    done.set()
+    watcher.join()
+    if process.returncode:
+        sys.exit("measure_bake: bake_model failed")
+    return json.loads(out), wall, max(most[0], disk_bytes(scratch))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work")
+    parser.add_argument("--shape", default="mistral-7b")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--hub", action="store_true")
+    parser.add_argument("--bake_model", default=os.path.join(ROOT, "build/release/bin/bake_model"))
+    args = parser.parse_args()
+    source = os.path.join(args.work, "source")
+    if not os.path.exists(source):
+        os.makedirs(args.work, exist_ok=True)
+        subprocess.run([sys.executable, os.path.join(ROOT, "bench/make_random_model.py"), "--format", "safetensors",
+                        "--shape", args.shape, *(["--layers", str(args.layers)] if args.layers else []), source],
+                       check=True)
+    shards = sorted(os.path.join(source, name) for name in os.listdir(source) if name.endswith(".safetensors"))
+    drop_caches()
+    read = sum(seconds(["dd", "if=" + path, "of=/dev/null", "bs=4M"]) for path in shards)
+    drop_caches()
+    shutil.rmtree(os.path.join(args.work, "bake"), ignore_errors=True)
+    if args.hub:
+        sys.path.insert(0, os.path.join(ROOT, "tests"))
+        from support import hub_server
+        files = {name: os.path.join(source, name) for name in os.listdir(source)}
+        with hub_server.Hub({ID: files}) as hub:
+            report, wall, most = bake([args.bake_model, "--model_id", ID], hub.environment(), args.work)
+    else:
+        report, wall, most = bake([args.bake_model, "--model_dir", source], dict(os.environ), args.work)
+    output = disk_bytes(os.path.join(args.work, "bake", "package"))
+    shutil.rmtree(os.path.join(args.work, "bake"))
+    zero = os.path.join(args.work, "zero")
+    write = seconds(["dd", "if=/dev/zero", "of=" + zero, "bs=4M", "count=%d" % (output >> 22), "conv=fdatasync"])
+    os.remove(zero)
+    print(json.dumps({
+        "source": "hub" if args.hub else "directory", "source_bytes": sum(os.path.getsize(p) for p in shards),
+        "output_bytes": output, "scratch_bytes": most - output, "peak_rss_bytes": report["peak_rss_bytes"],
+        "bake_seconds": round(wall, 1), "dd_read_seconds": round(read, 1), "dd_write_seconds": round(write, 1),
+        "ratio_to_dd": round(wall / (read + write), 2)}))
+
+
+if __name__ == "__main__":
+    main()

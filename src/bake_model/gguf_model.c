@@ -1,4 +1,4 @@
-/* Hyper-parameters and tensor mapping of GGUF files of the llama architecture. */
+/* Hyper-parameters and tensor mapping of GGUF files, architecture by architecture. */
 #include "bake_model/gguf_model.h"
 
 #include <math.h>
@@ -6,21 +6,35 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const known_architectures[] = {"llama"};
+enum trait {
+    TRAIT_NEIGHBOURS = 1 << 0,   /* rows of Q and K are ordered for a rotation of neighbours */
+    TRAIT_FUSED = 1 << 1,        /* Q, K and V in one tensor, gate and up in another */
+    TRAIT_OUTPUT_NORMS = 1 << 2, /* four norms a layer */
+    TRAIT_HEAD_NORMS = 1 << 3,   /* norms of Q and K */
+    TRAIT_GEMMA = 1 << 4,        /* GELU, scaled embedding */
+};
 
-typedef struct loader {
+struct loader;
+typedef struct architecture {
+    const char *name;
+    unsigned traits;                /* enum trait */
+    int (*load)(struct loader *in); /* what only this one has; NULL: nothing */
+} architecture;
+
+struct loader {
     ofr_bake_model *model;
     const ofr_gguf *gguf;
-    char architecture[32];
+    const architecture *known;
     uint32_t file;
     size_t n_used; /* tensors of the file that were mapped or are known to be unneeded */
     ofr_error *err;
-} loader;
+};
+typedef struct loader loader;
 
 /* "llama." + suffix */
 static const char *key_of(const loader *in, const char *suffix, char key[128])
 {
-    snprintf(key, 128, "%s.%s", in->architecture, suffix);
+    snprintf(key, 128, "%s.%s", in->known->name, suffix);
     return key;
 }
 
@@ -40,29 +54,6 @@ static int get_float(const loader *in, const char *suffix, float *value)
     return ofr_gguf_get_float(in->gguf, key_of(in, suffix, key), value, in->err);
 }
 
-static int load_architecture(loader *in)
-{
-    ofr_gguf_string name;
-    const char *path = ofr_gguf_path(in->gguf);
-    int r = ofr_gguf_get_string(in->gguf, "general.architecture", &name, in->err);
-    if (r == 0)
-        r = ofr_fail(in->err, OFR_EFORMAT, "%s: metadata 'general.architecture' is missing", path);
-    if (r < 0)
-        return r;
-    char list[256] = "";
-    for (size_t i = 0; i < sizeof known_architectures / sizeof known_architectures[0]; i++) {
-        const char *known = known_architectures[i];
-        if (name.size == strlen(known) && memcmp(name.data, known, name.size) == 0) {
-            snprintf(in->architecture, sizeof in->architecture, "%s", known);
-            return 0;
-        }
-        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", known);
-    }
-    return ofr_fail(in->err, OFR_EUNSUPPORTED,
-                    "%s: has the architecture '%.*s', which this build does not know; known: %s",
-                    path, (int)(name.size < 64 ? name.size : 64), name.data, list);
-}
-
 static int load_rope_scaling(loader *in, ofr_rope_params *rope)
 {
     char key[128];
@@ -79,6 +70,9 @@ static int load_rope_scaling(loader *in, ofr_rope_params *rope)
     }
     if (type.size == 4 && memcmp(type.data, "none", 4) == 0)
         return 0;
+    if (type.size == 8 && memcmp(type.data, "longrope", 8) == 0 &&
+        (in->known->traits & TRAIT_FUSED))
+        return 0; /* what counts are its tensors: load_phi3 */
     if (type.size == 6 && memcmp(type.data, "linear", 6) == 0)
         rope->scaling = OFR_ROPE_SCALING_LINEAR;
     else if (type.size == 4 && memcmp(type.data, "yarn", 4) == 0)
@@ -120,7 +114,7 @@ static int check_variants(const loader *in)
         if (value != 0)
             return ofr_fail(in->err, OFR_EUNSUPPORTED,
                             "%s: is a variant of %s that this build does not run: %s is %u",
-                            ofr_gguf_path(in->gguf), in->architecture, zero_keys[i], value);
+                            ofr_gguf_path(in->gguf), in->known->name, zero_keys[i], value);
     }
     return 0;
 }
@@ -155,10 +149,144 @@ static int load_heads(loader *in, ofr_model_params *p)
     return 0;
 }
 
+/* ---- what only one architecture has ---- */
+
+/* Layers are windowed but for every period-th; 1: all of them, 2: every other. */
+static int load_windows(loader *in, uint32_t fallback, uint32_t period)
+{
+    ofr_model_params *p = &in->model->params;
+    uint32_t window = fallback;
+    int r = get_u32(in, "attention.sliding_window", false, &window);
+    for (uint32_t i = 0; window > 0 && i < p->n_layers && i < OFR_PACKAGE_MAX_LAYERS; i++)
+        if (period == 1 || (i + 1) % period != 0) {
+            p->layer_flags[i] |= OFR_LAYER_WINDOWED;
+            p->sliding_window = window;
+        }
+    return r;
+}
+
+/* The largest of each family scales by the model's width, and files do not say so; it is known by
+ * its layers, as llama.cpp knows it. */
+static int load_gemma(loader *in, uint32_t largest)
+{
+    ofr_model_params *p = &in->model->params;
+    p->activation = OFR_ACTIVATION_GELU_TANH;
+    p->embedding_scale = sqrtf((float)p->d_model);
+    if (p->n_layers == largest)
+        p->attention_scale = 1 / sqrtf((float)p->d_model / (float)p->n_heads);
+    return 0;
+}
+
+static int load_gemma2(loader *in)
+{
+    ofr_model_params *p = &in->model->params;
+    p->attention_softcap = 50;
+    p->logit_softcap = 30;
+    int r = load_gemma(in, 46);
+    if (r >= 0)
+        r = get_float(in, "attn_logit_softcapping", &p->attention_softcap);
+    if (r >= 0)
+        r = get_float(in, "final_logit_softcapping", &p->logit_softcap);
+    return r < 0 ? r : load_windows(in, 4096, 2);
+}
+
+static int load_gemma3(loader *in)
+{
+    ofr_model_params *p = &in->model->params;
+    float base = 10000;
+    int r = load_gemma(in, 62);
+    if (r >= 0)
+        r = get_float(in, "final_logit_softcapping", &p->logit_softcap);
+    if (r >= 0)
+        r = load_windows(in, 0, 6);
+    if (r >= 0)
+        r = get_float(in, "rope.freq_base_swa", &base);
+    if (p->sliding_window > 0)
+        p->rope_local = (ofr_rope_params){.dims = p->rope.dims, .base = base};
+    return r;
+}
+
+static int load_granite(loader *in)
+{
+    ofr_model_params *p = &in->model->params;
+    float divisor = 1;
+    int r = get_float(in, "embedding_scale", &p->embedding_scale);
+    if (r >= 0)
+        r = get_float(in, "residual_scale", &p->residual_scale);
+    if (r >= 0)
+        r = get_float(in, "attention.scale", &p->attention_scale);
+    if (r >= 0)
+        r = get_float(in, "logit_scale", &divisor);
+    if (r >= 0 && !(divisor > 0))
+        r = ofr_fail(in->err, OFR_EFORMAT, "%s: granite.logit_scale is %g", ofr_gguf_path(in->gguf),
+                     (double)divisor);
+    p->logit_scale = 1 / divisor;
+    return r;
+}
+
+static int load_phi3(loader *in)
+{
+    ofr_rope_params *rope = &in->model->params.rope;
+    if (ofr_gguf_find_tensor(in->gguf, "rope_factors_long.weight")) {
+        rope->scaling = OFR_ROPE_SCALING_LONGROPE;
+        rope->factor = 0;
+        rope->original_context = in->model->params.context_length;
+        int r = get_u32(in, "rope.scaling.original_context_length", false, &rope->original_context);
+        if (r >= 0)
+            r = get_float(in, "rope.scaling.attn_factor", &rope->attention_factor);
+        if (r < 0)
+            return r;
+    }
+    return load_windows(in, 0, 1);
+}
+
+static int load_smollm3(loader *in)
+{
+    ofr_model_params *p = &in->model->params;
+    for (uint32_t i = 3; i < p->n_layers && i < OFR_PACKAGE_MAX_LAYERS; i += 4)
+        p->layer_flags[i] |= OFR_LAYER_UNROTATED;
+    return 0;
+}
+
+static const architecture architectures[] = {
+    {"gemma2", TRAIT_GEMMA | TRAIT_OUTPUT_NORMS, load_gemma2},
+    {"gemma3", TRAIT_GEMMA | TRAIT_OUTPUT_NORMS | TRAIT_HEAD_NORMS, load_gemma3},
+    {"granite", TRAIT_NEIGHBOURS, load_granite},
+    {"llama", TRAIT_NEIGHBOURS, NULL},
+    {"phi3", TRAIT_FUSED, load_phi3},
+    {"qwen2", 0, NULL},
+    {"qwen3", TRAIT_HEAD_NORMS, NULL},
+    {"smollm3", TRAIT_NEIGHBOURS, load_smollm3},
+};
+enum { N_ARCHITECTURES = sizeof architectures / sizeof architectures[0] };
+
+static int load_architecture(loader *in)
+{
+    ofr_gguf_string name;
+    const char *path = ofr_gguf_path(in->gguf);
+    int r = ofr_gguf_get_string(in->gguf, "general.architecture", &name, in->err);
+    if (r == 0)
+        r = ofr_fail(in->err, OFR_EFORMAT, "%s: metadata 'general.architecture' is missing", path);
+    if (r < 0)
+        return r;
+    char list[256] = "";
+    for (size_t i = 0; i < N_ARCHITECTURES; i++) {
+        const char *known = architectures[i].name;
+        if (name.size == strlen(known) && memcmp(name.data, known, name.size) == 0) {
+            in->known = &architectures[i];
+            return 0;
+        }
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", known);
+    }
+    return ofr_fail(in->err, OFR_EUNSUPPORTED,
+                    "%s: has the architecture '%.*s', which this build does not know; known: %s",
+                    path, (int)(name.size < 64 ? name.size : 64), name.data, list);
+}
+
 static int load_params(loader *in, uint32_t max_context)
 {
     ofr_model_params *p = &in->model->params;
-    memcpy(p->architecture, in->architecture, sizeof in->architecture);
+    snprintf(p->architecture, sizeof p->architecture, "%s", in->known->name);
     ofr_gguf_string name = {"", 0};
     int r = ofr_gguf_get_string(in->gguf, "general.name", &name, in->err);
     if (r < 0)
@@ -186,6 +314,8 @@ static int load_params(loader *in, uint32_t max_context)
         r = load_rope_scaling(in, &p->rope);
     if (r >= 0)
         r = check_variants(in);
+    if (r >= 0 && in->known->load)
+        r = in->known->load(in);
     if (r >= 0 && max_context > 0 && max_context < p->context_length)
         p->context_length = max_context;
     return r < 0 ? r : 0;
@@ -213,6 +343,7 @@ typedef struct mapping {
     enum ofr_tensor_class class;
     uint32_t rope_heads;
     bool optional;
+    uint64_t first_row, all_rows; /* of a fused tensor: where this part begins; 0, 0: not fused */
 } mapping;
 
 /* "blk.3.attn_q.weight"; without a layer, the name alone. */
@@ -235,7 +366,8 @@ static int map_tensor(loader *in, const mapping *m, int layer)
     if (!source)
         return ofr_fail(in->err, OFR_EFORMAT, "%s: tensor '%s' is missing", ofr_gguf_path(in->gguf),
                         source_name);
-    int r = check_shape(in, source, m->rows ? m->rows : 1, m->k);
+    uint64_t rows = m->all_rows ? m->all_rows : m->rows;
+    int r = check_shape(in, source, rows ? rows : 1, m->k);
     if (r < 0)
         return r;
     char name[256];
@@ -251,9 +383,9 @@ static int map_tensor(loader *in, const mapping *m, int layer)
                                     .rows = m->rows ? m->rows : 1,
                                     .k = m->k,
                                     .row_bytes = source->row_bytes,
-                                    .offset = source->offset};
+                                    .offset = source->offset + m->first_row * source->row_bytes};
     snprintf(t->source.name, sizeof t->source.name, "%s", source->name);
-    in->n_used++;
+    in->n_used += m->first_row == 0;
     return 1;
 }
 
@@ -264,26 +396,50 @@ static int map_layer(loader *in, int layer)
     uint64_t kv = (uint64_t)p->n_kv_heads * p->head_dim, ff = p->d_ff;
     enum ofr_tensor_class attention = OFR_TENSOR_CLASS_ATTENTION, mlp = OFR_TENSOR_CLASS_MLP,
                           vector = OFR_TENSOR_CLASS_VECTOR;
-    const mapping mappings[] = {
-        {"attn_norm.weight", "input_layernorm.weight", 0, d, vector, 0, false},
-        {"attn_q.weight", "self_attn.q_proj.weight", q, d, attention, p->n_heads, false},
-        {"attn_q.bias", "self_attn.q_proj.bias", 0, q, vector, p->n_heads, true},
-        {"attn_k.weight", "self_attn.k_proj.weight", kv, d, attention, p->n_kv_heads, false},
-        {"attn_k.bias", "self_attn.k_proj.bias", 0, kv, vector, p->n_kv_heads, true},
-        {"attn_v.weight", "self_attn.v_proj.weight", kv, d, attention, 0, false},
-        {"attn_v.bias", "self_attn.v_proj.bias", 0, kv, vector, 0, true},
-        {"attn_output.weight", "self_attn.o_proj.weight", d, q, attention, 0, false},
-        {"attn_output.bias", "self_attn.o_proj.bias", 0, d, vector, 0, true},
-        {"ffn_norm.weight", "post_attention_layernorm.weight", 0, d, vector, 0, false},
-        {"ffn_gate.weight", "mlp.gate_proj.weight", ff, d, mlp, 0, false},
-        {"ffn_gate.bias", "mlp.gate_proj.bias", 0, ff, vector, 0, true},
-        {"ffn_up.weight", "mlp.up_proj.weight", ff, d, mlp, 0, false},
-        {"ffn_up.bias", "mlp.up_proj.bias", 0, ff, vector, 0, true},
-        {"ffn_down.weight", "mlp.down_proj.weight", d, ff, mlp, 0, false},
-        {"ffn_down.bias", "mlp.down_proj.bias", 0, d, vector, 0, true},
+    unsigned traits = in->known->traits;
+    bool four = traits & TRAIT_OUTPUT_NORMS, heads = traits & TRAIT_HEAD_NORMS;
+    bool fused = traits & TRAIT_FUSED;
+    uint32_t turned = traits & TRAIT_NEIGHBOURS ? p->n_heads : 0;
+    uint32_t turned_kv = traits & TRAIT_NEIGHBOURS ? p->n_kv_heads : 0;
+    uint64_t qkv = q + 2 * kv, h = p->head_dim;
+    const struct {
+        bool present;
+        mapping m;
+    } mappings[] = {
+        {true, {"attn_norm.weight", "input_layernorm.weight", 0, d, vector, 0, false, 0, 0}},
+        {heads, {"attn_q_norm.weight", "self_attn.q_norm.weight", 0, h, vector, 0, false, 0, 0}},
+        {heads, {"attn_k_norm.weight", "self_attn.k_norm.weight", 0, h, vector, 0, false, 0, 0}},
+        {!fused,
+         {"attn_q.weight", "self_attn.q_proj.weight", q, d, attention, turned, false, 0, 0}},
+        {!fused, {"attn_q.bias", "self_attn.q_proj.bias", 0, q, vector, turned, true, 0, 0}},
+        {!fused,
+         {"attn_k.weight", "self_attn.k_proj.weight", kv, d, attention, turned_kv, false, 0, 0}},
+        {!fused, {"attn_k.bias", "self_attn.k_proj.bias", 0, kv, vector, turned_kv, true, 0, 0}},
+        {!fused, {"attn_v.weight", "self_attn.v_proj.weight", kv, d, attention, 0, false, 0, 0}},
+        {!fused, {"attn_v.bias", "self_attn.v_proj.bias", 0, kv, vector, 0, true, 0, 0}},
+        {fused, {"attn_qkv.weight", "self_attn.q_proj.weight", q, d, attention, 0, false, 0, qkv}},
+        {fused, {"attn_qkv.weight", "self_attn.k_proj.weight", kv, d, attention, 0, false, q, qkv}},
+        {fused,
+         {"attn_qkv.weight", "self_attn.v_proj.weight", kv, d, attention, 0, false, q + kv, qkv}},
+        {true, {"attn_output.weight", "self_attn.o_proj.weight", d, q, attention, 0, false, 0, 0}},
+        {true, {"attn_output.bias", "self_attn.o_proj.bias", 0, d, vector, 0, true, 0, 0}},
+        {four,
+         {"post_attention_norm.weight", "attention_output_norm.weight", 0, d, vector, 0, false, 0,
+          0}},
+        {true,
+         {"ffn_norm.weight", "post_attention_layernorm.weight", 0, d, vector, 0, false, 0, 0}},
+        {!fused, {"ffn_gate.weight", "mlp.gate_proj.weight", ff, d, mlp, 0, false, 0, 0}},
+        {!fused, {"ffn_gate.bias", "mlp.gate_proj.bias", 0, ff, vector, 0, true, 0, 0}},
+        {!fused, {"ffn_up.weight", "mlp.up_proj.weight", ff, d, mlp, 0, false, 0, 0}},
+        {!fused, {"ffn_up.bias", "mlp.up_proj.bias", 0, ff, vector, 0, true, 0, 0}},
+        {fused, {"ffn_up.weight", "mlp.gate_proj.weight", ff, d, mlp, 0, false, 0, 2 * ff}},
+        {fused, {"ffn_up.weight", "mlp.up_proj.weight", ff, d, mlp, 0, false, ff, 2 * ff}},
+        {true, {"ffn_down.weight", "mlp.down_proj.weight", d, ff, mlp, 0, false, 0, 0}},
+        {true, {"ffn_down.bias", "mlp.down_proj.bias", 0, d, vector, 0, true, 0, 0}},
+        {four, {"post_ffw_norm.weight", "mlp_output_norm.weight", 0, d, vector, 0, false, 0, 0}},
     };
     for (size_t i = 0; i < sizeof mappings / sizeof mappings[0]; i++) {
-        int r = map_tensor(in, &mappings[i], layer);
+        int r = mappings[i].present ? map_tensor(in, &mappings[i].m, layer) : 0;
         if (r < 0)
             return r;
     }
@@ -304,7 +460,7 @@ static int check_all_used(const loader *in)
             return ofr_fail(in->err, OFR_EUNSUPPORTED,
                             "%s: tensor '%s' is not part of the %s architecture that this build "
                             "knows",
-                            ofr_gguf_path(in->gguf), source->name, in->architecture);
+                            ofr_gguf_path(in->gguf), source->name, in->known->name);
     }
     return 0;
 }
@@ -322,45 +478,44 @@ static int map_tensors(loader *in)
         return ofr_fail(in->err, OFR_EFORMAT, "%s: the vocabulary has an absurd size",
                         ofr_gguf_path(in->gguf));
     p->vocab_size = (uint32_t)embedding->rows;
-    const mapping first = {"token_embd.weight",
-                           "model.embed_tokens.weight",
-                           p->vocab_size,
-                           p->d_model,
-                           OFR_TENSOR_CLASS_EMBEDDING,
-                           0,
-                           false};
+    const mapping first = {.source = "token_embd.weight",
+                           .name = "model.embed_tokens.weight",
+                           .rows = p->vocab_size,
+                           .k = p->d_model,
+                           .class = OFR_TENSOR_CLASS_EMBEDDING};
     int r = map_tensor(in, &first, -1);
     for (uint32_t i = 0; i < p->n_layers && r >= 0; i++)
         r = map_layer(in, (int)i);
     if (r < 0)
         return r;
-    const mapping norm = {"output_norm.weight",
-                          "model.norm.weight",
-                          0,
-                          p->d_model,
-                          OFR_TENSOR_CLASS_VECTOR,
-                          0,
-                          false};
-    const mapping head = {"output.weight",
-                          "lm_head.weight",
-                          p->vocab_size,
-                          p->d_model,
-                          OFR_TENSOR_CLASS_EMBEDDING,
-                          0,
-                          true};
-    const mapping factors = {"rope_freqs.weight",
-                             "rope_freq_factors",
-                             0,
-                             p->rope.dims / 2,
-                             OFR_TENSOR_CLASS_VECTOR,
-                             0,
-                             true};
+    const mapping norm = {.source = "output_norm.weight",
+                          .name = "model.norm.weight",
+                          .k = p->d_model,
+                          .class = OFR_TENSOR_CLASS_VECTOR};
+    const mapping head = {.source = "output.weight",
+                          .name = "lm_head.weight",
+                          .rows = p->vocab_size,
+                          .k = p->d_model,
+                          .class = OFR_TENSOR_CLASS_EMBEDDING,
+                          .optional = true};
+    bool is_long = p->rope.scaling == OFR_ROPE_SCALING_LONGROPE;
+    const mapping factors = {.source = is_long ? "rope_factors_short.weight" : "rope_freqs.weight",
+                             .name = "rope_freq_factors",
+                             .k = p->rope.dims / 2,
+                             .class = OFR_TENSOR_CLASS_VECTOR,
+                             .optional = !is_long};
+    const mapping long_factors = {.source = "rope_factors_long.weight",
+                                  .name = "rope_freq_factors_long",
+                                  .k = p->rope.dims / 2,
+                                  .class = OFR_TENSOR_CLASS_VECTOR};
     r = map_tensor(in, &norm, -1);
     if (r >= 0)
         r = map_tensor(in, &head, -1);
     p->tied_embedding = r == 0;
     if (r >= 0)
         r = map_tensor(in, &factors, -1);
+    if (r >= 0 && is_long)
+        r = map_tensor(in, &long_factors, -1);
     return r < 0 ? r : check_all_used(in);
 }
 
@@ -382,11 +537,11 @@ static int check_params(const loader *in)
     for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++)
         if (limits[i].value == 0 || limits[i].value > limits[i].maximum)
             return ofr_fail(in->err, OFR_EFORMAT, "%s: %s.%s is the absurd %u",
-                            ofr_gguf_path(in->gguf), in->architecture, limits[i].name,
+                            ofr_gguf_path(in->gguf), in->known->name, limits[i].name,
                             limits[i].value);
     if (p->rope.dims < 2 || p->rope.dims % 2 != 0 || p->rope.dims > p->head_dim)
         return ofr_fail(in->err, OFR_EFORMAT, "%s: %s.rope.dimension_count is the absurd %u",
-                        ofr_gguf_path(in->gguf), in->architecture, p->rope.dims);
+                        ofr_gguf_path(in->gguf), in->known->name, p->rope.dims);
     return 0;
 }
 

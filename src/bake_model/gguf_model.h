@@ -1,9 +1,10 @@
 /* From a GGUF file to a model: hyper-parameters, and which tensor of the file becomes which tensor
  * of the package.
  *
- * Known architectures: "llama" (Llama 1 to 3, Mistral, SmolLM and others that llama.cpp files under
- * that name). Rows of Q and K in such files are ordered for a rotation of neighbours (2i, 2i+1);
- * the package pairs i with i + dims/2, so the rows are put back (ofr_bake_rope_row). */
+ * Known architectures: gemma2, gemma3, granite, llama (Llama 1 to 3, Mistral, SmolLM and others
+ * that llama.cpp files under that name), phi3, qwen2, qwen3, smollm3. Rows of Q and K in files of
+ * granite, llama and smollm3 are ordered for a rotation of neighbours (2i, 2i+1); the package pairs
+ * i with i + dims/2, so the rows are put back (ofr_bake_rope_row). */
 #ifndef OFR_BAKE_MODEL_GGUF_MODEL_H
 #define OFR_BAKE_MODEL_GGUF_MODEL_H
 

@@ -81,7 +81,7 @@ def bad_models(work, weights):
         bake.write_gguf(bad, options.pop("weights", weights), **options)
         check(work, bake_to(work, bad), 1, *texts)
 
-    attempt("'mamba'", "known: llama", arch="mamba")
+    attempt("'mamba'", "known: gemma2, gemma3, granite, llama", arch="mamba")
     attempt("'blk.1.attn_v.weight' is missing", drop=("blk.1.attn_v.weight",))
     attempt("'blk.0.attn_sinks.weight'", weights={**weights, "blk.0.attn_sinks.weight":
                                                   weights["output_norm.weight"]})

@@ -252,6 +252,12 @@ int ofr_plan_resolve(ofr_plan *plan, const ofr_plan_device *devices, size_t n_de
     return 0;
 }
 
+const ofr_plan_phase *ofr_plan_prefill(const ofr_plan *plan, uint32_t prompt_tokens)
+{
+    (void)prompt_tokens; /* one route for all lengths */
+    return &plan->phases[OFR_PLAN_PHASE_PREFILL];
+}
+
 /* Appends to text; `*used` goes beyond `size` when it does not fit. */
 static void append_text(char *text, size_t size, size_t *used, const char *piece)
 {

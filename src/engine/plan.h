@@ -66,6 +66,9 @@ int ofr_plan_parse(const char *text, ofr_plan *ret_plan, ofr_error *err);
 int ofr_plan_resolve(ofr_plan *plan, const ofr_plan_device *devices, size_t n_devices,
                      uint32_t n_layers, ofr_error *err);
 
+/* The stages that a prompt of this many tokens goes through. */
+const ofr_plan_phase *ofr_plan_prefill(const ofr_plan *plan, uint32_t prompt_tokens);
+
 /* Writes the text form: "prefill=cpu,decode=cpu"; "auto" where nothing is chosen. OFR_ELIMIT if
  * `size` is too small. A range that is the whole model of n_layers is left out (0: none is). */
 int ofr_plan_format(const ofr_plan *plan, uint32_t n_layers, char *text, size_t size);

@@ -122,6 +122,17 @@ static void refuses_what_is_absent(void **state)
     resolve_fails("cpu@0-30,cpu@30-", only_cpu, 1, OFR_EINVAL, "the model has layers 0-30");
 }
 
+static void prompts_have_a_route(void **state)
+{
+    (void)state;
+    ofr_plan plan;
+    assert_int_equal(ofr_plan_parse("prefill=cpu@0-2,opencl@2-,decode=cpu", &plan, NULL), 0);
+    const ofr_plan_phase *route = ofr_plan_prefill(&plan, 31);
+    assert_int_equal(route->n_stages, 2);
+    assert_string_equal(route->stages[1].device, "opencl");
+    assert_ptr_equal(ofr_plan_prefill(&plan, 100000), route);
+}
+
 static void format_reports_lack_of_room(void **state)
 {
     (void)state;
@@ -136,9 +147,9 @@ static void format_reports_lack_of_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(accepts_the_grammar),         cmocka_unit_test(refuses_bad_grammar),
-        cmocka_unit_test(refuses_too_many_stages),     cmocka_unit_test(refuses_what_is_absent),
-        cmocka_unit_test(format_reports_lack_of_room),
+        cmocka_unit_test(accepts_the_grammar),     cmocka_unit_test(refuses_bad_grammar),
+        cmocka_unit_test(refuses_too_many_stages), cmocka_unit_test(refuses_what_is_absent),
+        cmocka_unit_test(prompts_have_a_route),    cmocka_unit_test(format_reports_lack_of_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

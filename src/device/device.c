@@ -50,6 +50,8 @@ const ofr_device *ofr_devices_find_planned(const ofr_device_list *list, const ch
              strcmp(plan_device, "opencl") == 0 ? "opencl:0" : plan_device);
     if (strcmp(name, "cpu") == 0)
         return ofr_devices_find(list, name);
+    if (!name[0]) /* a device that a runtime does not have has "" as its name there */
+        return NULL;
     for (int attempt = 0; attempt < 2; attempt++) {
         for (size_t i = 0; i < list->count; i++)
             if (strcmp(list->devices[i].opencl, name) == 0 ||

@@ -18,7 +18,9 @@
 #include "executive_shard/session_abi.h"
 #include "executive_shard/slot_ledger.h"
 
-enum { SPIN_NS = 100000, CONNECT_TRIES = 200 };
+enum { SPIN_NS = 100000, ATTACH_PAUSE_US = 10000 };
+/* A worker that starts reads a whole package and proves itself before it takes work. */
+static const uint64_t ATTACH_LIMIT_NS = 120 * UINT64_C(1000000000);
 
 enum watch_state { STATE_UP, STATE_DOWN, STATE_FAILED, STATE_GONE };
 
@@ -269,11 +271,12 @@ static int attach_once(struct ofr_client *client, ofr_error *err)
 
 static int attach(struct ofr_client *client, ofr_error *err)
 {
-    int r = OFR_EAGAIN;
-    /* A client that has just left may not have been noticed yet, nor a worker be back. */
-    for (int tries = 0; r == OFR_EAGAIN && tries < CONNECT_TRIES; tries++) {
-        if (tries)
-            usleep(10000);
+    /* A client that has just left may not have been noticed yet, nor a worker be back. One that
+     * cannot come back is not waited for: the executive then answers that it is quarantined. */
+    uint64_t begin = ofr_clock_ns();
+    int r = attach_once(client, err);
+    while (r == OFR_EAGAIN && ofr_clock_ns() - begin < ATTACH_LIMIT_NS) {
+        usleep(ATTACH_PAUSE_US);
         r = attach_once(client, err);
     }
     return r;

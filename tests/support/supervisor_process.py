@@ -3,15 +3,19 @@
 Executives are found by their environment (XDG_RUNTIME_DIR is a fresh directory for each Session),
 so that a test needs no knowledge of their sockets and never touches another one's.
 """
+import fcntl
 import json
 import os
 import pty
 import select
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 BIN = os.environ["OFFERING_BIN_DIR"]
@@ -95,8 +99,34 @@ class Session:
                 found.append(int(entry))
         return found
 
+    def status(self):
+        """What the executive says of itself; None while none serves. Asked on its socket: a program
+        started for each question is too slow for tests that wait for a moment."""
+        root = os.path.join(self.runtime, "offering")
+        for instance in os.listdir(root) if os.path.isdir(root) else ():
+            client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            client.settimeout(TIMEOUT)
+            try:
+                client.connect(os.path.join(root, instance, "executive.sock"))
+                client.send(b'{"op":"status"}')
+                answer = client.recv(1 << 20)
+            except (FileNotFoundError, ConnectionError, BrokenPipeError):
+                continue
+            finally:
+                client.close()
+            if answer:
+                return json.loads(answer)
+        return None
+
+    def worker(self):
+        """The status of the (first) worker."""
+        status = self.status()
+        if status is None:
+            raise AssertionError("no executive serves")
+        return status["workers"][0]
+
     def executive(self):
-        """(pid of the executive, pids of its workers)."""
+        """(pid of the executive, pids of its children: workers, samplers of devices)."""
         pids = self.processes("executive_shard")
         parents = {}
         for pid in pids:
@@ -131,8 +161,55 @@ class Session:
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE)
 
+    def held(self, *arguments, after=60):
+        return Held(self, *arguments, after=after)
+
     def terminal(self, *arguments):
         return Terminal(self.command(*arguments), self.environment, self.directory)
+
+
+class Held:
+    """A run whose standard output has room for so many bytes only: it stays in the middle of its
+    answer, on machines of any speed and load, until rest() reads on."""
+
+    def __init__(self, session, *arguments, after):
+        self.reader, writer = os.pipe()
+        size = fcntl.fcntl(writer, 1031, 4096)  # F_SETPIPE_SZ
+        self.filled = size - after
+        os.write(writer, b"." * self.filled)
+        self.process = subprocess.Popen(session.command(*arguments), env=session.environment,
+                                        cwd=session.directory, stdin=subprocess.DEVNULL,
+                                        stdout=writer, stderr=subprocess.PIPE)
+        os.close(writer)
+        self.pid = self.process.pid
+
+    def answering(self):
+        """Waits for the first bytes of the answer."""
+        end = time.monotonic() + TIMEOUT
+        while self._unread() <= self.filled:
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"no answer: {self.process.stderr.read()!r}")
+            time.sleep(0.005)
+        return self
+
+    def _unread(self):
+        return struct.unpack("i", fcntl.ioctl(self.reader, termios.FIONREAD, bytes(4)))[0]
+
+    def rest(self):
+        """(exit code, all of the answer, stderr), once the run has ended."""
+        with os.fdopen(self.reader, "rb") as pipe:
+            output = pipe.read()[self.filled:]
+        errors = self.process.communicate(timeout=TIMEOUT)[1]
+        return self.process.returncode, output, errors
+
+
+def until(condition, what, seconds=TIMEOUT):
+    """Waits for something that has no event of its own; the limit is for hangs, not for speed."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"waited too long for: {what}")
+        time.sleep(0.01)
 
 
 class Terminal:

@@ -105,56 +105,102 @@ static int parse_stage(span part, span body, ofr_plan_stage *stage, ofr_error *e
     return r;
 }
 
-static int append_stage(ofr_plan *plan, int phase, span part, const ofr_plan_stage *stage,
-                        ofr_error *err)
+static int append_stage(ofr_plan_phase *p, const char *phase_name, span part,
+                        const ofr_plan_stage *stage, ofr_error *err)
 {
-    ofr_plan_phase *p = &plan->phases[phase];
     if (p->n_stages == OFR_PLAN_MAX_STAGES)
         return ofr_fail(err, OFR_EINVAL, "plan: more than %d stages in phase %s",
-                        OFR_PLAN_MAX_STAGES, phase_names[phase]);
+                        OFR_PLAN_MAX_STAGES, phase_name);
     uint32_t expected = p->n_stages ? p->stages[p->n_stages - 1].layer_end : 0;
     if (stage->layer_begin != expected) {
         if (expected == OFR_PLAN_TO_LAST_LAYER)
             return ofr_fail(err, OFR_EINVAL,
                             "plan: '%.*s' follows a stage of phase %s that already runs to the "
                             "last layer",
-                            (int)part.size, part.data, phase_names[phase]);
-        return ofr_fail(
-            err, OFR_EINVAL, "plan: '%.*s' begins at layer %u, but phase %s goes on at layer %u",
-            (int)part.size, part.data, stage->layer_begin, phase_names[phase], expected);
+                            (int)part.size, part.data, phase_name);
+        return ofr_fail(err, OFR_EINVAL,
+                        "plan: '%.*s' begins at layer %u, but phase %s goes on at layer %u",
+                        (int)part.size, part.data, stage->layer_begin, phase_name, expected);
     }
     p->stages[p->n_stages++] = *stage;
     return 0;
 }
 
-/* `both`: no phase has been named yet, parts belong to both; `*phase` is the current one. */
-static int parse_part(ofr_plan *plan, span part, int *phase, bool *both, ofr_error *err)
+/* Where the parser is. */
+struct cursor {
+    ofr_plan_phase *phase; /* that parts without a name belong to; NULL: none is named yet, both */
+    char name[24];         /* "prefill[256-]" */
+};
+
+/* "prefill[256-]": opens a longer length. */
+static int begin_length(ofr_plan *plan, span name, struct cursor *cursor, ofr_error *err)
+{
+    span tokens = span_from(name, strlen("prefill["));
+    uint32_t min_tokens = 0;
+    bool ok = tokens.size > 2 && memcmp(tokens.data + tokens.size - 2, "-]", 2) == 0;
+    if (ok) {
+        tokens.size -= 2;
+        ok = parse_index(tokens, &min_tokens) && min_tokens > 0;
+    }
+    if (!ok)
+        return ofr_fail(err, OFR_EINVAL,
+                        "plan: '%.*s' names no length of a prompt; write prefill[N-] for prompts "
+                        "of N tokens and more",
+                        (int)name.size, name.data);
+    if (plan->phases[OFR_PLAN_PHASE_PREFILL].n_stages == 0)
+        return ofr_fail(err, OFR_EINVAL,
+                        "plan: '%.*s' needs a 'prefill=' before it, for shorter prompts",
+                        (int)name.size, name.data);
+    if (plan->n_longer == OFR_PLAN_MAX_LENGTHS)
+        return ofr_fail(err, OFR_EINVAL, "plan: more than %d lengths of prompts",
+                        OFR_PLAN_MAX_LENGTHS);
+    if (plan->n_longer && plan->longer[plan->n_longer - 1].min_tokens >= min_tokens)
+        return ofr_fail(err, OFR_EINVAL, "plan: '%.*s' is not longer than the length before it",
+                        (int)name.size, name.data);
+    ofr_plan_length *length = &plan->longer[plan->n_longer++];
+    length->min_tokens = min_tokens;
+    cursor->phase = &length->prefill;
+    snprintf(cursor->name, sizeof cursor->name, "prefill[%u-]", min_tokens);
+    return 0;
+}
+
+static int begin_phase(ofr_plan *plan, span name, struct cursor *cursor, ofr_error *err)
+{
+    if (span_begins(name, "prefill["))
+        return begin_length(plan, name, cursor, err);
+    int named = 0;
+    while (named < OFR_PLAN_PHASE_COUNT && !span_is(name, phase_names[named]))
+        named++;
+    if (named == OFR_PLAN_PHASE_COUNT)
+        return ofr_fail(err, OFR_EINVAL,
+                        "plan: unknown phase '%.*s'; phases are prefill, prefill[N-] and decode",
+                        (int)name.size, name.data);
+    if (plan->phases[named].n_stages)
+        return ofr_fail(err, OFR_EINVAL, "plan: phase %s is given twice", phase_names[named]);
+    cursor->phase = &plan->phases[named];
+    snprintf(cursor->name, sizeof cursor->name, "%s", phase_names[named]);
+    return 0;
+}
+
+static int parse_part(ofr_plan *plan, span part, struct cursor *cursor, ofr_error *err)
 {
     span body = part;
     const char *equals = memchr(part.data, '=', part.size);
+    int r = 0;
     if (equals) {
         span name = {part.data, (size_t)(equals - part.data)};
-        int named = 0;
-        while (named < OFR_PLAN_PHASE_COUNT && !span_is(name, phase_names[named]))
-            named++;
-        if (named == OFR_PLAN_PHASE_COUNT)
-            return ofr_fail(err, OFR_EINVAL,
-                            "plan: unknown phase '%.*s'; phases are prefill and decode",
-                            (int)name.size, name.data);
-        if (plan->phases[named].n_stages)
-            return ofr_fail(err, OFR_EINVAL, "plan: phase %s is given twice", phase_names[named]);
-        *phase = named;
-        *both = false;
+        r = begin_phase(plan, name, cursor, err);
         body = span_from(part, name.size + 1);
     }
     ofr_plan_stage stage;
-    int r = parse_stage(part, body, &stage, err);
+    if (r == 0)
+        r = parse_stage(part, body, &stage, err);
     if (r < 0)
         return r;
-    if (!*both)
-        return append_stage(plan, *phase, part, &stage, err);
+    if (cursor->phase)
+        return append_stage(cursor->phase, cursor->name, part, &stage, err);
     for (int i = 0; i < OFR_PLAN_PHASE_COUNT && r == 0; i++)
-        r = append_stage(plan, i, part, &stage, err);
+        r = append_stage(&plan->phases[i], phase_names[i], part, &stage, err);
     return r;
 }
 
@@ -165,14 +211,13 @@ int ofr_plan_parse(const char *text, ofr_plan *ret_plan, ofr_error *err)
         *ret_plan = plan;
         return 0;
     }
-    int phase = 0;
-    bool both = true;
+    struct cursor cursor = {0};
     const char *at = text;
     for (;;) {
         span part = {at, strcspn(at, ",")};
         if (part.size == 0)
             return ofr_fail(err, OFR_EINVAL, "plan: '%s' has an empty part", text);
-        int r = parse_part(&plan, part, &phase, &both, err);
+        int r = parse_part(&plan, part, &cursor, err);
         if (r < 0)
             return r;
         at += part.size;
@@ -242,20 +287,37 @@ int ofr_plan_resolve(ofr_plan *plan, const ofr_plan_device *devices, size_t n_de
                      uint32_t n_layers, ofr_error *err)
 {
     ofr_plan resolved = *plan;
-    for (int i = 0; i < OFR_PLAN_PHASE_COUNT; i++) {
-        int r =
-            resolve_phase(&resolved.phases[i], phase_names[i], devices, n_devices, n_layers, err);
-        if (r < 0)
-            return r;
+    int r = 0;
+    for (int i = 0; i < OFR_PLAN_PHASE_COUNT && r == 0; i++)
+        r = resolve_phase(&resolved.phases[i], phase_names[i], devices, n_devices, n_layers, err);
+    for (uint32_t i = 0; i < resolved.n_longer && r == 0; i++) {
+        char name[24];
+        snprintf(name, sizeof name, "prefill[%u-]", resolved.longer[i].min_tokens);
+        r = resolve_phase(&resolved.longer[i].prefill, name, devices, n_devices, n_layers, err);
     }
-    *plan = resolved;
-    return 0;
+    if (r == 0)
+        *plan = resolved;
+    return r;
 }
 
 const ofr_plan_phase *ofr_plan_prefill(const ofr_plan *plan, uint32_t prompt_tokens)
 {
-    (void)prompt_tokens; /* one route for all lengths */
-    return &plan->phases[OFR_PLAN_PHASE_PREFILL];
+    const ofr_plan_phase *phase = &plan->phases[OFR_PLAN_PHASE_PREFILL];
+    for (uint32_t i = 0; i < plan->n_longer && prompt_tokens >= plan->longer[i].min_tokens; i++)
+        phase = &plan->longer[i].prefill;
+    return phase;
+}
+
+bool ofr_plan_phase_equal(const ofr_plan_phase *a, const ofr_plan_phase *b)
+{
+    if (a->n_stages != b->n_stages)
+        return false;
+    for (uint32_t i = 0; i < a->n_stages; i++)
+        if (strcmp(a->stages[i].device, b->stages[i].device) != 0 ||
+            a->stages[i].layer_begin != b->stages[i].layer_begin ||
+            a->stages[i].layer_end != b->stages[i].layer_end)
+            return false;
+    return true;
 }
 
 /* Appends to text; `*used` goes beyond `size` when it does not fit. */
@@ -267,29 +329,37 @@ static void append_text(char *text, size_t size, size_t *used, const char *piece
     *used += length;
 }
 
+static void format_phase(const ofr_plan_phase *phase, const char *name, uint32_t n_layers,
+                         char *text, size_t size, size_t *used)
+{
+    for (uint32_t k = 0; k < phase->n_stages; k++) {
+        const ofr_plan_stage *stage = &phase->stages[k];
+        char piece[OFR_PLAN_NAME_MAX + 64];
+        bool whole = stage->layer_begin == 0 && (stage->layer_end == OFR_PLAN_TO_LAST_LAYER ||
+                                                 (n_layers && stage->layer_end == n_layers));
+        int n = snprintf(piece, sizeof piece, "%s%s%s%s", *used ? "," : "", k ? "" : name,
+                         k ? "" : "=", stage->device);
+        if (!whole && stage->layer_end == OFR_PLAN_TO_LAST_LAYER)
+            snprintf(piece + n, sizeof piece - (size_t)n, "@%u-", stage->layer_begin);
+        else if (!whole)
+            snprintf(piece + n, sizeof piece - (size_t)n, "@%u-%u", stage->layer_begin,
+                     stage->layer_end);
+        append_text(text, size, used, piece);
+    }
+}
+
 int ofr_plan_format(const ofr_plan *plan, uint32_t n_layers, char *text, size_t size)
 {
     size_t used = 0;
-    bool any = false;
     for (int i = 0; i < OFR_PLAN_PHASE_COUNT; i++) {
-        const ofr_plan_phase *phase = &plan->phases[i];
-        for (uint32_t k = 0; k < phase->n_stages; k++) {
-            const ofr_plan_stage *stage = &phase->stages[k];
-            char piece[OFR_PLAN_NAME_MAX + 64];
-            bool whole = stage->layer_begin == 0 && (stage->layer_end == OFR_PLAN_TO_LAST_LAYER ||
-                                                     (n_layers && stage->layer_end == n_layers));
-            int n = snprintf(piece, sizeof piece, "%s%s%s%s", any ? "," : "",
-                             k ? "" : phase_names[i], k ? "" : "=", stage->device);
-            if (!whole && stage->layer_end == OFR_PLAN_TO_LAST_LAYER)
-                snprintf(piece + n, sizeof piece - (size_t)n, "@%u-", stage->layer_begin);
-            else if (!whole)
-                snprintf(piece + n, sizeof piece - (size_t)n, "@%u-%u", stage->layer_begin,
-                         stage->layer_end);
-            append_text(text, size, &used, piece);
-            any = true;
+        format_phase(&plan->phases[i], phase_names[i], n_layers, text, size, &used);
+        for (uint32_t k = 0; i == OFR_PLAN_PHASE_PREFILL && k < plan->n_longer; k++) {
+            char name[24];
+            snprintf(name, sizeof name, "prefill[%u-]", plan->longer[k].min_tokens);
+            format_phase(&plan->longer[k].prefill, name, n_layers, text, size, &used);
         }
     }
-    if (!any)
+    if (used == 0)
         append_text(text, size, &used, "auto");
     return used < size ? 0 : OFR_ELIMIT;
 }

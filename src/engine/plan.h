@@ -3,23 +3,33 @@
  * Text form:
  *     plan   = "auto" | part { "," part }
  *     part   = [ phase "=" ] device [ "@" begin "-" [ end ] ]
- *     phase  = "prefill" | "decode"
+ *     phase  = "prefill" | "prefill[" tokens "-]" | "decode"
  *     device = "cpu" | "npu" | "gpu" | "openvino:" ("CPU" | "GPU" [ "." index ] | "NPU")
  *            | "opencl" [ ":" index ]
  * A part without a phase continues the phase before it; before any phase it belongs to both.
  * Layers are [begin, end); without a range the whole model, without an end to the last layer. A
  * phase that is not named is chosen as by "auto". Example: "decode=openvino:NPU@0-4,opencl@4-".
  *
+ * "prefill[256-]=openvino:NPU" holds for prompts of at least 256 tokens, instead of "prefill=",
+ * which must be given, too, and holds for shorter ones. There may be several, ascending:
+ * "prefill=cpu,prefill[64-]=opencl,prefill[512-]=openvino:NPU,decode=opencl".
+ *
  * Values only; any thread. */
 #ifndef OFR_ENGINE_PLAN_H
 #define OFR_ENGINE_PLAN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/status.h"
 
-enum { OFR_PLAN_MAX_STAGES = 16, OFR_PLAN_NAME_MAX = 32, OFR_PLAN_TO_LAST_LAYER = UINT32_MAX };
+enum {
+    OFR_PLAN_MAX_STAGES = 16,
+    OFR_PLAN_MAX_LENGTHS = 4, /* phases "prefill[N-]" */
+    OFR_PLAN_NAME_MAX = 32,
+    OFR_PLAN_TO_LAST_LAYER = UINT32_MAX
+};
 
 enum ofr_plan_phase_name {
     OFR_PLAN_PHASE_PREFILL,
@@ -38,8 +48,16 @@ typedef struct ofr_plan_phase {
     uint32_t n_stages;
 } ofr_plan_phase;
 
+/* What prompts of at least min_tokens go through. */
+typedef struct ofr_plan_length {
+    uint32_t min_tokens; /* at least 1 */
+    ofr_plan_phase prefill;
+} ofr_plan_length;
+
 typedef struct ofr_plan {
     ofr_plan_phase phases[OFR_PLAN_PHASE_COUNT];
+    ofr_plan_length longer[OFR_PLAN_MAX_LENGTHS]; /* ascending in min_tokens */
+    uint32_t n_longer;
 } ofr_plan;
 
 /* What a device is, for the names "npu" and "gpu". */
@@ -66,8 +84,11 @@ int ofr_plan_parse(const char *text, ofr_plan *ret_plan, ofr_error *err);
 int ofr_plan_resolve(ofr_plan *plan, const ofr_plan_device *devices, size_t n_devices,
                      uint32_t n_layers, ofr_error *err);
 
-/* The stages that a prompt of this many tokens goes through. */
+/* The stages that a prompt of this many tokens goes through; those that the strips hold already do
+ * not count. Points into `plan`. */
 const ofr_plan_phase *ofr_plan_prefill(const ofr_plan *plan, uint32_t prompt_tokens);
+/* The same stages in the same order? Names are compared as they are: resolve first. */
+bool ofr_plan_phase_equal(const ofr_plan_phase *a, const ofr_plan_phase *b);
 
 /* Writes the text form: "prefill=cpu,decode=cpu"; "auto" where nothing is chosen. OFR_ELIMIT if
  * `size` is too small. A range that is the whole model of n_layers is left out (0: none is). */

@@ -49,6 +49,56 @@ static void accepts_the_grammar(void **state)
     becomes("cpu@0-30", "prefill=cpu,decode=cpu");
 }
 
+static void accepts_lengths(void **state)
+{
+    (void)state;
+    becomes("prefill=cpu,prefill[256-]=npu,decode=cpu",
+            "prefill=cpu,prefill[256-]=openvino:NPU,decode=cpu");
+    becomes("cpu,prefill[64-]=opencl,prefill[512-]=openvino:NPU",
+            "prefill=cpu,prefill[64-]=opencl:0,prefill[512-]=openvino:NPU,decode=cpu");
+    becomes("decode=gpu,prefill=cpu,prefill[1-]=npu@0-4,cpu@4-",
+            "prefill=cpu,prefill[1-]=openvino:NPU@0-4,cpu@4-30,decode=opencl:0");
+    becomes("prefill=cpu,prefill[100-]=npu", "prefill=cpu,prefill[100-]=openvino:NPU");
+}
+
+static void expect_prefill(const ofr_plan *plan, uint32_t tokens, const char *device)
+{
+    const ofr_plan_phase *phase = ofr_plan_prefill(plan, tokens);
+    assert_int_equal(phase->n_stages, 1);
+    assert_string_equal(phase->stages[0].device, device);
+}
+
+static void prompts_have_a_route(void **state)
+{
+    (void)state;
+    ofr_plan plan;
+    assert_int_equal(ofr_plan_parse("prefill=cpu@0-2,opencl@2-,decode=cpu", &plan, NULL), 0);
+    const ofr_plan_phase *route = ofr_plan_prefill(&plan, 31);
+    assert_int_equal(route->n_stages, 2);
+    assert_string_equal(route->stages[1].device, "opencl");
+    assert_ptr_equal(ofr_plan_prefill(&plan, 100000), route);
+    assert_int_equal(ofr_plan_parse("cpu,prefill[64-]=opencl,prefill[512-]=npu", &plan, NULL), 0);
+    expect_prefill(&plan, 0, "cpu");
+    expect_prefill(&plan, 63, "cpu");
+    expect_prefill(&plan, 64, "opencl");
+    expect_prefill(&plan, 511, "opencl");
+    expect_prefill(&plan, 512, "npu");
+    expect_prefill(&plan, UINT32_MAX, "npu");
+}
+
+static void phases_are_compared(void **state)
+{
+    (void)state;
+    ofr_plan a, b;
+    assert_int_equal(ofr_plan_parse("prefill=cpu@0-2,npu@2-,decode=cpu@0-2,npu@2-", &a, NULL), 0);
+    assert_true(ofr_plan_phase_equal(&a.phases[0], &a.phases[1]));
+    const char *others[] = {"cpu@0-3,npu@3-", "cpu@0-2,gpu@2-", "cpu@0-2,npu@2-9", "cpu"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        assert_int_equal(ofr_plan_parse(others[i], &b, NULL), 0);
+        assert_false(ofr_plan_phase_equal(&a.phases[0], &b.phases[0]));
+    }
+}
+
 static void parse_fails(const char *text, const char *part)
 {
     ofr_plan plan;
@@ -84,6 +134,22 @@ static void refuses_bad_grammar(void **state)
     parse_fails("cpu@0-4,npu@5-", "begins at layer 5, but phase prefill goes on at layer 4");
     parse_fails("cpu,npu", "already runs to the last layer");
     parse_fails("auto,cpu", "'auto'");
+    parse_fails("prefill[256-]=cpu", "needs a 'prefill=' before it");
+    parse_fails("decode=cpu,prefill[256-]=npu", "needs a 'prefill=' before it");
+    parse_fails("cpu,prefill[=npu", "'prefill[' names no length");
+    parse_fails("cpu,prefill[]=npu", "names no length");
+    parse_fails("cpu,prefill[-]=npu", "names no length");
+    parse_fails("cpu,prefill[0-]=npu", "names no length");
+    parse_fails("cpu,prefill[64]=npu", "names no length");
+    parse_fails("cpu,prefill[64-128]=npu", "names no length");
+    parse_fails("cpu,prefill[9999999999-]=npu", "names no length");
+    parse_fails("cpu,decode[64-]=npu", "unknown phase 'decode[64-]'");
+    parse_fails("cpu,prefill[64-]=npu,prefill[64-]=gpu", "is not longer than");
+    parse_fails("cpu,prefill[64-]=npu,prefill[32-]=gpu", "is not longer than");
+    parse_fails("cpu,prefill[64-]=npu@0-4,cpu@5-", "phase prefill[64-] goes on at layer 4");
+    parse_fails("cpu,prefill[1-]=npu,prefill[2-]=npu,prefill[3-]=npu,prefill[4-]=npu,"
+                "prefill[5-]=npu",
+                "more than 4 lengths");
 }
 
 static void refuses_too_many_stages(void **state)
@@ -117,20 +183,12 @@ static void refuses_what_is_absent(void **state)
     resolve_fails("opencl:1", all_devices, 4, OFR_ENOENT,
                   "present: openvino:NPU, opencl:0, openvino:GPU, cpu");
     resolve_fails("cpu", NULL, 0, OFR_ENOENT, "present: none");
+    resolve_fails("cpu,prefill[64-]=npu", only_cpu, 1, OFR_ENOENT, "no device 'npu'");
+    resolve_fails("cpu,prefill[64-]=cpu@0-4", only_cpu, 1, OFR_EINVAL,
+                  "phase prefill[64-] ends at layer 4");
     resolve_fails("cpu@0-31", only_cpu, 1, OFR_EINVAL, "the model has layers 0-30");
     resolve_fails("cpu@0-4", only_cpu, 1, OFR_EINVAL, "ends at layer 4, but the model has 30");
     resolve_fails("cpu@0-30,cpu@30-", only_cpu, 1, OFR_EINVAL, "the model has layers 0-30");
-}
-
-static void prompts_have_a_route(void **state)
-{
-    (void)state;
-    ofr_plan plan;
-    assert_int_equal(ofr_plan_parse("prefill=cpu@0-2,opencl@2-,decode=cpu", &plan, NULL), 0);
-    const ofr_plan_phase *route = ofr_plan_prefill(&plan, 31);
-    assert_int_equal(route->n_stages, 2);
-    assert_string_equal(route->stages[1].device, "opencl");
-    assert_ptr_equal(ofr_plan_prefill(&plan, 100000), route);
 }
 
 static void format_reports_lack_of_room(void **state)
@@ -147,9 +205,10 @@ static void format_reports_lack_of_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(accepts_the_grammar),     cmocka_unit_test(refuses_bad_grammar),
-        cmocka_unit_test(refuses_too_many_stages), cmocka_unit_test(refuses_what_is_absent),
-        cmocka_unit_test(prompts_have_a_route),    cmocka_unit_test(format_reports_lack_of_room),
+        cmocka_unit_test(accepts_lengths),        cmocka_unit_test(prompts_have_a_route),
+        cmocka_unit_test(phases_are_compared),    cmocka_unit_test(accepts_the_grammar),
+        cmocka_unit_test(refuses_bad_grammar),    cmocka_unit_test(refuses_too_many_stages),
+        cmocka_unit_test(refuses_what_is_absent), cmocka_unit_test(format_reports_lack_of_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

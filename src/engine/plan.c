@@ -320,6 +320,32 @@ bool ofr_plan_phase_equal(const ofr_plan_phase *a, const ofr_plan_phase *b)
     return true;
 }
 
+ofr_plan_phase *ofr_plan_phase_at(ofr_plan *plan, uint32_t index)
+{
+    if (index < OFR_PLAN_PHASE_COUNT)
+        return &plan->phases[index];
+    index -= OFR_PLAN_PHASE_COUNT;
+    return index < plan->n_longer ? &plan->longer[index].prefill : NULL;
+}
+
+void ofr_plan_replace_device(ofr_plan *plan, const char *device, const char *by)
+{
+    ofr_plan_phase *phase = NULL;
+    for (uint32_t k = 0; (phase = ofr_plan_phase_at(plan, k)) != NULL; k++) {
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < phase->n_stages; i++) {
+            ofr_plan_stage stage = phase->stages[i];
+            if (strcmp(stage.device, device) == 0)
+                snprintf(stage.device, sizeof stage.device, "%s", by);
+            if (n > 0 && strcmp(phase->stages[n - 1].device, stage.device) == 0)
+                phase->stages[n - 1].layer_end = stage.layer_end;
+            else
+                phase->stages[n++] = stage;
+        }
+        phase->n_stages = n;
+    }
+}
+
 /* Appends to text; `*used` goes beyond `size` when it does not fit. */
 static void append_text(char *text, size_t size, size_t *used, const char *piece)
 {

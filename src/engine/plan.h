@@ -90,6 +90,13 @@ const ofr_plan_phase *ofr_plan_prefill(const ofr_plan *plan, uint32_t prompt_tok
 /* The same stages in the same order? Names are compared as they are: resolve first. */
 bool ofr_plan_phase_equal(const ofr_plan_phase *a, const ofr_plan_phase *b);
 
+/* Every phase of the plan, those of longer prompts too, by index from 0; NULL: there are no more.
+ */
+ofr_plan_phase *ofr_plan_phase_at(ofr_plan *plan, uint32_t index);
+
+/* Gives the stages of `device` to `by`; stages that are now one device's become one. */
+void ofr_plan_replace_device(ofr_plan *plan, const char *device, const char *by);
+
 /* Writes the text form: "prefill=cpu,decode=cpu"; "auto" where nothing is chosen. OFR_ELIMIT if
  * `size` is too small. A range that is the whole model of n_layers is left out (0: none is). */
 int ofr_plan_format(const ofr_plan *plan, uint32_t n_layers, char *text, size_t size);

@@ -191,6 +191,21 @@ static void refuses_what_is_absent(void **state)
     resolve_fails("cpu@0-30,cpu@30-", only_cpu, 1, OFR_EINVAL, "the model has layers 0-30");
 }
 
+static void devices_are_replaced(void **state)
+{
+    (void)state;
+    ofr_plan plan;
+    char text[256];
+    assert_int_equal(
+        ofr_plan_parse("prefill=cpu@0-2,npu@2-9,cpu@9-,prefill[64-]=npu,decode=cpu", &plan, NULL),
+        0);
+    assert_string_equal(ofr_plan_phase_at(&plan, 2)->stages[0].device, "npu");
+    assert_null(ofr_plan_phase_at(&plan, 3));
+    ofr_plan_replace_device(&plan, "npu", "cpu");
+    assert_int_equal(ofr_plan_format(&plan, 0, text, sizeof text), 0);
+    assert_string_equal(text, "prefill=cpu,prefill[64-]=cpu,decode=cpu");
+}
+
 static void format_reports_lack_of_room(void **state)
 {
     (void)state;
@@ -205,10 +220,15 @@ static void format_reports_lack_of_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(accepts_lengths),        cmocka_unit_test(prompts_have_a_route),
-        cmocka_unit_test(phases_are_compared),    cmocka_unit_test(accepts_the_grammar),
-        cmocka_unit_test(refuses_bad_grammar),    cmocka_unit_test(refuses_too_many_stages),
-        cmocka_unit_test(refuses_what_is_absent), cmocka_unit_test(format_reports_lack_of_room),
+        cmocka_unit_test(accepts_lengths),
+        cmocka_unit_test(prompts_have_a_route),
+        cmocka_unit_test(phases_are_compared),
+        cmocka_unit_test(devices_are_replaced),
+        cmocka_unit_test(accepts_the_grammar),
+        cmocka_unit_test(refuses_bad_grammar),
+        cmocka_unit_test(refuses_too_many_stages),
+        cmocka_unit_test(refuses_what_is_absent),
+        cmocka_unit_test(format_reports_lack_of_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -128,6 +128,18 @@ bool ofr_root_exists(const ofr_root *root, const char *format, ...)
     return fits && ofr_root_stat(root, path, &info);
 }
 
+bool ofr_root_may(const ofr_root *root, const char *path, int rights)
+{
+    char name[64];
+    int fd = open_below(root, path, O_PATH);
+    if (fd < 0)
+        return false;
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    bool may = faccessat(AT_FDCWD, name, rights, AT_EACCESS) == 0;
+    close(fd);
+    return may;
+}
+
 bool ofr_root_link(const ofr_root *root, const char *path, char *ret_target, size_t size)
 {
     ret_target[0] = 0;

@@ -34,6 +34,9 @@ bool ofr_root_read_u64(const ofr_root *root, uint64_t *ret_value, const char *fo
 bool ofr_root_stat(const ofr_root *root, const char *path, struct stat *ret_info);
 bool ofr_root_exists(const ofr_root *root, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* Whether this process may open the file with these rights (R_OK | W_OK), access control lists of
+ * its node included. */
+bool ofr_root_may(const ofr_root *root, const char *path, int rights);
 /* The target of the symbolic link, as it is written. */
 bool ofr_root_link(const ofr_root *root, const char *path, char *ret_target, size_t size);
 /* A whole file of at most `cap` bytes, malloc'ed and NUL-terminated; NULL where it cannot be read.

@@ -116,13 +116,18 @@ static void judge_npu_driver(const ofr_doctor_facts *f, ofr_doctor_findings *out
             "the NPU driver is installed without its compiler (libnpu_driver_compiler.so): no "
             "graph can be compiled for the NPU");
     }
-    if (f->package_ze_npu[0] && f->package_compiler[0] &&
-        compare_versions(f->package_ze_npu, f->package_compiler) != 0) {
+    /* The firmware may come with the kernel's instead of this package. */
+    const char *driver = f->package_ze_npu;
+    bool compiler_differs =
+        driver[0] && f->package_compiler[0] && compare_versions(driver, f->package_compiler) != 0;
+    bool firmware_differs =
+        driver[0] && f->package_firmware[0] && compare_versions(driver, f->package_firmware) != 0;
+    if (compiler_differs || firmware_differs) {
         snprintf(fix, sizeof fix, "install all packages of one release from %s", releases);
         add(out, "npu.mixed", DEGRADED, fix,
-            "parts of different NPU driver releases: intel-level-zero-npu %s, "
-            "intel-driver-compiler-npu %s",
-            f->package_ze_npu, f->package_compiler);
+            "parts of different NPU driver releases: intel-level-zero-npu %s, %s %s", driver,
+            compiler_differs ? "intel-driver-compiler-npu" : "intel-fw-npu",
+            compiler_differs ? f->package_compiler : f->package_firmware);
     }
     const char *oldest = oldest_npu_driver(f->npu.device_id);
     if (f->package_ze_npu[0] >= '0' && f->package_ze_npu[0] <= '9' &&

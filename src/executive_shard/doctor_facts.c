@@ -17,26 +17,11 @@
 #include "executive_shard/instance.h"
 #include "package/package.h"
 
-enum { NAMES_MAX = 256, DPKG_CAP = 64 << 20, GROUPS_MAX = 128 };
+enum { NAMES_MAX = 256, DPKG_CAP = 64 << 20 };
 
 static const char *const library_directories[] = {
     "/usr/lib/x86_64-linux-gnu",       "/usr/lib64",           "/usr/lib", "/usr/local/lib",
     "/usr/local/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu"};
-
-/* Does a file with these bits let this process read and write? */
-static bool may_use(const struct stat *info)
-{
-    gid_t groups[GROUPS_MAX];
-    int n = getgroups(GROUPS_MAX, groups);
-    if (geteuid() == 0)
-        return true;
-    if (info->st_uid == geteuid())
-        return (info->st_mode & 0600) == 0600;
-    bool member = info->st_gid == getegid();
-    for (int i = 0; i < n && !member; i++)
-        member = groups[i] == info->st_gid;
-    return (info->st_mode & (member ? 0060 : 0006)) == (member ? 0060 : 0006);
-}
 
 static void read_node(const ofr_root *root, ofr_doctor_node *node)
 {
@@ -44,7 +29,7 @@ static void read_node(const ofr_root *root, ofr_doctor_node *node)
     node->exists = ofr_root_stat(root, node->path, &info);
     if (!node->exists)
         return;
-    node->usable = may_use(&info);
+    node->usable = ofr_root_may(root, node->path, R_OK | W_OK);
     const struct group *group = getgrgid(info.st_gid);
     if (group)
         snprintf(node->group, sizeof node->group, "%.31s", group->gr_name);
@@ -259,8 +244,57 @@ static void read_power(const ofr_root *root, ofr_doctor_facts *f)
     f->on_battery = mains && !online;
     struct stat info;
     f->rapl_present = ofr_root_stat(root, "/sys/class/powercap/intel-rapl:0/energy_uj", &info);
-    f->rapl_readable = f->rapl_present && (geteuid() == 0 || (info.st_mode & 0004) ||
-                                           (info.st_uid == geteuid() && (info.st_mode & 0400)));
+    f->rapl_readable =
+        f->rapl_present && ofr_root_may(root, "/sys/class/powercap/intel-rapl:0/energy_uj", R_OK);
+}
+
+/* The size= of the tmpfs on /dev/shm in a table of mounts; 0: it has none, or is not there. */
+static uint64_t mounted_size(const char *mounts)
+{
+    for (const char *line = mounts; line && *line; line = strchr(line, '\n')) {
+        char options[512];
+        char unit = 0;
+        unsigned long long size = 0;
+        line += *line == '\n';
+        if (sscanf(line, "%*s /dev/shm tmpfs %511s", options) != 1)
+            continue;
+        const char *at = strstr(options, "size=");
+        if (!at || sscanf(at, "size=%llu%c", &size, &unit) < 1)
+            return 0;
+        return unit == 'k'   ? size << 10
+               : unit == 'm' ? size << 20
+               : unit == 'g' ? size << 30
+                             : size;
+    }
+    return 0;
+}
+
+/* What the files of a described machine say; nothing is known of what they do not. */
+static void read_described_memory(const ofr_root *root, ofr_doctor_facts *f)
+{
+    char names[NAMES_MAX][OFR_ROOT_NAME_SIZE];
+    char *mounts = ofr_root_load(root, "/proc/self/mounts", 65536);
+    uint64_t total = mounted_size(mounts);
+    free(mounts);
+    if (total) {
+        uint64_t used = 0;
+        size_t count = ofr_root_list(root, "/dev/shm", "", names, NAMES_MAX);
+        for (size_t i = 0; i < count; i++) {
+            char path[300];
+            struct stat info;
+            snprintf(path, sizeof path, "/dev/shm/%s", names[i]);
+            if (ofr_root_stat(root, path, &info))
+                used += (uint64_t)info.st_size;
+        }
+        f->shm_total = total;
+        f->shm_free = total > used ? total - used : 0;
+    }
+    char *limits = ofr_root_load(root, "/proc/self/limits", 65536);
+    const char *line = limits ? strstr(limits, "Max locked memory") : NULL;
+    unsigned long long bytes = 0;
+    if (line && sscanf(line, "Max locked memory %llu", &bytes) == 1)
+        f->memlock = bytes;
+    free(limits);
 }
 
 static void read_memory(const ofr_root *root, ofr_doctor_facts *f)
@@ -269,10 +303,14 @@ static void read_memory(const ofr_root *root, ofr_doctor_facts *f)
     struct rlimit limit;
     f->shm_mounted = ofr_root_stat(root, "/dev/shm", &info) && S_ISDIR(info.st_mode);
     f->shm_total = f->shm_free = UINT64_MAX;
-    if (root->actual && ofr_shm_space(&f->shm_free, &f->shm_total, NULL) < 0)
-        f->shm_mounted = false;
     f->memlock = UINT64_MAX;
-    if (root->actual && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+    if (!root->actual) {
+        read_described_memory(root, f);
+        return;
+    }
+    if (ofr_shm_space(&f->shm_free, &f->shm_total, NULL) < 0)
+        f->shm_mounted = false;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         f->memlock = limit.rlim_cur;
 }
 

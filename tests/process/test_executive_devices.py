@@ -1,6 +1,5 @@
 """executive_shard devices against described machines, through the real Level Zero loader."""
 import ctypes.util
-import glob
 import json
 import os
 import subprocess
@@ -12,12 +11,14 @@ EXECUTIVE = process.EXECUTIVE
 if not os.path.exists(machines.DRIVERS["gpu"]) or not os.path.exists(EXECUTIVE):
     process.skip("the fake Level Zero driver or executive_shard is not built")
 
-# The system's loader, and newer ones that tests/support/newest_ze_loader.sh has fetched.
-LOADERS = [None] if ctypes.util.find_library("ze_loader") else []
-CACHE = os.path.join(os.environ.get("OFFERING_SOURCE_DIR", ""), ".cache", "ze_loader")
-LOADERS += sorted(glob.glob(os.path.join(CACHE, "*")))
+# The system's loader; test_executive_devices_newest.py says "newest": what
+# tests/support/newest_ze_loader.sh has fetched.
+if os.environ.get("OFFERING_TEST_ZE_LOADER") == "newest":
+    LOADERS = machines.newest_loaders()
+else:
+    LOADERS = [None] if ctypes.util.find_library("ze_loader") else []
 if not LOADERS:
-    process.skip("no Level Zero loader is installed")
+    process.skip("no such Level Zero loader is installed")
 
 
 def command(loader, *arguments):
@@ -64,7 +65,7 @@ def a_meteor_lake():
 
 def an_arrow_lake_h():
     with machines.arrow_lake_h() as machine:
-        found, _ = devices(machine)
+        found, _ = devices(machine, LOADERS[-1])
         assert set(found) == {"cpu", "npu", "igpu"}, list(found)
         assert found["npu"]["ids"] == "8086:ad1d" and found["igpu"]["kernel_driver"] == "xe", found
 
@@ -81,7 +82,7 @@ def a_lunar_lake_with_a_discrete_card():
 
 def an_old_gpu_only():
     with machines.old_gpu() as machine:
-        found, sources = devices(machine)
+        found, sources = devices(machine, LOADERS[-1])
         assert set(found) == {"cpu", "igpu"}, list(found)
         assert sources["level_zero"]["devices"] == 1, sources
 
@@ -141,6 +142,19 @@ def a_table_for_people():
         assert "15.1 GiB" in lines[4], lines[4]
 
 
-process.run_tests([a_meteor_lake, an_arrow_lake_h, a_lunar_lake_with_a_discrete_card,
-                   an_old_gpu_only, a_driver_that_fails, a_driver_that_crashes, without_a_loader,
-                   a_new_npu_driver_under_an_old_loader, a_table_for_people])
+def temperatures_and_power_are_followed():
+    """The unit test of telemetry (sysman) under the loader that is not the system's."""
+    program = os.path.join(machines.BUILD, "tests", "unit", "device_test_telemetry")
+    loader = os.path.join(LOADERS[-1], "ld-linux-x86-64.so.2")
+    run = subprocess.run([loader, "--library-path", LOADERS[-1], program], capture_output=True,
+                         text=True, timeout=300, check=False)
+    assert run.returncode == 0 and "SKIPPED" not in run.stdout + run.stderr, run
+
+
+TESTS = [a_meteor_lake, an_arrow_lake_h, a_lunar_lake_with_a_discrete_card, an_old_gpu_only,
+         a_driver_that_fails, a_driver_that_crashes]
+if LOADERS == [None]:
+    TESTS += [without_a_loader, a_new_npu_driver_under_an_old_loader, a_table_for_people]
+else:
+    TESTS += [temperatures_and_power_are_followed]
+process.run_tests(TESTS)

@@ -1,6 +1,8 @@
 """executive_shard doctor against described machines: each finding from the files that show it."""
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -34,21 +36,22 @@ def healthy(make=machines.meteor_lake):
     return m
 
 
-def packages(m, npu=None, compiler=None):
+def packages(m, npu=None, compiler=None, firmware=None):
     text = "Package: libc6\nStatus: install ok installed\nVersion: 2.39\n\n"
-    for name, version in (("intel-level-zero-npu", npu), ("intel-driver-compiler-npu", compiler)):
+    for name, version in (("intel-level-zero-npu", npu), ("intel-driver-compiler-npu", compiler),
+                          ("intel-fw-npu", firmware)):
         if version:
             text += f"Package: {name}\nStatus: install ok installed\nVersion: {version}\n\n"
-    text += "Package: intel-fw-npu\nStatus: deinstall ok config-files\nVersion: 1.0\n\n"
+    # A package that was removed is none.
+    text += "Package: intel-level-zero-gpu\nStatus: deinstall ok config-files\nVersion: 1.0\n\n"
     m.file("/var/lib/dpkg/status", text)
 
 
-def examine(machine, *arguments, user=None, **more):
+def examine(machine, *arguments, user=None, program=process.EXECUTIVE, **more):
     environment = machine.environment(HOME=machine.root, **more)
     environment.pop("XDG_CACHE_HOME", None)
     options = {"user": user, "group": user, "extra_groups": []} if user else {}
-    run = subprocess.run([process.EXECUTIVE, "doctor", "--json", "--root", machine.root,
-                          *arguments], env=environment, capture_output=True, text=True,
+    run = subprocess.run([program, "doctor", "--json", "--root", machine.root, *arguments], env=environment, capture_output=True, text=True,
                          timeout=120, check=False, cwd="/", **options)
     answer = json.loads(run.stdout)
     assert run.returncode == CODES[answer["verdict"]], (run.returncode, answer)
@@ -95,26 +98,28 @@ def no_node():
     finds("npu.node", lambda m: m.remove("/dev/accel/accel0"), fix="dmesg")
 
 
+def as_another_user(machine):
+    """Makes the machine's files those of root, and examines it as a user without groups: the
+    program is copied to where that user may run it. None: this is not root."""
+    if os.geteuid() != 0:
+        return None
+    program = machine.path("/executive_shard")
+    shutil.copy(process.EXECUTIVE, program)
+    for path in (machine.root, program):
+        os.chmod(path, 0o755)
+    return {"user": 65534, "program": program}
+
+
 def a_node_of_another_group():
     with healthy() as machine:
+        other = as_another_user(machine) or {}
         for path in ("/dev/accel/accel0", "/dev/dri/renderD128"):
-            os.chmod(machine.path(path), 0o060)
-        os.chmod(machine.root, 0o755)
-        machine.environment()
-        user = None
-        if os.geteuid() == 0:
-            probe = subprocess.run([process.EXECUTIVE, "--version"], user=65534, group=65534,
-                                   extra_groups=[], capture_output=True, check=False, cwd="/") \
-                if os.access(process.EXECUTIVE, os.X_OK) else None
-            if probe is None or probe.returncode != 0:
-                print("     skipped: another user cannot run the program here")
-                return
-            user = 65534
-            for path in ("/dev/accel/accel0", "/dev/dri/renderD128"):
-                os.chmod(machine.path(path), 0o660)
-        verdict, findings = examine(machine, user=user)
+            os.chmod(machine.path(path), 0o660 if other else 0)
+        os.chmod(machine.path("/sys/class/powercap/intel-rapl:0/energy_uj"), 0o400 if other else 0)
+        verdict, findings = examine(machine, **other)
         assert verdict == "degraded" and {"npu.access", "gpu.access"} <= set(findings), findings
         assert "usermod -a -G" in findings["npu.access"]["fix"], findings
+        assert "chmod o+r" in findings["power.counter"]["fix"], findings
 
 
 def driver_packages():
@@ -125,6 +130,13 @@ def driver_packages():
     found = finds("npu.mixed", lambda m: packages(m, npu="1.24.0", compiler="1.19.0"),
                   fix="one release")
     assert "1.19.0" in found["npu.mixed"]["text"], found
+    found = finds("npu.mixed", lambda m: packages(m, npu="1.24.0", compiler="1.24.0",
+                                                  firmware="1.10.0"), fix="one release")
+    assert "intel-fw-npu 1.10.0" in found["npu.mixed"]["text"], found
+    with healthy() as machine:
+        packages(machine, npu="1.24.0.2025", compiler="1.24.0.2025", firmware="1.24.0.2025")
+        verdict, findings = examine(machine)
+        assert verdict == "ok" and "npu.mixed" not in findings, findings
     finds("npu.old_driver", lambda m: packages(m, npu="1.2.0.2024", compiler="1.2.0.2024"),
           fix="1.5.1")
 
@@ -169,7 +181,33 @@ def wsl_and_containers():
 
 
 def shared_memory():
+    def mounted(options, used=0):
+        def change(m):
+            m.file("/proc/self/mounts", "proc /proc proc rw 0 0\n"
+                   f"tmpfs /dev/shm tmpfs rw,nosuid{options} 0 0\n")
+            os.truncate(m.file("/dev/shm/of_another").path("/dev/shm/of_another"), used)
+        return change
     finds("shm.absent", lambda m: m.remove("/dev/shm"), verdict="broken", fix="mount -t tmpfs")
+    # What docker gives to a container that does not ask.
+    found = finds("shm.small", mounted(",size=65536k", 10 << 20), verdict="broken",
+                  fix="--shm-size=")
+    assert "54 MiB free of 64" in found["shm.small"]["text"], found
+    found = finds("shm.tight", mounted(",size=1g", 300 << 20), fix="remount,size=50%")
+    assert "724 MiB free" in found["shm.tight"]["text"], found
+    with healthy() as machine:
+        mounted(",inode64")(machine)
+        assert examine(machine)[0] == "ok", "a tmpfs without a limit"
+
+
+def locked_memory():
+    found = finds("memlock", lambda m: m.file(
+        "/proc/self/limits", "Limit                     Soft Limit           Hard Limit\n"
+        "Max locked memory         8388608              8388608              bytes\n"),
+                  verdict="ok", fix="limits.d")
+    assert "8192 KiB" in found["memlock"]["text"], found
+    with healthy() as machine:
+        machine.file("/proc/self/limits", "Max locked memory  unlimited  unlimited  bytes\n")
+        assert "memlock" not in examine(machine)[1]
 
 
 def power():
@@ -225,12 +263,26 @@ def packages_of_other_versions():
         path = os.path.join(copy, "model.json")
         with open(path, encoding="utf-8") as f:
             text = f.read()
-        os.remove(path)
-        with open(path, "w", encoding="utf-8") as f:
-            f.write(text.replace('"format_version": 1', '"format_version": 99', 1))
+
+        def rewritten(old, new):
+            assert text.count(old) == 1, old
+            # The file begins with its own checksum, computed with zeros in that place.
+            changed = re.sub(r'("checksum": ")[0-9a-f]{64}', r"\g<1>" + "0" * 64,
+                             text.replace(old, new), count=1)
+            checksum = hashlib.sha256(changed.encode()).hexdigest()
+            os.remove(path)
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(changed.replace("0" * 64, checksum, 1))
+            return examine(machine, "--model", copy)
+        verdict, findings = rewritten('"format_version": 1,', '"format_version": 99,')
+        assert verdict == "broken" and "99" in findings["model.version"]["text"], findings
+        assert "bake" in findings["model.version"]["fix"], findings
+        version = re.search(r'"generator": "(bake_model [^"]*)"', text)[1]
+        verdict, findings = rewritten(version, "bake_model 0.0.1")
+        assert verdict == "ok" and "0.0.1" in findings["model.generator"]["text"], findings
+        os.truncate(path, 5000)
         verdict, findings = examine(machine, "--model", copy)
-        model = [f for f in findings if f.startswith("model.")]
-        assert verdict == "broken" and model, findings
+        assert verdict == "broken" and "model.broken" in findings, findings
         _, findings = examine(machine, "--model", machine.path("/absent"))
         assert "model.broken" in findings, findings
 
@@ -249,5 +301,5 @@ def for_people():
 process.run_tests([a_healthy_machine, a_kernel_without_the_driver, a_module_that_is_not_loaded,
                    firmware_for_another_generation, no_node, a_node_of_another_group,
                    driver_packages, a_driver_from_before_its_npu, loaders, opencl,
-                   wsl_and_containers, shared_memory, power, a_processor_without_avx2,
+                   wsl_and_containers, shared_memory, locked_memory, power, a_processor_without_avx2,
                    a_driver_that_crashes, stale_graphs, packages_of_other_versions, for_people])

@@ -1,5 +1,6 @@
 """Described machines: a directory that stands for the root of their file system, and what the fake
 Level Zero driver plays. Figures are those that such machines show; none is measured here."""
+import glob
 import os
 import shutil
 import tempfile
@@ -7,6 +8,15 @@ import tempfile
 BUILD = os.environ.get("OFFERING_BUILD_DIR", "")
 DRIVERS = {name: os.path.join(BUILD, "tests", "fake_ze_driver", f"libfake_ze_{name}.so")
            for name in ("gpu", "npu")}
+
+
+
+def newest_loaders():
+    """Directories with a Level Zero loader and the C library that it needs, fetched by
+    tests/support/newest_ze_loader.sh."""
+    cache = os.path.join(os.environ.get("OFFERING_SOURCE_DIR", ""), ".cache", "ze_loader")
+    return sorted(glob.glob(os.path.join(cache, "*")))
+
 
 GPU_MTL = """\
 driver gpu

@@ -212,6 +212,17 @@ def until(condition, what, seconds=TIMEOUT):
         time.sleep(0.01)
 
 
+def segments():
+    return {name for name in os.listdir("/dev/shm") if name.startswith("offering-")}
+
+
+def no_segments_stay():
+    """A segment has a name for an instant while it is made, also by tests that run beside this one:
+    none of those that are there now may stay."""
+    found = segments()
+    until(lambda: not found & segments(), f"the end of /dev/shm names ({found})")
+
+
 class Terminal:
     """A program on a pseudo-terminal of its own."""
 

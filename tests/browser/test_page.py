@@ -87,6 +87,9 @@ def converse(page):
     b.open(page.server.url)
     b.wait("document.getElementById('model').textContent !== ''")
     page.shot("empty")
+    page.click(".empty li button")
+    assert b.evaluate("document.getElementById('input').value").startswith("Explain"), "an idea is written for you"
+    b.evaluate("document.getElementById('input').value = ''")
     page.settings(temperature="0", max_tokens="60", seed="1")
     page.say("What is the capital of France?")
     page.settled()
@@ -165,11 +168,34 @@ def machine_and_themes(page):
     page.click("#close-machine")
     b.wait("document.getElementById('machine').hidden")
     assert b.evaluate("document.documentElement.scrollWidth <= 390"), "wider than a phone"
+    b.wait("(() => { const m = document.getElementById('messages'); "
+           "return m.scrollHeight - m.scrollTop - m.clientHeight < 2; })()")  # the newest stays in view
     page.shot("phone")
     page.click("#open-sidebar")
     b.wait("document.getElementById('sidebar').checkVisibility()")
     page.shot("phone_list")
     page.click("#close-sidebar")
+
+
+def a_failure_is_no_dead_end(page):
+    b = page.b
+    page.click("#new-chat")
+    b.wait("document.querySelector('.empty') !== null")
+    b.evaluate("document.getElementById('input').value = 'word '.repeat(3000)")
+    page.say("!")
+    b.wait("!document.getElementById('error').hidden")
+    assert "context" in page.text("#error"), page.text("#error")
+    process.equal(page.text(".message:last-child .foot button"), "Try again")
+    b.evaluate("(current.messages[0].content = 'Say yes.', 1)")
+    page.click(".message:last-child .foot button")
+    b.wait("document.querySelectorAll('.message').length === 2")
+    page.settled()
+    process.equal(b.evaluate("document.getElementById('error').hidden"), True, "the error is gone")
+    b.problems[:] = [p for p in b.problems if "400 (Bad Request)" not in p]  # the one that was wanted
+    plan = "prefill=openvino:NPU,decode=openvino:NPU@0-4,cpu@4-"
+    for name, phases in (("openvino:NPU", "prefill and decode (layers 0\u20134)"), ("cpu", "decode (layers 4\u2013)"),
+                         ("opencl", "idle")):
+        process.equal(b.evaluate(f"phaseOf({name!r}, {plan!r})"), phases, "what a device does")
 
 
 def keyboard(page):
@@ -199,7 +225,8 @@ def main():
     with process.Session() as session, server_process.Server(session, "--context", "2048") as server, \
             browser.Browser() as b:
         page = Page(b, server, directory)
-        for test in (converse, stop_and_switch, hostile_markdown, machine_and_themes, keyboard):
+        for test in (converse, stop_and_switch, hostile_markdown, machine_and_themes, a_failure_is_no_dead_end,
+                     keyboard):
             try:
                 test(page)
                 print("ok  ", test.__name__, flush=True)

@@ -4,6 +4,8 @@
 
 const $ = (id) => document.getElementById(id);
 const STORE = "offering.conversations", SETTINGS = "offering.settings";
+const IDEAS = ["Explain how a heat pump works.", "Write a short poem about the first snow.",
+    "Write a Python function that reverses the words of a sentence."];
 const DEFAULTS = { system: "", temperature: 0.6, top_p: 0.9, max_tokens: "", seed: "", theme: "auto", key: "" };
 
 function load(name, otherwise) {
@@ -18,6 +20,8 @@ const settings = { ...DEFAULTS, ...load(SETTINGS, {}) };
 let conversations = load(STORE, []);
 let current = null;   /* a conversation: {id, title, messages: [{role, content, note}]} */
 let running = null;   /* {controller, conversation} of the answer that streams */
+let drawn = null;     /* the conversation on the page */
+let atEnd = true;     /* the newest text is in view, and stays so while text comes and the window changes */
 
 function save() {
     try {
@@ -100,14 +104,13 @@ function drawMessage(message, index) {
     if (message.note)
         foot.append(make("span", { className: "quiet", textContent: message.note }));
     if (message.role === "assistant" && !message.streaming) {
-        const copy = make("button", { type: "button", className: "small", textContent: "Copy" });
-        copy.addEventListener("click", () => navigator.clipboard?.writeText(message.content));
-        foot.append(copy);
-        if (last) {
-            const again = make("button", { type: "button", className: "small", textContent: "Regenerate" });
-            again.addEventListener("click", regenerate);
-            foot.append(again);
-        }
+        foot.append(Markdown.copyButton(message.content, "Copy the answer"));
+    }
+    /* Also after a message that got no answer: a failure is no dead end. */
+    if (last && !running) {
+        const again = make("button", { type: "button", className: "small", textContent: message.role === "user" ? "Try again" : "Regenerate" });
+        again.addEventListener("click", regenerate);
+        foot.append(again);
     }
     const who = make("div", { className: "who", textContent: message.role === "user" ? "You" : "Model" });
     const article = make("article", { className: "message " + message.role }, who, body, foot);
@@ -119,12 +122,31 @@ function drawMessage(message, index) {
 
 function drawMessages() {
     const box = $("messages");
+    const place = drawn === current && !atEnd ? box.scrollTop : null;
+    drawn = current;
     if (current.messages.length === 0) {
-        box.replaceChildren(make("p", { className: "empty", textContent: "Ask something. Everything runs on this machine." }));
+        box.replaceChildren(drawEmpty());
         return;
     }
     box.replaceChildren(...current.messages.map(drawMessage));
-    box.scrollTop = box.scrollHeight;
+    box.scrollTop = place ?? box.scrollHeight;
+    atEnd = place === null;
+}
+
+function drawEmpty() {
+    const ideas = IDEAS.map((text) => {
+        const button = make("button", { type: "button", textContent: text });
+        button.addEventListener("click", () => {
+            $("input").value = text;
+            grow();
+            $("input").focus();
+        });
+        return make("li", {}, button);
+    });
+    return make("div", { className: "empty" }, make("h2", { textContent: "What shall it be?" }),
+        make("p", { textContent: "Everything runs on this machine; nothing leaves it." }), make("ul", {}, ...ideas),
+        make("p", { className: "quiet" }, make("kbd", { textContent: "Enter" }), " sends, ", make("kbd", { textContent: "Shift" }), " + ",
+            make("kbd", { textContent: "Enter" }), " begins a line, ", make("kbd", { textContent: "Esc" }), " stops an answer."));
 }
 
 function drawAll() {
@@ -183,18 +205,17 @@ async function failure(response) {
 async function answer(conversation) {
     const message = { role: "assistant", content: "", streaming: true };
     const controller = new AbortController();
-    let usage = null, reason = null, first = 0, drawn = 0, timer = 0;
+    let usage = null, reason = null, first = 0, drawnAt = 0, timer = 0;
     const start = performance.now();
     running = { controller, conversation };
     conversation.messages.push(message);
     drawAll();
     const draw = () => {
         timer = 0;
-        drawn = performance.now();
+        drawnAt = performance.now();
         if (current !== conversation)
             return;
         const box = $("messages");
-        const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 80;
         box.lastElementChild?.querySelector(".body")?.replaceChildren(...Markdown.render(message.content));
         if (atEnd)
             box.scrollTop = box.scrollHeight;
@@ -212,7 +233,7 @@ async function answer(conversation) {
             if (choice?.delta?.content) {
                 first ||= performance.now();
                 message.content += choice.delta.content;
-                timer ||= setTimeout(draw, Math.max(0, 60 - (performance.now() - drawn)));
+                timer ||= setTimeout(draw, Math.max(0, 60 - (performance.now() - drawnAt)));
             }
         });
     } catch (error) {
@@ -249,8 +270,10 @@ function finish(conversation, message, { usage, reason, first, start }) {
 function regenerate() {
     if (running)
         return;
-    current.messages.pop();
+    if (current.messages.at(-1)?.role === "assistant")
+        current.messages.pop();
     showError("");
+    atEnd = true;
     answer(current);
 }
 
@@ -266,6 +289,7 @@ function send() {
     $("input").value = "";
     grow();
     save();
+    atEnd = true;
     answer(current);
 }
 
@@ -324,9 +348,20 @@ function rate(status, tokens) {
     return ms > 0 ? Math.max(0, status[tokens] - lastStatus[tokens]) * 1000 / ms : 0;
 }
 
+/* What a device does by the plan: "prefill=openvino:NPU@0-4,cpu@4-,decode=cpu"; a part without a phase
+ * continues the one before it. */
 function phaseOf(name, plan) {
-    const phases = (plan ?? "").split(",").map((part) => part.split("=")).filter(([, device]) => device?.startsWith(name)).map(([phase]) => phase);
-    return phases.join(" and ") || "idle";
+    const phases = new Map();
+    let phase = "";
+    for (const part of (plan ?? "").split(",")) {
+        const equals = part.indexOf("=");
+        if (equals >= 0)
+            phase = part.slice(0, equals);
+        const [device, layers] = part.slice(equals + 1).split("@");
+        if (device.toLowerCase() === name.toLowerCase())
+            phases.set(phase, layers ? `${phase} (layers ${layers.replace("-", "\u2013")})` : phase);
+    }
+    return [...phases.values()].join(" and ") || "idle";
 }
 
 function told(value, digits, unit) {
@@ -481,6 +516,8 @@ $("close-machine").addEventListener("click", () => openMachine(false));
 $("open-settings").addEventListener("click", openSettings);
 $("settings").addEventListener("close", closeSettings);
 $("delete-all").addEventListener("click", () => {
+    if (!confirm("Delete all conversations of this browser?"))
+        return;
     running?.controller.abort();
     conversations = [];
     $("settings").close();
@@ -488,8 +525,31 @@ $("delete-all").addEventListener("click", () => {
     save();
 });
 document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && running && !$("settings").open)
-        running.controller.abort();
+    if (event.key !== "Escape" || $("settings").open)
+        return;
+    if ($("sidebar").classList.contains("open"))
+        $("close-sidebar").click();
+    else
+        running?.controller.abort();
+});
+$("messages").addEventListener("scroll", () => {
+    const box = $("messages");
+    atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 80;
+});
+new ResizeObserver(() => {
+    if (atEnd)
+        $("messages").scrollTop = $("messages").scrollHeight;
+}).observe($("messages"));
+/* Another tab has written: what it has is shown here, too. An answer that streams here is kept. */
+window.addEventListener("storage", (event) => {
+    if (event.key !== STORE || running)
+        return;
+    conversations = load(STORE, []);
+    current = conversations.find((c) => c.id === current?.id) ?? conversations[0] ?? null;
+    if (current)
+        drawAll();
+    else
+        begin();
 });
 document.addEventListener("visibilitychange", pollStatus);
 

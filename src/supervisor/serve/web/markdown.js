@@ -56,11 +56,11 @@ const Markdown = (() => {
         return nodes;
     }
 
-    function codeBlock(language, text) {
+    function copyButton(text, label) {
         const copy = element("button", "Copy");
         copy.type = "button";
         copy.className = "small";
-        copy.setAttribute("aria-label", "Copy this code");
+        copy.setAttribute("aria-label", label);
         copy.addEventListener("click", async () => {
             try {
                 await navigator.clipboard.writeText(text);
@@ -70,7 +70,11 @@ const Markdown = (() => {
             }
             setTimeout(() => { copy.textContent = "Copy"; }, 1500);
         });
-        const head = element("div", element("span", language || "code"), copy);
+        return copy;
+    }
+
+    function codeBlock(language, text) {
+        const head = element("div", element("span", language || "code"), copyButton(text, "Copy this code"));
         head.className = "code-head";
         const pre = element("pre", element("code", text));
         pre.tabIndex = 0; /* so that the keyboard can scroll it */
@@ -182,5 +186,5 @@ const Markdown = (() => {
         return nodes;
     }
 
-    return { render };
+    return { render, copyButton };
 })();

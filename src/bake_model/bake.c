@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "bake_model/bake_calibrate.h"
+#include "bake_model/bake_genai.h"
 #include "bake_model/bake_graphs.h"
 #include "bake_model/bake_keep.h"
 #include "bake_model/bake_mixed.h"
@@ -310,6 +311,8 @@ static int write_package(const ofr_bake_options *options, const ofr_bake_source 
         r = ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
     if (r == 0 && !options->tokenizer_only)
         r = ofr_bake_graphs(writer, &source->model.params, options->chunks, result, err);
+    if (r == 0 && result->n_graphs > 0)
+        r = ofr_bake_genai_configs(writer, source, err);
     if (r == 0)
         r = ofr_package_writer_finish(
             writer, options->tokenizer_only ? NULL : &source->model.params, extra, err);

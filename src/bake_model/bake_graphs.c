@@ -8,6 +8,7 @@
 
 #include "graph/decoder.h"
 #include "graph/ladder.h"
+#include "graph/stateful.h"
 
 static const char CONSTANTS[] = "graph_constants";
 
@@ -83,7 +84,11 @@ static int write_all(graph_bake *bake, ofr_error *err)
     if (r == 0)
         r = write_whole(bake, "decode", 1,
                         context < OFR_LADDER_DECODE_PAST ? context : OFR_LADDER_DECODE_PAST, err);
-    return r;
+    char *text = NULL;
+    size_t size = 0;
+    if (r == 0)
+        r = ofr_graph_stateful(&bake->source, &bake->pool, &text, &size, err);
+    return r < 0 ? r : keep(bake, "openvino_model.xml", text, size, err);
 }
 
 static int write_constants(ofr_package_writer *writer, graph_bake *bake, ofr_error *err)
@@ -115,7 +120,7 @@ static int bake_all(graph_bake *bake, ofr_package_writer *writer, ofr_error *err
     r = write_all(bake, err);
     if (r == 0 && bake->pool.size != size)
         r = ofr_fail(err, OFR_EINTERNAL, "graphs differ from one writing to the next");
-    return r;
+    return r < 0 ? r : ofr_package_writer_link(writer, "openvino_model.bin", err);
 }
 
 int ofr_bake_graphs(ofr_package_writer *writer, const ofr_model_params *params, const char *chunks,
@@ -131,11 +136,7 @@ int ofr_bake_graphs(ofr_package_writer *writer, const ofr_model_params *params, 
     if (!bake.kinds)
         return ofr_fail(err, OFR_ENOMEM, "graphs: out of memory");
     ofr_error reason = {0};
-    const char *beyond = ofr_model_params_beyond_llama(params);
-    if (!beyond && ofr_package_writer_tensor(writer, "model.layers.0.self_attn.q_norm.weight"))
-        beyond = "norms of Q and K";
-    r = beyond ? ofr_fail(&reason, OFR_EUNSUPPORTED, "no graphs: the model needs %s", beyond)
-               : bake_all(&bake, writer, &reason);
+    r = bake_all(&bake, writer, &reason);
     if (r == OFR_EUNSUPPORTED) {
         snprintf(result->graphs_left_out, sizeof result->graphs_left_out, "%.255s", reason.text);
         r = 0;

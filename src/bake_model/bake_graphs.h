@@ -1,5 +1,6 @@
-/* The static OpenVINO graphs of a package: block_<T>_<S>.xml, prefill_<T>.xml, decode.xml, and the
- * tensor graph_constants in weights.bin that holds their small constants. */
+/* The static OpenVINO graphs of a package: block_<T>_<S>.xml, prefill_<T>.xml, decode.xml; the
+ * stateful openvino_model.xml with openvino_model.bin, a hard link to weights.bin; and the tensor
+ * graph_constants in weights.bin that holds their small constants. */
 #ifndef OFR_BAKE_MODEL_BAKE_GRAPHS_H
 #define OFR_BAKE_MODEL_BAKE_GRAPHS_H
 

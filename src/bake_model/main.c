@@ -9,6 +9,7 @@
 #include <math.h>
 
 #include "bake_model/bake_report.h"
+#include "bake_model/check_package.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/options.h"
@@ -23,6 +24,7 @@ static void on_signal(int number)
 }
 
 typedef struct command_line {
+    const char *check_package; /* --check: verify this package, bake nothing */
     const char *gguf, *model_id, *model_dir, *revision, *keep_source, *output;
     int64_t connections, network_timeout, network_retries;
     const char *chunks;
@@ -106,8 +108,30 @@ static int usage_error(const char *text)
     return OFR_EXIT_USAGE;
 }
 
+static int check_package(const command_line *line)
+{
+    ofr_check_result result = {0};
+    ofr_error err = {0};
+    if (ofr_check_package(line->check_package, &result, &err) < 0) {
+        fprintf(stderr, "bake_model: %s\n", err.text);
+        return OFR_EXIT_FAILURE;
+    }
+    ofr_check_print(&result, line->check_package, line->json, stdout);
+    bool good = result.n_errors == 0;
+    ofr_check_result_done(&result);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "bake_model: standard output cannot be written\n");
+        return OFR_EXIT_FAILURE;
+    }
+    return good ? OFR_EXIT_OK : OFR_EXIT_FAILURE;
+}
+
 static const char *check(const command_line *line)
 {
+    if (line->check_package)
+        return line->model_id || line->model_dir || line->gguf
+                   ? "--check verifies a package that is there; it takes no model to bake"
+                   : NULL;
     if (line->model_id ? line->model_dir != NULL : !line->gguf == !line->model_dir)
         return "one of --model_id ORG/NAME, --model_dir DIR and --gguf FILE is needed: the model "
                "to "
@@ -240,6 +264,8 @@ int main(int argc, char **argv)
          "without a byte from the network until a new try (default 30)"},
         {"network_retries", OFR_OPTION_INT, &line.network_retries, 1, 1000, "N",
          "tries without progress before giving up (default 8)"},
+        {"check", OFR_OPTION_STRING, &line.check_package, 0, 0, "DIR",
+         "verify a package and its graphs instead: checksums, and what an NPU takes"},
         {"json", OFR_OPTION_FLAG, &line.json, 0, 0, NULL, "print the result as JSON"},
         {"help", OFR_OPTION_FLAG, &line.help, 0, 0, NULL, "print this text"},
         {"version", OFR_OPTION_FLAG, &line.version, 0, 0, NULL, "print the version"},
@@ -263,5 +289,7 @@ int main(int argc, char **argv)
     if (positional > 0)
         return usage_error("takes no arguments besides options");
     const char *problem = check(&line);
-    return problem ? usage_error(problem) : run(&line);
+    if (problem)
+        return usage_error(problem);
+    return line.check_package ? check_package(&line) : run(&line);
 }

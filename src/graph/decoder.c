@@ -2,7 +2,6 @@
  */
 #include "graph/decoder.h"
 
-#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -142,7 +141,8 @@ ofr_ir_value ofr_graph_linear(graph *g, ofr_ir_value x, const char *input, const
     return y;
 }
 
-/* x / rms(x) * weight. Written as a division by the root: the pattern that plug-ins fuse. */
+/* x / rms(x) * weight over the last axis. Written as a division by the root: the pattern that
+ * plug-ins fuse. */
 ofr_ir_value ofr_graph_norm(graph *g, ofr_ir_value x, const char *input, const char *name)
 {
     const ofr_tensor *weight = need(g, name, "weight");
@@ -153,88 +153,184 @@ ofr_ir_value ofr_graph_norm(graph *g, ofr_ir_value x, const char *input, const c
     ofr_ir_value root = ofr_ir_unary(
         ir, "Sqrt", ofr_ir_binary(ir, "Add", mean, ofr_ir_f32(ir, g->source->params->rms_epsilon)));
     return ofr_ir_binary(ir, "Multiply", ofr_ir_binary(ir, "Divide", x, root),
-                         vector(g, input, "", weight, g->source->params->d_model));
+                         vector(g, input, "", weight, (int64_t)weight->shape[0]));
+}
+
+/* As ofr_graph_norm where the model has one, else x. */
+static ofr_ir_value norm_if_any(graph *g, ofr_ir_value x, const char *input, const char *name)
+{
+    return find(g, name, "weight") ? ofr_graph_norm(g, x, input, name) : x;
+}
+
+static ofr_ir_value scaled(graph *g, ofr_ir_value x, float scale)
+{
+    return scale == 0 || scale == 1 ? x
+                                    : ofr_ir_binary(g->ir, "Multiply", x, ofr_ir_f32(g->ir, scale));
+}
+
+/* c tanh(x / c) */
+ofr_ir_value ofr_graph_cap(graph *g, ofr_ir_value x, float cap)
+{
+    if (cap == 0)
+        return x;
+    return scaled(g, ofr_ir_unary(g->ir, "Tanh", scaled(g, x, 1 / cap)), cap);
+}
+
+bool ofr_graph_layer_windowed(const ofr_model_params *p, uint32_t layer)
+{
+    return (p->layer_flags[layer] & OFR_LAYER_WINDOWED) && p->sliding_window < p->context_length;
+}
+
+const ofr_rope_params *ofr_graph_layer_rope(const ofr_model_params *p, uint32_t layer)
+{
+    if (p->layer_flags[layer] & OFR_LAYER_UNROTATED)
+        return NULL;
+    bool local = (p->layer_flags[layer] & OFR_LAYER_WINDOWED) && p->rope_local.dims > 0;
+    return local ? &p->rope_local : &p->rope;
 }
 
 /* Rotates pairs (i, i + dims/2) of each head; x [1, T, heads, head_dim]. */
-ofr_ir_value ofr_graph_rotate(graph *g, ofr_ir_value x)
+ofr_ir_value ofr_graph_rotate(graph *g, ofr_ir_value x, const ofr_rope_params *rope,
+                              const graph_positions *at)
 {
     ofr_ir *ir = g->ir;
-    const ofr_model_params *p = g->source->params;
-    int64_t dims = p->rope.dims, rest = (int64_t)p->head_dim - dims;
+    int64_t dims = rope->dims, rest = (int64_t)g->source->params->head_dim - dims;
     ofr_ir_value parts[2] = {x}, halves[2];
     if (rest)
         ofr_ir_split(ir, x, 3, (const int64_t[]){dims, rest}, 2, parts);
     ofr_ir_split(ir, parts[0], 3, (const int64_t[]){dims / 2, dims / 2}, 2, halves);
     ofr_ir_value swapped = ofr_ir_concat(ir, (const ofr_ir_value[]){halves[1], halves[0]}, 2, 3);
-    parts[0] = ofr_ir_binary(ir, "Add", ofr_ir_binary(ir, "Multiply", parts[0], g->cosines),
-                             ofr_ir_binary(ir, "Multiply", swapped, g->sines));
+    parts[0] = ofr_ir_binary(ir, "Add", ofr_ir_binary(ir, "Multiply", parts[0], at->cosines),
+                             ofr_ir_binary(ir, "Multiply", swapped, at->sines));
     return rest ? ofr_ir_concat(ir, parts, 2, 3) : parts[0];
 }
 
 static const uint32_t HEADS_FIRST[4] = {0, 2, 1, 3};
 
-/* Scores of all heads against `rows` keys: [1, n_heads, T, rows]. */
-static ofr_ir_value scores(graph *g, ofr_ir_value q, ofr_ir_value keys, int64_t rows)
+/* Queries are taken in blocks, so that a block is not multiplied with the keys that follow it. */
+enum { ATTENTION_BLOCK = 128, ATTENTION_BLOCKS_MAX = OFR_IR_MAX_OUTPUTS };
+
+static int64_t attention_block(int64_t tokens)
+{
+    int64_t blocks = ATTENTION_BLOCKS_MAX;
+    while (blocks > 1 && (tokens % blocks != 0 || tokens / blocks < ATTENTION_BLOCK))
+        blocks--;
+    return tokens / blocks;
+}
+
+/* x cut along `axis` into pieces of `length`; x itself where that is all of it. */
+static void cut(graph *g, ofr_ir_value x, uint32_t axis, int64_t length, int64_t total,
+                ofr_ir_value ret_parts[ATTENTION_BLOCKS_MAX])
+{
+    int64_t lengths[ATTENTION_BLOCKS_MAX];
+    for (int64_t i = 0; i < total / length; i++)
+        lengths[i] = length;
+    ret_parts[0] = x;
+    if (length < total)
+        ofr_ir_split(g->ir, x, axis, lengths, (uint32_t)(total / length), ret_parts);
+}
+
+/* The first `length` of `total` along `axis`. */
+static ofr_ir_value prefix(graph *g, ofr_ir_value x, uint32_t axis, int64_t length, int64_t total)
+{
+    ofr_ir_value parts[2] = {x};
+    if (length < total)
+        ofr_ir_split(g->ir, x, axis, (const int64_t[]){length, total - length}, 2, parts);
+    return parts[0];
+}
+
+/* Scores of all heads and `n` queries against `rows` keys: [1, n_heads, n, rows]. */
+static ofr_ir_value scores(graph *g, ofr_ir_value q, ofr_ir_value keys, int64_t n, int64_t rows)
 {
     const ofr_model_params *p = g->source->params;
-    ofr_ir_value product = ofr_ir_matmul(g->ir, q, keys, 1);
-    return ofr_ir_reshape(g->ir, product, OFR_IR_SHAPE(1, p->n_heads, g->tokens, rows));
-}
-
-/* Rows that no token has filled may hold anything: NaN times 0 would be NaN, so they are selected
- * away before they are used. */
-static ofr_ir_value past_scores(graph *g, ofr_ir_value q, ofr_ir_value key)
-{
-    ofr_ir *ir = g->ir;
-    key = ofr_ir_transpose(ir, ofr_ir_convert(ir, key, OFR_IR_F32), HEADS_FIRST);
-    ofr_ir_value seen = ofr_ir_compare(ir, "Greater", g->mask_past, ofr_ir_f32(ir, -1));
-    return ofr_ir_select(ir, seen, scores(g, q, key, g->past), ofr_ir_f32(ir, OFR_GRAPH_MASKED));
-}
-
-static ofr_ir_value past_values(graph *g, ofr_ir_value value)
-{
-    ofr_ir *ir = g->ir;
-    ofr_ir_value filled = ofr_ir_compare(ir, "Greater", g->past_rows, ofr_ir_f32(ir, 0.5F));
-    value = ofr_ir_select(ir, filled, ofr_ir_convert(ir, value, OFR_IR_F32), ofr_ir_f32(ir, 0));
-    return ofr_ir_transpose(ir, value, HEADS_FIRST);
+    ofr_ir_value product = ofr_graph_cap(g, ofr_ir_matmul(g->ir, q, keys, 1), p->attention_softcap);
+    return ofr_ir_reshape(g->ir, product, OFR_IR_SHAPE(1, p->n_heads, n, rows));
 }
 
 /* The heads of one KV head are rows of one matrix, so that K and V are not repeated. */
-static ofr_ir_value weighted(graph *g, ofr_ir_value weights, ofr_ir_value values, int64_t rows)
+static ofr_ir_value weighted(graph *g, ofr_ir_value weights, ofr_ir_value values, int64_t n,
+                             int64_t rows)
 {
     const ofr_model_params *p = g->source->params;
-    int64_t queries = (int64_t)(p->n_heads / p->n_kv_heads) * g->tokens;
+    int64_t queries = (int64_t)(p->n_heads / p->n_kv_heads) * n;
     weights = ofr_ir_reshape(g->ir, weights, OFR_IR_SHAPE(1, p->n_kv_heads, queries, rows));
     return ofr_ir_matmul(g->ir, weights, values, 0);
 }
 
-static ofr_ir_value attention(graph *g, ofr_ir_value q, ofr_ir_value k, ofr_ir_value v,
-                              const graph_past *past)
+/* What a block of queries is attended with: [1, n_kv_heads, rows, head_dim] f32 each. */
+typedef struct attended {
+    ofr_ir_value keys, values, past_keys, past_values;
+    ofr_ir_value mask, mask_past; /* rows of the block */
+} attended;
+
+/* Rows that no token has filled may hold anything: NaN times 0 would be NaN, so they are selected
+ * away before they are used. */
+static ofr_ir_value past_values(graph *g, ofr_ir_value value, const graph_positions *at)
+{
+    ofr_ir *ir = g->ir;
+    ofr_ir_value filled = ofr_ir_compare(ir, "Greater", at->past_rows, ofr_ir_f32(ir, 0.5F));
+    value = ofr_ir_select(ir, filled, ofr_ir_convert(ir, value, OFR_IR_F32), ofr_ir_f32(ir, 0));
+    return ofr_ir_transpose(ir, value, HEADS_FIRST);
+}
+
+/* `n` queries [1, n, n_heads, head_dim], of which the last sees `rows` of the chunk's tokens. */
+static ofr_ir_value attend_block(graph *g, ofr_ir_value q, const attended *with, int64_t n,
+                                 int64_t rows)
 {
     ofr_ir *ir = g->ir;
     const ofr_model_params *p = g->source->params;
-    int64_t t = g->tokens, s = g->past;
-    int64_t queries = (int64_t)(p->n_heads / p->n_kv_heads) * t;
-    float scale = 1.0F / sqrtf((float)p->head_dim);
-    q = ofr_ir_binary(ir, "Multiply", q, ofr_ir_f32(ir, scale));
+    int64_t s = g->past, queries = (int64_t)(p->n_heads / p->n_kv_heads) * n;
     q = ofr_ir_transpose(ir, q, HEADS_FIRST);
     q = ofr_ir_reshape(ir, q, OFR_IR_SHAPE(1, p->n_kv_heads, queries, p->head_dim));
+    ofr_ir_value out, now = scores(g, q, with->keys, n, rows);
+    now = ofr_ir_binary(ir, "Add", now, with->mask);
+    if (s == 0) {
+        out = weighted(g, ofr_ir_softmax(ir, now), with->values, n, rows);
+    } else {
+        ofr_ir_value seen = ofr_ir_compare(ir, "Greater", with->mask_past, ofr_ir_f32(ir, -1));
+        ofr_ir_value before = scores(g, q, with->past_keys, n, s);
+        ofr_ir_value both[2] = {ofr_ir_select(ir, seen, before, ofr_ir_f32(ir, OFR_GRAPH_MASKED)),
+                                now};
+        int64_t lengths[2] = {s, rows};
+        ofr_ir_split(ir, ofr_ir_softmax(ir, ofr_ir_concat(ir, both, 2, 3)), 3, lengths, 2, both);
+        out = ofr_ir_binary(ir, "Add", weighted(g, both[0], with->past_values, n, s),
+                            weighted(g, both[1], with->values, n, rows));
+    }
+    out = ofr_ir_reshape(ir, out, OFR_IR_SHAPE(1, p->n_heads, n, p->head_dim));
+    return ofr_ir_transpose(ir, out, HEADS_FIRST);
+}
+
+static ofr_ir_value attention(graph *g, ofr_ir_value q, ofr_ir_value k, ofr_ir_value v,
+                              const graph_past *past, const graph_positions *at)
+{
+    ofr_ir *ir = g->ir;
+    const ofr_model_params *p = g->source->params;
+    int64_t t = g->tokens, s = g->past, block = attention_block(t);
+    ofr_ir_value queries[ATTENTION_BLOCKS_MAX], masks[ATTENTION_BLOCKS_MAX],
+        masks_past[ATTENTION_BLOCKS_MAX], out[ATTENTION_BLOCKS_MAX];
+    attended with = {0};
+    q = scaled(g, q, ofr_model_params_attention_scale(p));
     k = ofr_ir_transpose(ir, k, HEADS_FIRST);
     v = ofr_ir_transpose(ir, v, HEADS_FIRST);
-    ofr_ir_value now = ofr_ir_binary(ir, "Add", scores(g, q, k, t), g->mask), out;
-    if (s == 0) {
-        out = weighted(g, ofr_ir_softmax(ir, now), v, t);
-    } else {
-        ofr_ir_value both[2] = {past_scores(g, q, past->key), now};
-        int64_t lengths[2] = {s, t};
-        ofr_ir_split(ir, ofr_ir_softmax(ir, ofr_ir_concat(ir, both, 2, 3)), 3, lengths, 2, both);
-        out = ofr_ir_binary(ir, "Add", weighted(g, both[0], past_values(g, past->value), s),
-                            weighted(g, both[1], v, t));
+    cut(g, q, 1, block, t, queries);
+    cut(g, at->mask, 2, block, t, masks);
+    if (s) {
+        cut(g, at->mask_past, 2, block, t, masks_past);
+        with.past_keys =
+            ofr_ir_transpose(ir, ofr_ir_convert(ir, past->key, OFR_IR_F32), HEADS_FIRST);
+        with.past_values = past_values(g, past->value, at);
     }
-    out = ofr_ir_reshape(ir, out, OFR_IR_SHAPE(1, p->n_heads, t, p->head_dim));
-    out = ofr_ir_transpose(ir, out, HEADS_FIRST);
-    return ofr_ir_reshape(ir, out, OFR_IR_SHAPE(1, t, (int64_t)p->n_heads * p->head_dim));
+    for (int64_t i = 0; i < t / block; i++) {
+        int64_t rows = (i + 1) * block;
+        with.keys = prefix(g, k, 2, rows, t);
+        with.values = prefix(g, v, 2, rows, t);
+        with.mask = prefix(g, masks[i], 3, rows, t);
+        if (s)
+            with.mask_past = masks_past[i];
+        out[i] = attend_block(g, queries[i], &with, block, rows);
+    }
+    ofr_ir_value all = block < t ? ofr_ir_concat(ir, out, (uint32_t)(t / block), 1) : out[0];
+    return ofr_ir_reshape(ir, all, OFR_IR_SHAPE(1, t, (int64_t)p->n_heads * p->head_dim));
 }
 
 /* "q" or "layers.3.q": names of the inputs or constants of a layer. */
@@ -267,51 +363,110 @@ ofr_ir_value ofr_graph_layer_norm(graph *g, uint32_t layer, const char *input, c
     return ofr_graph_norm(g, x, names.input, names.name);
 }
 
-ofr_ir_value ofr_graph_mlp(graph *g, uint32_t layer, ofr_ir_value hidden)
+static ofr_ir_value layer_norm_if_any(graph *g, uint32_t layer, const char *input, const char *name,
+                                      ofr_ir_value x)
+{
+    layer_names names = names_of(g, layer, input, name);
+    return norm_if_any(g, x, names.input, names.name);
+}
+
+/* What attention or MLP adds to the residual. */
+static ofr_ir_value add_branch(graph *g, uint32_t layer, ofr_ir_value hidden, ofr_ir_value branch,
+                               const char *norm)
+{
+    branch = layer_norm_if_any(g, layer, norm, norm, branch);
+    branch = scaled(g, branch, g->source->params->residual_scale);
+    return ofr_ir_binary(g->ir, "Add", hidden, branch);
+}
+
+static ofr_ir_value mlp(graph *g, uint32_t layer, ofr_ir_value hidden)
 {
     ofr_ir *ir = g->ir;
     ofr_ir_value x = ofr_graph_layer_norm(g, layer, "mlp_norm", "post_attention_layernorm", hidden);
     ofr_ir_value gate = ofr_graph_layer_linear(g, layer, OFR_GRAPH_GATE, x);
     ofr_ir_value up = ofr_graph_layer_linear(g, layer, OFR_GRAPH_UP, x);
-    ofr_ir_value gated = ofr_ir_binary(ir, "Multiply", ofr_ir_swish(ir, gate), up);
-    return ofr_ir_binary(ir, "Add", hidden,
-                         ofr_graph_layer_linear(g, layer, OFR_GRAPH_DOWN, gated));
+    gate = g->source->params->activation == OFR_ACTIVATION_SILU ? ofr_ir_swish(ir, gate)
+                                                                : ofr_ir_gelu_tanh(ir, gate);
+    ofr_ir_value gated = ofr_ir_binary(ir, "Multiply", gate, up);
+    return add_branch(g, layer, hidden, ofr_graph_layer_linear(g, layer, OFR_GRAPH_DOWN, gated),
+                      "mlp_output_norm");
+}
+
+ofr_ir_value ofr_graph_pattern(graph *g, ofr_ir_shape shape)
+{
+    for (uint32_t i = 0; i < shape.rank; i++)
+        if (shape.dims[i] == OFR_IR_DYNAMIC)
+            shape.dims[i] = 0;
+    return ofr_ir_i64s(g->ir, shape.dims, shape.rank);
+}
+
+void ofr_graph_qkv(graph *g, uint32_t layer, ofr_ir_value hidden, const ofr_ir_shape heads[3],
+                   const graph_positions *at, ofr_ir_value ret_qkv[3])
+{
+    ofr_ir *ir = g->ir;
+    const ofr_rope_params *rope = ofr_graph_layer_rope(g->source->params, layer);
+    ofr_ir_value x = ofr_graph_layer_norm(g, layer, "attention_norm", "input_layernorm", hidden);
+    static const char *const norms[2][2] = {{"q_norm", "self_attn.q_norm"},
+                                            {"k_norm", "self_attn.k_norm"}};
+    for (int i = 0; i < 3; i++) {
+        ret_qkv[i] = ofr_graph_layer_linear(g, layer, OFR_GRAPH_Q + i, x);
+        ret_qkv[i] = ofr_ir_reshape_by(ir, ret_qkv[i], ofr_graph_pattern(g, heads[i]), heads[i]);
+        if (i < 2)
+            ret_qkv[i] = layer_norm_if_any(g, layer, norms[i][0], norms[i][1], ret_qkv[i]);
+        if (i < 2 && rope)
+            ret_qkv[i] = ofr_graph_rotate(g, ret_qkv[i], rope, at);
+    }
+}
+
+ofr_ir_value ofr_graph_after_attention(graph *g, uint32_t layer, ofr_ir_value hidden,
+                                       ofr_ir_value mixed)
+{
+    ofr_ir_value branch = ofr_graph_layer_linear(g, layer, OFR_GRAPH_O, mixed);
+    hidden = add_branch(g, layer, hidden, branch, "attention_output_norm");
+    return mlp(g, layer, hidden);
 }
 
 /* One layer; ret_key and ret_value are the new rows as the strips hold them, f16. */
 static ofr_ir_value run_layer(graph *g, uint32_t layer, ofr_ir_value hidden, const graph_past *past,
-                              ofr_ir_value *ret_key, ofr_ir_value *ret_value)
+                              const graph_positions *at, ofr_ir_value *ret_key,
+                              ofr_ir_value *ret_value)
 {
-    ofr_ir *ir = g->ir;
     const ofr_model_params *p = g->source->params;
     int64_t t = g->tokens;
-    ofr_ir_value x = ofr_graph_layer_norm(g, layer, "attention_norm", "input_layernorm", hidden);
-    ofr_ir_value q = ofr_graph_layer_linear(g, layer, OFR_GRAPH_Q, x);
-    ofr_ir_value k = ofr_graph_layer_linear(g, layer, OFR_GRAPH_K, x);
-    ofr_ir_value v = ofr_graph_layer_linear(g, layer, OFR_GRAPH_V, x);
-    q = ofr_ir_reshape(ir, q, OFR_IR_SHAPE(1, t, p->n_heads, p->head_dim));
-    k = ofr_ir_reshape(ir, k, OFR_IR_SHAPE(1, t, p->n_kv_heads, p->head_dim));
-    v = ofr_ir_reshape(ir, v, OFR_IR_SHAPE(1, t, p->n_kv_heads, p->head_dim));
-    q = ofr_graph_rotate(g, q);
-    k = ofr_graph_rotate(g, k);
-    *ret_key = ofr_ir_convert(ir, k, OFR_IR_F16);
-    *ret_value = ofr_ir_convert(ir, v, OFR_IR_F16);
-    ofr_ir_value mixed = attention(g, q, k, v, past);
-    hidden = ofr_ir_binary(ir, "Add", hidden, ofr_graph_layer_linear(g, layer, OFR_GRAPH_O, mixed));
-    return ofr_graph_mlp(g, layer, hidden);
+    ofr_ir_shape q_heads = OFR_IR_SHAPE(1, t, p->n_heads, p->head_dim);
+    ofr_ir_shape kv_heads = OFR_IR_SHAPE(1, t, p->n_kv_heads, p->head_dim);
+    ofr_ir_value qkv[3];
+    ofr_graph_qkv(g, layer, hidden, (const ofr_ir_shape[]){q_heads, kv_heads, kv_heads}, at, qkv);
+    *ret_key = ofr_ir_convert(g->ir, qkv[1], OFR_IR_F16);
+    *ret_value = ofr_ir_convert(g->ir, qkv[2], OFR_IR_F16);
+    ofr_ir_value mixed = attention(g, qkv[0], qkv[1], qkv[2], past, at);
+    return ofr_graph_after_attention(g, layer, hidden, mixed);
 }
 
-static void position_inputs(graph *g)
+/* The rows of cos and sin, "cos" and "sin" or, where `local`, "cos_local" and "sin_local". */
+static void rope_inputs(graph *g, const ofr_rope_params *rope, bool local, graph_positions *at)
+{
+    ofr_ir_shape shape = OFR_IR_SHAPE(1, g->tokens, 1, rope->dims);
+    at->cosines = ofr_ir_parameter(g->ir, local ? "cos_local" : "cos", OFR_IR_F32, shape);
+    at->sines = ofr_ir_parameter(g->ir, local ? "sin_local" : "sin", OFR_IR_F32, shape);
+}
+
+static void mask_inputs(graph *g, bool window, graph_positions *at)
 {
     ofr_ir *ir = g->ir;
-    int64_t dims = g->source->params->rope.dims, t = g->tokens, s = g->past;
-    g->cosines = ofr_ir_parameter(ir, "cos", OFR_IR_F32, OFR_IR_SHAPE(1, t, 1, dims));
-    g->sines = ofr_ir_parameter(ir, "sin", OFR_IR_F32, OFR_IR_SHAPE(1, t, 1, dims));
-    g->mask = ofr_ir_parameter(ir, "mask", OFR_IR_F32, OFR_IR_SHAPE(1, 1, t, t));
-    if (s == 0)
-        return;
-    g->mask_past = ofr_ir_parameter(ir, "mask_past", OFR_IR_F32, OFR_IR_SHAPE(1, 1, t, s));
-    g->past_rows = ofr_ir_parameter(ir, "past_rows", OFR_IR_F32, OFR_IR_SHAPE(1, s, 1, 1));
+    int64_t t = g->tokens, s = g->past;
+    at->mask =
+        ofr_ir_parameter(ir, window ? "mask_window" : "mask", OFR_IR_F32, OFR_IR_SHAPE(1, 1, t, t));
+    if (s)
+        at->mask_past = ofr_ir_parameter(ir, window ? "mask_past_window" : "mask_past", OFR_IR_F32,
+                                         OFR_IR_SHAPE(1, 1, t, s));
+}
+
+static void row_inputs(graph *g, graph_positions *at)
+{
+    if (g->past)
+        at->past_rows =
+            ofr_ir_parameter(g->ir, "past_rows", OFR_IR_F32, OFR_IR_SHAPE(1, g->past, 1, 1));
 }
 
 static graph_past past_inputs(graph *g, const char *suffix)
@@ -342,7 +497,16 @@ static void past_outputs(graph *g, const char *suffix, ofr_ir_value key, ofr_ir_
 
 static void describe_layer(const ofr_graph_source *source, uint32_t layer, char *text, size_t size)
 {
-    size_t used = 0;
+    static const char *const norms[] = {"self_attn.q_norm", "attention_output_norm",
+                                        "mlp_output_norm"};
+    const ofr_rope_params *rope = ofr_graph_layer_rope(source->params, layer);
+    size_t used = (size_t)snprintf(text, size, "rope %u ", rope ? rope->dims : 0);
+    for (size_t i = 0; i < sizeof norms / sizeof norms[0]; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, norms[i]);
+        used += (size_t)snprintf(text + used, size - used, "%d",
+                                 source->find(source->user, name) != NULL);
+    }
     for (int i = 0; i < OFR_GRAPH_MATRICES && used < size; i++) {
         char name[96];
         snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, matrices[i].name);
@@ -406,9 +570,14 @@ int ofr_graph_block(const ofr_graph_source *source, uint32_t layer, uint32_t tok
     ofr_ir_value key, value;
     ofr_ir_value hidden = ofr_ir_parameter(g.ir, "hidden", OFR_IR_F32,
                                            OFR_IR_SHAPE(1, tokens, source->params->d_model));
-    position_inputs(&g);
+    const ofr_rope_params *rope = ofr_graph_layer_rope(source->params, layer);
+    graph_positions at = {0};
+    if (rope)
+        rope_inputs(&g, rope, false, &at);
+    mask_inputs(&g, false, &at);
+    row_inputs(&g, &at);
     graph_past rows = past_inputs(&g, "");
-    hidden = run_layer(&g, layer, hidden, &rows, &key, &value);
+    hidden = run_layer(&g, layer, hidden, &rows, &at, &key, &value);
     ofr_ir_result(g.ir, "hidden_out", hidden);
     past_outputs(&g, "", key, value);
     return ofr_graph_end(&g, ret_text, ret_size);
@@ -433,14 +602,43 @@ ofr_ir_value ofr_graph_embed(graph *g, ofr_ir_value ids)
             ofr_ir_binary(g->ir, "Multiply", rows,
                           ofr_ir_convert(g->ir, ofr_ir_gather(g->ir, scales, ids, 0), OFR_IR_F32));
     }
-    return rows;
+    return scaled(g, rows, g->source->params->embedding_scale);
 }
 
 ofr_ir_value ofr_graph_head(graph *g, ofr_ir_value hidden)
 {
+    const ofr_model_params *p = g->source->params;
     ofr_ir_value x = ofr_graph_norm(g, hidden, "final_norm", "model.norm");
-    const char *name = g->source->params->tied_embedding ? "model.embed_tokens" : "lm_head";
-    return ofr_graph_linear(g, x, "head", name);
+    x = ofr_graph_linear(g, x, "head", p->tied_embedding ? "model.embed_tokens" : "lm_head");
+    return ofr_graph_cap(g, scaled(g, x, p->logit_scale), p->logit_softcap);
+}
+
+/* What the layers of a whole graph share: [0] for most layers, [1] for windowed ones. */
+static void whole_positions(graph *g, graph_positions at[2])
+{
+    const ofr_model_params *p = g->source->params;
+    bool rotated = false, local = false, window = false;
+    for (uint32_t i = 0; i < p->n_layers; i++) {
+        const ofr_rope_params *rope = ofr_graph_layer_rope(p, i);
+        rotated |= rope == &p->rope;
+        local |= rope == &p->rope_local;
+        window |= ofr_graph_layer_windowed(p, i);
+    }
+    if (rotated)
+        rope_inputs(g, &p->rope, false, &at[0]);
+    mask_inputs(g, false, &at[0]);
+    row_inputs(g, &at[0]);
+    at[1] = at[0];
+    if (local)
+        rope_inputs(g, &p->rope_local, true, &at[1]);
+    if (window)
+        mask_inputs(g, true, &at[1]);
+}
+
+const graph_positions *ofr_graph_layer_positions(const graph *g, const graph_positions at[2],
+                                                 uint32_t layer)
+{
+    return &at[(g->source->params->layer_flags[layer] & OFR_LAYER_WINDOWED) != 0];
 }
 
 int ofr_graph_whole(const ofr_graph_source *source, const char *name, uint32_t tokens,
@@ -456,7 +654,8 @@ int ofr_graph_whole(const ofr_graph_source *source, const char *name, uint32_t t
     ofr_ir_value ids = ofr_ir_parameter(ir, "input_ids", OFR_IR_I64, OFR_IR_SHAPE(1, tokens));
     ofr_ir_value beams = ofr_ir_parameter(ir, "beam_idx", OFR_IR_I32, OFR_IR_SHAPE(1));
     ofr_ir_value last = ofr_ir_parameter(ir, "last", OFR_IR_I64, OFR_IR_SHAPE(1));
-    position_inputs(&g);
+    graph_positions at[2] = {0};
+    whole_positions(&g, at);
     ofr_ir_value hidden = ofr_graph_embed(&g, ofr_ir_gather(ir, ids, beams, 0));
     hidden = ofr_ir_reshape(ir, hidden, OFR_IR_SHAPE(1, tokens, p->d_model));
     for (uint32_t i = 0; i < p->n_layers && g.result == 0; i++) {
@@ -464,7 +663,8 @@ int ofr_graph_whole(const ofr_graph_source *source, const char *name, uint32_t t
         ofr_ir_value key, value;
         snprintf(suffix, sizeof suffix, ".%u", i);
         graph_past rows = past_inputs(&g, suffix);
-        hidden = run_layer(&g, i, hidden, &rows, &key, &value);
+        hidden =
+            run_layer(&g, i, hidden, &rows, ofr_graph_layer_positions(&g, at, i), &key, &value);
         past_outputs(&g, suffix, key, value);
     }
     ofr_ir_result(ir, "logits", ofr_graph_head(&g, ofr_ir_gather(ir, hidden, last, 1)));

@@ -356,6 +356,15 @@ ofr_ir_value ofr_ir_swish(ofr_ir *ir, ofr_ir_value x)
     return output(ir, layer, element, shape);
 }
 
+ofr_ir_value ofr_ir_gelu_tanh(ofr_ir *ir, ofr_ir_value x)
+{
+    ofr_ir_shape shape = ofr_ir_shape_of(ir, x);
+    enum ofr_ir_type element = ofr_ir_type_of(ir, x);
+    ir_layer *layer = add_layer(ir, "Gelu", "opset7", NULL, "approximation_mode=\"%s\"", "TANH");
+    input(layer, x);
+    return output(ir, layer, element, shape);
+}
+
 /* ---- matrices and shapes ---- */
 
 ofr_ir_value ofr_ir_matmul(ofr_ir *ir, ofr_ir_value a, ofr_ir_value b, int transpose_b)
@@ -447,11 +456,18 @@ ofr_ir_value ofr_ir_concat(ofr_ir *ir, const ofr_ir_value *parts, uint32_t n, ui
     ofr_ir_shape shape = ofr_ir_shape_of(ir, parts[0]);
     for (uint32_t i = 1; i < n; i++) {
         ofr_ir_shape other = ofr_ir_shape_of(ir, parts[i]);
-        for (uint32_t k = 0; k < shape.rank; k++)
-            if (other.rank != shape.rank || (k != axis && other.dims[k] != shape.dims[k]))
+        if (other.rank != shape.rank)
+            return misfit(ir, "Concat", parts[0], parts[i]);
+        for (uint32_t k = 0; k < shape.rank; k++) {
+            int64_t *dim = &shape.dims[k];
+            bool known = *dim != OFR_IR_DYNAMIC && other.dims[k] != OFR_IR_DYNAMIC;
+            if (k == axis)
+                *dim = known ? *dim + other.dims[k] : OFR_IR_DYNAMIC;
+            else if (known && *dim != other.dims[k])
                 return misfit(ir, "Concat", parts[0], parts[i]);
-        bool known = shape.dims[axis] != OFR_IR_DYNAMIC && other.dims[axis] != OFR_IR_DYNAMIC;
-        shape.dims[axis] = known ? shape.dims[axis] + other.dims[axis] : OFR_IR_DYNAMIC;
+            else if (!known && *dim == OFR_IR_DYNAMIC)
+                *dim = other.dims[k];
+        }
     }
     enum ofr_ir_type type = ofr_ir_type_of(ir, parts[0]);
     ir_layer *layer = add_layer(ir, "Concat", "opset1", NULL, "axis=\"%u\"", axis);
@@ -545,7 +561,7 @@ ofr_ir_value ofr_ir_range(ofr_ir *ir, ofr_ir_value start, ofr_ir_value stop)
 }
 
 ofr_ir_value ofr_ir_attention(ofr_ir *ir, ofr_ir_value q, ofr_ir_value k, ofr_ir_value v,
-                              ofr_ir_value mask)
+                              ofr_ir_value mask, ofr_ir_value scale)
 {
     ofr_ir_shape shape = ofr_ir_shape_of(ir, q);
     ir_layer *layer =
@@ -554,6 +570,7 @@ ofr_ir_value ofr_ir_attention(ofr_ir *ir, ofr_ir_value q, ofr_ir_value k, ofr_ir
     input(layer, k);
     input(layer, v);
     input(layer, mask);
+    input(layer, scale);
     return output(ir, layer, OFR_IR_F32, shape);
 }
 

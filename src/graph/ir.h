@@ -17,7 +17,7 @@
 
 #include "base/status.h"
 
-enum { OFR_IR_MAX_RANK = 5, OFR_IR_MAX_INPUTS = 4, OFR_IR_MAX_OUTPUTS = 4, OFR_IR_DYNAMIC = -1 };
+enum { OFR_IR_MAX_RANK = 5, OFR_IR_MAX_INPUTS = 8, OFR_IR_MAX_OUTPUTS = 8, OFR_IR_DYNAMIC = -1 };
 
 /* X(symbol, name of a port's precision, name of an element type, bits) */
 #define OFR_IR_TYPE_TABLE(X)                                                                       \
@@ -87,9 +87,11 @@ ofr_ir_value ofr_ir_binary(ofr_ir *ir, const char *type, ofr_ir_value a, ofr_ir_
 /* "LessEqual", "Less", "GreaterEqual", "LogicalAnd", ...: boolean. */
 ofr_ir_value ofr_ir_compare(ofr_ir *ir, const char *type, ofr_ir_value a, ofr_ir_value b);
 ofr_ir_value ofr_ir_select(ofr_ir *ir, ofr_ir_value condition, ofr_ir_value a, ofr_ir_value b);
-/* "Sqrt", "Cos", "Sin": element by element. */
+/* "Sqrt", "Cos", "Sin", "Tanh": element by element. */
 ofr_ir_value ofr_ir_unary(ofr_ir *ir, const char *type, ofr_ir_value x);
 ofr_ir_value ofr_ir_swish(ofr_ir *ir, ofr_ir_value x);
+/* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
+ofr_ir_value ofr_ir_gelu_tanh(ofr_ir *ir, ofr_ir_value x);
 /* a [..., M, K] . b [..., K, N], or b [..., N, K] with transpose_b. */
 ofr_ir_value ofr_ir_matmul(ofr_ir *ir, ofr_ir_value a, ofr_ir_value b, int transpose_b);
 ofr_ir_value ofr_ir_reshape(ofr_ir *ir, ofr_ir_value x, ofr_ir_shape shape);
@@ -110,9 +112,9 @@ ofr_ir_value ofr_ir_gather(ofr_ir *ir, ofr_ir_value data, ofr_ir_value indices, 
 ofr_ir_value ofr_ir_shape_as_i64(ofr_ir *ir, ofr_ir_value x); /* ShapeOf: [rank] */
 /* [start, stop), step 1: i64. */
 ofr_ir_value ofr_ir_range(ofr_ir *ir, ofr_ir_value start, ofr_ir_value stop);
-/* ScaledDotProductAttention with an additive mask; the scale is 1/sqrt(head_dim). */
+/* ScaledDotProductAttention with an additive mask; `scale` is a scalar. */
 ofr_ir_value ofr_ir_attention(ofr_ir *ir, ofr_ir_value q, ofr_ir_value k, ofr_ir_value v,
-                              ofr_ir_value mask);
+                              ofr_ir_value mask, ofr_ir_value scale);
 /* A state variable: its value before the inference, `initial` where it was never assigned. */
 ofr_ir_value ofr_ir_read_value(ofr_ir *ir, const char *variable, ofr_ir_value initial,
                                ofr_ir_shape shape);

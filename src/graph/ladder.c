@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CHUNK_MIN = 2, CHUNK_MAX = 8192, COVER_MAX = 65536 };
+enum { CHUNK_MIN = 2, CHUNK_MAX = OFR_LADDER_CHUNK_MAX, COVER_MAX = 65536 };
 
 int ofr_ladder_parse_chunks(const char *text, uint32_t context, ofr_ladder *ret_chunks,
                             ofr_error *err)

@@ -11,7 +11,12 @@
 
 #include "base/status.h"
 
-enum { OFR_LADDER_MAX = 24, OFR_LADDER_FIRST_PAST = 256, OFR_LADDER_DECODE_PAST = 1024 };
+enum {
+    OFR_LADDER_MAX = 24,
+    OFR_LADDER_CHUNK_MAX = 8192,
+    OFR_LADDER_FIRST_PAST = 256,
+    OFR_LADDER_DECODE_PAST = 1024
+};
 
 typedef struct ofr_ladder {
     uint32_t steps[OFR_LADDER_MAX]; /* ascending */

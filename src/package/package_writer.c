@@ -682,6 +682,20 @@ int ofr_package_writer_file(ofr_package_writer *writer, const char *name, const 
     return r < 0 ? r : add_file(writer, name, size, sha256, err);
 }
 
+int ofr_package_writer_link(ofr_package_writer *writer, const char *name, ofr_error *err)
+{
+    char *path = ofr_path_join(writer->partial, name);
+    if (!path)
+        return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", writer->output);
+    int r = 0;
+    if (unlink(path) < 0 && errno != ENOENT)
+        r = ofr_fail_errno(err, errno, "%s: cannot be removed", path);
+    if (r == 0 && link(writer->weights_path, path) < 0 && symlink("weights.bin", path) < 0)
+        r = ofr_fail_errno(err, errno, "%s: cannot be linked to weights.bin", path);
+    free(path);
+    return r;
+}
+
 /* ---- finishing ---- */
 
 /* weights.bin to its exact size, on the disk, and its checksum from what is on the disk. */

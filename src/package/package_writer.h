@@ -66,6 +66,10 @@ uint64_t ofr_package_writer_bytes(const ofr_package_writer *writer);
 int ofr_package_writer_file(ofr_package_writer *writer, const char *name, const void *data,
                             size_t size, ofr_error *err);
 
+/* `name` becomes another name of weights.bin: a hard link, or a symbolic one where the file system
+ * has no hard links. model.json does not list it; a package is complete without it. */
+int ofr_package_writer_link(ofr_package_writer *writer, const char *name, ofr_error *err);
+
 /* Writes model.json with the checksums, syncs, renames. `extra_json` (may be NULL) is an object
  * whose members are added to model.json ("source", "quantization", ...). `params` is NULL for a
  * package of a tokenizer only: it has no weights.bin. */

@@ -1,32 +1,20 @@
 """The OpenVINO backend in a plan, beside the CPU backend, in one process: greedy tokens of the fp32
 reference but for near-ties, nothing copied, rows without a token may be NaN, compiled graphs kept
 and found again, prompts covered by few chunks."""
-import json
 import os
 import random
-import subprocess
 import tempfile
 
 from support import bake, graphs
 from support.bake import expect
+from support.backend_tool import TOOL, run_backend as run
 
-TOOL = os.path.join(os.environ["OFFERING_BUILD_DIR"], "tests", "tools", "backend_tool")
 PACKAGE = os.environ.get("OFFERING_TEST_PACKAGE", "")
 # INT8 activations of the CPU backend, in the head of every plan, move logits by a few hundredths.
 NEAR_TIE = 0.12
 PLANS = ["prefill=openvino:CPU,decode=cpu", "prefill=cpu,decode=openvino:CPU",
          "prefill=openvino:CPU@0-{n},cpu@{n}-,decode=openvino:CPU@0-{n},cpu@{n}-",
          "prefill=cpu@0-{n},openvino:CPU@{n}-,decode=cpu@0-{n},openvino:CPU@{n}-"]
-
-
-def run(package, plan, ids, kernels="folded", chunk=64, generate=4, mode="poison", cache=None):
-    environment = dict(os.environ, XDG_CACHE_HOME=cache or "/nonexistent",
-                       ASAN_OPTIONS="detect_leaks=0")
-    result = subprocess.run([TOOL, package, plan, kernels, str(chunk), str(generate), mode],
-                            input=" ".join(map(str, ids)), text=True, capture_output=True,
-                            env=environment, check=False)
-    expect(result.returncode == 0, plan, result.stderr[-2000:])
-    return json.loads(result.stdout)
 
 
 def check(name, result, largest_kl, near_tie=NEAR_TIE):

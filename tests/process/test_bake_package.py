@@ -53,7 +53,9 @@ def check_layout(package):
     zeroed = text[:begin] + b"0" * 64 + text[begin + 64:]
     expect(hashlib.sha256(zeroed).hexdigest().encode() == text[begin:begin + 64], "own checksum")
     model = json.loads(text)
-    expect(set(model["files"]) | {"model.json"} == set(os.listdir(package)), os.listdir(package))
+    # openvino_model.bin is another name of weights.bin.
+    expect(set(model["files"]) | {"model.json", "openvino_model.bin"} == set(os.listdir(package)), os.listdir(package))
+    expect(os.path.samefile(os.path.join(package, "openvino_model.bin"), os.path.join(package, "weights.bin")), package)
     for name, entry in model["files"].items():
         data = open(os.path.join(package, name), "rb").read()
         expect(len(data) == entry["size"], name, "size")

@@ -191,6 +191,37 @@ class Sequence:
         return request.get_tensor("logits").data.reshape(1, -1).copy()
 
 
+class Stateful:
+    """openvino_model.xml in stock OpenVINO: one sequence."""
+
+    def __init__(self, directory, options=None):
+        core = openvino().Core()
+        model = core.read_model(os.path.join(directory, "openvino_model.xml"))
+        expected = {"input_ids": 2, "attention_mask": 2, "position_ids": 2, "beam_idx": 1}
+        names = {i.get_any_name(): i.get_partial_shape() for i in model.inputs}
+        assert {n: s.rank.get_length() for n, s in names.items()} == expected, names
+        assert names["beam_idx"].is_static and list(names["beam_idx"].to_shape()) == [1], names
+        options = options or {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+                              "KV_CACHE_PRECISION": "f32"}
+        self.request = core.compile_model(model, "CPU", options).create_infer_request()
+        self.position = 0
+
+    def step(self, ids):
+        n, end = len(ids), self.position + len(ids)
+        result = self.request.infer({"input_ids": np.array([ids], np.int64), "beam_idx": np.zeros(1, np.int32),
+                                     "attention_mask": np.ones((1, end), np.int64),
+                                     "position_ids": np.arange(self.position, end)[None].astype(np.int64)})
+        self.position = end
+        return result["logits"].reshape(n, -1).copy()
+
+    def logits(self, ids, steps):
+        """Logits of all ids, taken `steps` at a time."""
+        got = []
+        for n in steps:
+            got.append(self.step(ids[self.position:self.position + n]))
+        return np.concatenate(got)
+
+
 def divergence(expected, got):
     """Mean Kullback-Leibler divergence of the rows."""
     def log_softmax(x):

@@ -137,12 +137,18 @@ static int need_port(const ofr_ov_graph *graph, const char *name, int *ret_port,
     return *result;
 }
 
+/* cos, sin: not in graphs of layers without RoPE. */
 static void number_positions(const ofr_ov_graph *graph, uint32_t past, int ret_ports[5],
                              int *result, ofr_error *err)
 {
-    static const char *const names[5] = {"cos", "sin", "mask", "mask_past", "past_rows"};
-    for (int i = 0; i < (past ? 5 : 3); i++)
-        need_port(graph, names[i], &ret_ports[i], result, err);
+    ret_ports[0] = ofr_ov_graph_port(graph, "cos");
+    ret_ports[1] = ofr_ov_graph_port(graph, "sin");
+    need_port(graph, "mask", &ret_ports[2], result, err);
+    ret_ports[3] = ret_ports[4] = OFR_ENOENT;
+    if (past) {
+        need_port(graph, "mask_past", &ret_ports[3], result, err);
+        need_port(graph, "past_rows", &ret_ports[4], result, err);
+    }
 }
 
 static int number_block(ov_block *block, uint32_t past, ofr_error *err)
@@ -154,8 +160,14 @@ static int number_block(ov_block *block, uint32_t past, ofr_error *err)
     number_positions(g, past, block->positions, &r, err);
     need_port(g, "key", &block->key, &r, err);
     need_port(g, "value", &block->value, &r, err);
-    need_port(g, "attention_norm", &block->attention_norm, &r, err);
-    need_port(g, "mlp_norm", &block->mlp_norm, &r, err);
+    static const char *const norms[OV_NORMS] = {[OV_NORM_ATTENTION] = "attention_norm",
+                                                [OV_NORM_MLP] = "mlp_norm",
+                                                [OV_NORM_Q] = "q_norm",
+                                                [OV_NORM_K] = "k_norm",
+                                                [OV_NORM_ATTENTION_OUT] = "attention_output_norm",
+                                                [OV_NORM_MLP_OUT] = "mlp_output_norm"};
+    for (int i = 0; i < OV_NORMS; i++)
+        block->norms[i] = ofr_ov_graph_port(g, norms[i]);
     if (past) {
         need_port(g, "past_key", &block->past_key, &r, err);
         need_port(g, "past_value", &block->past_value, &r, err);
@@ -215,6 +227,10 @@ static int number_whole(const ofr_backend_session *session, ov_whole *whole, ofr
     need_port(g, "last", &whole->last, &r, err);
     need_port(g, "logits", &whole->logits, &r, err);
     number_positions(g, whole->past, whole->positions, &r, err);
+    static const char *const window[4] = {"cos_local", "sin_local", "mask_window",
+                                          "mask_past_window"};
+    for (int i = 0; i < 4; i++)
+        whole->window[i] = ofr_ov_graph_port(g, window[i]);
     int *numbers = r == 0 ? calloc((size_t)n * 4, sizeof *numbers) : NULL;
     if (r == 0 && !numbers)
         return ofr_fail(err, OFR_ENOMEM, "OpenVINO backend: out of memory");

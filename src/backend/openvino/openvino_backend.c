@@ -63,6 +63,7 @@ static void backend_close(ofr_backend_session *session)
     }
     ofr_ov_close(session->ov);
     ofr_rope_done(&session->rope);
+    ofr_rope_done(&session->rope_local);
     free(session->kinds);
     free(session->memory);
     free(session);
@@ -127,20 +128,54 @@ static void *carve(char *base, size_t *used, size_t count, size_t size)
     return base ? base + at : NULL;
 }
 
-static size_t carve_all(ofr_backend_session *session, char *base)
+static void carve_masks(ov_positions *at, char *base, size_t *used, size_t t, size_t s)
+{
+    at->mask = carve(base, used, t * t, sizeof(float));
+    at->mask_past = carve(base, used, t * s, sizeof(float));
+    at->past_rows = carve(base, used, s, sizeof(float));
+}
+
+static void carve_rope(ov_positions *at, char *base, size_t *used, size_t t, ofr_rope *rope)
+{
+    at->rope = rope;
+    at->cosines = carve(base, used, t * rope->half * 2, sizeof(float));
+    at->sines = carve(base, used, t * rope->half * 2, sizeof(float));
+}
+
+/* Windowed layers share what is no different for them. */
+static void carve_positions(ofr_backend_session *session, char *base, size_t *used)
 {
     const ofr_model_params *p = session->params;
     size_t t = session->chunks.steps[session->chunks.n - 1];
     size_t s = session->pasts.steps[session->pasts.n - 1];
+    ov_positions *at = session->at;
+    carve_rope(&at[0], base, used, t, &session->rope);
+    carve_masks(&at[0], base, used, t, s);
+    at[1] = at[0];
+    at[1].rope = NULL;
+    if (session->rope_local.half)
+        carve_rope(&at[1], base, used, t, &session->rope_local);
+    bool windowed = false;
+    for (uint32_t i = 0; i < p->n_layers; i++)
+        windowed |= ofr_graph_layer_windowed(p, i);
+    if (windowed) {
+        at[1].window = p->sliding_window;
+        carve_masks(&at[1], base, used, t, s);
+    }
+    uint32_t half = session->rope.half;
+    if (half < session->rope_local.half)
+        half = session->rope_local.half;
+    session->rope_rows = carve(base, used, t * half * 2, sizeof(float));
+}
+
+static size_t carve_all(ofr_backend_session *session, char *base)
+{
+    const ofr_model_params *p = session->params;
+    size_t t = session->chunks.steps[session->chunks.n - 1];
     size_t slots = session->options.kv_layout.n_slots, used = 0;
     session->hidden[0] = carve(base, &used, t * p->d_model, sizeof(float));
     session->hidden[1] = carve(base, &used, t * p->d_model, sizeof(float));
-    session->cosines = carve(base, &used, t * p->rope.dims, sizeof(float));
-    session->sines = carve(base, &used, t * p->rope.dims, sizeof(float));
-    session->rope_rows = carve(base, &used, t * p->rope.dims, sizeof(float));
-    session->mask = carve(base, &used, t * t, sizeof(float));
-    session->mask_past = carve(base, &used, t * s, sizeof(float));
-    session->past_rows = carve(base, &used, s, sizeof(float));
+    carve_positions(session, base, &used);
     session->last_rows = carve(base, &used, slots * p->d_model, sizeof(float));
     session->last_by_whole = carve(base, &used, slots, 1);
     session->ids = carve(base, &used, t, sizeof *session->ids);
@@ -205,8 +240,6 @@ static int backend_open(const ofr_backend_options *options, ofr_backend_session 
                         ofr_error *err)
 {
     int r = ofr_backend_options_check(options, BACKEND, err);
-    if (r == 0)
-        r = ofr_backend_llama_check(options, BACKEND, err);
     if (r < 0)
         return r;
     const char *kernels = options->kernels;
@@ -224,8 +257,10 @@ static int backend_open(const ofr_backend_options *options, ofr_backend_session 
         whole && options->layer_begin == 0 && options->layer_end == session->params->n_layers;
     r = open_graphs(session, err);
     if (r == 0)
-        r = ofr_rope_init(&session->rope, &session->params->rope, options->model->rope_freq_factors,
-                          err);
+        r = ofr_rope_init(&session->rope, &session->params->rope,
+                          ofr_model_freq_factors(options->model, options->kv_layout.context), err);
+    if (r == 0 && session->params->rope_local.dims > 0)
+        r = ofr_rope_init(&session->rope_local, &session->params->rope_local, NULL, err);
     if (r == 0)
         r = open_device(session, err);
     if (r == 0)

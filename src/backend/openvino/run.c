@@ -9,43 +9,88 @@ typedef struct chunk {
     uint32_t slot, position;
     uint32_t tokens; /* of the graph */
     uint32_t n;      /* real ones */
-    uint32_t past;   /* rows that the graph sees before */
     float *in, *out; /* [tokens, d_model]; out NULL: one of our own buffers */
 } chunk;
 
-static void fill_rope(ofr_backend_session *session, const chunk *c)
+static void fill_rope(ofr_backend_session *session, const chunk *c, const ov_positions *at)
 {
-    size_t half = session->rope.half;
+    size_t half = at->rope->half;
     const float *cosines = session->rope_rows, *sines = cosines + c->tokens * half;
-    ofr_rope_fill(&session->rope, c->position, c->tokens, session->rope_rows,
+    ofr_rope_fill(at->rope, c->position, c->tokens, session->rope_rows,
                   session->rope_rows + c->tokens * half);
     for (size_t i = 0; i < c->tokens; i++) {
         for (size_t k = 0; k < half; k++) {
             size_t first = 2 * i * half + k, second = first + half;
-            session->cosines[first] = session->cosines[second] = cosines[i * half + k];
-            session->sines[second] = sines[i * half + k];
-            session->sines[first] = -sines[i * half + k];
+            at->cosines[first] = at->cosines[second] = cosines[i * half + k];
+            at->sines[second] = sines[i * half + k];
+            at->sines[first] = -sines[i * half + k];
         }
     }
 }
 
-static void fill_masks(ofr_backend_session *session, const chunk *c)
+/* Does query `q` see key `k`, both counted from the beginning of the sequence? */
+static bool sees(const ov_positions *at, uint32_t q, uint32_t k)
 {
-    if (session->mask_tokens != c->tokens) {
+    return k <= q && (at->window == 0 || q - k < at->window);
+}
+
+static void fill_masks(const chunk *c, ov_positions *at)
+{
+    if (at->mask_tokens != c->tokens) {
         for (uint32_t i = 0; i < c->tokens; i++)
             for (uint32_t k = 0; k < c->tokens; k++)
-                session->mask[(size_t)i * c->tokens + k] = k <= i ? 0 : OFR_GRAPH_MASKED;
-        session->mask_tokens = c->tokens;
+                at->mask[(size_t)i * c->tokens + k] = sees(at, i, k) ? 0 : OFR_GRAPH_MASKED;
+        at->mask_tokens = c->tokens;
     }
-    if (c->past == 0)
-        return;
-    for (uint32_t k = 0; k < c->past; k++) {
-        session->mask_past[k] = k < c->position ? 0 : OFR_GRAPH_MASKED;
-        session->past_rows[k] = k < c->position ? 1 : 0;
+    for (uint32_t k = 0; k < at->past; k++)
+        at->past_rows[k] = at->begin + k < c->position ? 1 : 0;
+    for (uint32_t i = 0; i < c->tokens && at->past > 0; i++) {
+        float *row = at->mask_past + (size_t)i * at->past;
+        if (i > 0 && at->window == 0) {
+            memcpy(row, at->mask_past, at->past * sizeof(float));
+            continue;
+        }
+        for (uint32_t k = 0; k < at->past; k++) {
+            bool seen = at->begin + k < c->position && sees(at, c->position + i, at->begin + k);
+            row[k] = seen ? 0 : OFR_GRAPH_MASKED;
+        }
     }
-    for (uint32_t i = 1; i < c->tokens; i++)
-        memcpy(session->mask_past + (size_t)i * c->past, session->mask_past,
-               c->past * sizeof(float));
+}
+
+/* The fewest past rows that a graph must see, and where they begin. */
+static int choose_past(const ofr_backend_session *session, const chunk *c, ov_positions *at,
+                       ofr_error *err)
+{
+    enum { BEGIN_STEP = 64 }; /* rows: pointers into the strips stay aligned */
+    uint32_t oldest = at->window && c->position >= at->window ? c->position + 1 - at->window : 0;
+    at->begin = oldest / BEGIN_STEP * BEGIN_STEP;
+    if (ofr_ladder_cover(&session->pasts, c->position - at->begin, &at->past) < 0)
+        return ofr_fail(err, OFR_EUNSUPPORTED, "OpenVINO backend: no graph sees %u past tokens",
+                        c->position - at->begin);
+    const ofr_kv_layout *kv = &session->options.kv_layout;
+    uint32_t rows = kv->context + kv->chunk_max;
+    if (at->begin + at->past > rows)
+        at->begin = rows - at->past;
+    return 0;
+}
+
+/* For folded graphs; a whole graph's past is its own. */
+static int prepare_positions(ofr_backend_session *session, const chunk *c, const ov_whole *whole,
+                             ofr_error *err)
+{
+    ov_positions *at = session->at;
+    for (int i = 0; i < 2; i++) {
+        if (at[i].rope)
+            fill_rope(session, c, &at[i]);
+        at[i].begin = 0;
+        at[i].past = whole ? whole->past : 0;
+        int r = whole ? 0 : choose_past(session, c, &at[i], err);
+        if (r < 0)
+            return r;
+        if (i == 0 || at[1].window)
+            fill_masks(c, &at[i]);
+    }
+    return 0;
 }
 
 static int bind(ofr_ov_graph *graph, int port, const void *data, size_t bytes, int *result,
@@ -56,19 +101,24 @@ static int bind(ofr_ov_graph *graph, int port, const void *data, size_t bytes, i
     return *result;
 }
 
-static void bind_positions(ofr_backend_session *session, ofr_ov_graph *graph, const chunk *c,
-                           const int ports[5], int *result, ofr_error *err)
+/* Models without RoPE or without windows have graphs without these inputs. */
+static void bind_if_any(ofr_ov_graph *graph, int port, const void *data, size_t bytes, int *result,
+                        ofr_error *err)
 {
-    size_t rope = (size_t)c->tokens * session->params->rope.dims * sizeof(float);
-    bind(graph, ports[0], session->cosines, rope, result, err);
-    bind(graph, ports[1], session->sines, rope, result, err);
-    bind(graph, ports[2], session->mask, (size_t)c->tokens * c->tokens * sizeof(float), result,
-         err);
-    if (c->past == 0)
-        return;
-    bind(graph, ports[3], session->mask_past, (size_t)c->tokens * c->past * sizeof(float), result,
-         err);
-    bind(graph, ports[4], session->past_rows, c->past * sizeof(float), result, err);
+    if (port >= 0)
+        bind(graph, port, data, bytes, result, err);
+}
+
+static void bind_positions(ofr_ov_graph *graph, const chunk *c, const ov_positions *at,
+                           uint32_t dims, const int *ports, int *result, ofr_error *err)
+{
+    size_t rope = (size_t)c->tokens * dims * sizeof(float);
+    bind_if_any(graph, ports[0], at->cosines, rope, result, err);
+    bind_if_any(graph, ports[1], at->sines, rope, result, err);
+    bind_if_any(graph, ports[2], at->mask, (size_t)c->tokens * c->tokens * sizeof(float), result,
+                err);
+    bind_if_any(graph, ports[3], at->mask_past, (size_t)c->tokens * at->past * sizeof(float),
+                result, err);
 }
 
 static char *strip(const ofr_backend_session *session, uint32_t slot, uint32_t layer, bool value,
@@ -91,14 +141,36 @@ static void bind_matrix(const ov_block *block, int which, const ofr_linear *line
              err);
 }
 
+static void bind_norms(const ofr_backend_session *session, const ov_block *b,
+                       const ofr_layer *layer, int *result, ofr_error *err)
+{
+    const ofr_model_params *p = session->params;
+    const struct {
+        const float *weight;
+        size_t n;
+    } norms[OV_NORMS] = {
+        [OV_NORM_ATTENTION] = {layer->attention_norm, p->d_model},
+        [OV_NORM_MLP] = {layer->mlp_norm, p->d_model},
+        [OV_NORM_Q] = {layer->q_norm, p->head_dim},
+        [OV_NORM_K] = {layer->k_norm, p->head_dim},
+        [OV_NORM_ATTENTION_OUT] = {layer->attention_output_norm, p->d_model},
+        [OV_NORM_MLP_OUT] = {layer->mlp_output_norm, p->d_model},
+    };
+    for (int i = 0; i < OV_NORMS; i++)
+        if (norms[i].weight)
+            bind(b->graph, b->norms[i], norms[i].weight, norms[i].n * sizeof(float), result, err);
+}
+
 static int run_layer(ofr_backend_session *session, const chunk *c, uint32_t index, const float *in,
                      float *out, ofr_error *err)
 {
     const ofr_layer *layer = &session->model->layers[index];
     size_t d_bytes = session->params->d_model * sizeof(float);
     size_t row_bytes = session->options.kv_layout.row_bytes;
+    const ov_positions *at = &session->at[(layer->flags & OFR_LAYER_WINDOWED) != 0];
+    const ofr_rope_params *rope = ofr_graph_layer_rope(session->params, index);
     ov_block *b = NULL;
-    int r = ofr_openvino_block(session, session->kinds[index], c->tokens, c->past, &b, err);
+    int r = ofr_openvino_block(session, session->kinds[index], c->tokens, at->past, &b, err);
     if (r < 0)
         return r;
     const ofr_linear *linears[OFR_GRAPH_MATRICES] = {
@@ -108,16 +180,17 @@ static int run_layer(ofr_backend_session *session, const chunk *c, uint32_t inde
         [OFR_GRAPH_DOWN] = &layer->down};
     for (int i = 0; i < OFR_GRAPH_MATRICES; i++)
         bind_matrix(b, i, linears[i], &r, err);
-    bind(b->graph, b->attention_norm, layer->attention_norm, d_bytes, &r, err);
-    bind(b->graph, b->mlp_norm, layer->mlp_norm, d_bytes, &r, err);
-    bind_positions(session, b->graph, c, b->positions, &r, err);
+    bind_norms(session, b, layer, &r, err);
+    bind_positions(b->graph, c, at, rope ? rope->dims : 0, b->positions, &r, err);
     bind(b->graph, b->hidden, in, c->tokens * d_bytes, &r, err);
     bind(b->graph, b->hidden_out, out, c->tokens * d_bytes, &r, err);
-    if (c->past) {
-        bind(b->graph, b->past_key, strip(session, c->slot, index, false, 0), c->past * row_bytes,
-             &r, err);
-        bind(b->graph, b->past_value, strip(session, c->slot, index, true, 0), c->past * row_bytes,
-             &r, err);
+    if (at->past) {
+        size_t bytes = at->past * row_bytes;
+        bind(b->graph, b->positions[4], at->past_rows, at->past * sizeof(float), &r, err);
+        bind(b->graph, b->past_key, strip(session, c->slot, index, false, at->begin), bytes, &r,
+             err);
+        bind(b->graph, b->past_value, strip(session, c->slot, index, true, at->begin), bytes, &r,
+             err);
     }
     bind(b->graph, b->key, strip(session, c->slot, index, false, c->position),
          c->tokens * row_bytes, &r, err);
@@ -273,12 +346,15 @@ static int run_whole(ofr_backend_session *session, ov_whole *w, const ofr_forwar
     static const int32_t beam = 0;
     size_t row_bytes = session->options.kv_layout.row_bytes;
     size_t vocab = session->params->vocab_size;
-    int r = 0;
-    c->past = w->past;
-    fill_masks(session, c);
+    const ov_positions *at = session->at;
+    int r = prepare_positions(session, c, w, err);
     for (uint32_t i = 0; i < c->tokens; i++)
         session->ids[i] = i < c->n ? f->tokens[row + i] : 0;
-    bind_positions(session, w->graph, c, w->positions, &r, err);
+    const ofr_model_params *p = session->params;
+    bind_positions(w->graph, c, &at[0], p->rope.dims, w->positions, &r, err);
+    bind_positions(w->graph, c, &at[1], p->rope_local.dims, w->window, &r, err);
+    if (w->past)
+        bind(w->graph, w->positions[4], at[0].past_rows, w->past * sizeof(float), &r, err);
     bind(w->graph, w->ids, session->ids, c->tokens * sizeof *session->ids, &r, err);
     bind(w->graph, w->beams, &beam, sizeof beam, &r, err);
     *session->last_id = c->n - 1;
@@ -305,7 +381,6 @@ static int run_chunk(ofr_backend_session *session, const ofr_forward *f, uint32_
                      uint32_t row, bool last_chunk, chunk *c, ofr_error *err)
 {
     ov_whole *whole = NULL;
-    fill_rope(session, c);
     session->figures.chunks++;
     session->figures.padded_tokens += c->tokens - c->n;
     if (f->output == OFR_FORWARD_OUTPUT_NONE || f->output == OFR_FORWARD_OUTPUT_LAST) {
@@ -317,8 +392,9 @@ static int run_chunk(ofr_backend_session *session, const ofr_forward *f, uint32_
         if (r != OFR_ENOENT)
             return r;
     }
-    fill_masks(session, c);
-    int r = place_rows(session, f, row, c, err);
+    int r = prepare_positions(session, c, NULL, err);
+    if (r == 0)
+        r = place_rows(session, f, row, c, err);
     if (r == 0)
         r = run_layers(session, c, err);
     return r < 0 ? r : deliver(session, f, segment, row, last_chunk, c, err);
@@ -339,9 +415,6 @@ int ofr_openvino_run_segment(ofr_backend_session *session, const ofr_forward *fo
                    .position = s->position + done,
                    .tokens = chunks[i],
                    .n = chunks[i] < left ? chunks[i] : left};
-        r = ofr_ladder_cover(&session->pasts, c.position, &c.past);
-        if (r < 0)
-            return ofr_fail(err, r, "OpenVINO backend: no graph sees %u past tokens", c.position);
         r = run_chunk(session, forward, segment, first + done, i + 1 == n_chunks, &c, err);
         done += c.n;
     }

@@ -14,13 +14,36 @@ enum {
     OV_DEVICE_MAX = 32,
 };
 
+/* Norms of a layer, as inputs of its graph. */
+enum {
+    OV_NORM_ATTENTION,
+    OV_NORM_MLP,
+    OV_NORM_Q,
+    OV_NORM_K,
+    OV_NORM_ATTENTION_OUT,
+    OV_NORM_MLP_OUT,
+    OV_NORMS
+};
+
+/* What a graph is told of positions, each NULL where the model has no use for it. A layer that sees
+ * a window takes its past rows from `begin` on, and has masks of its own. */
+typedef struct ov_positions {
+    ofr_rope *rope;          /* NULL: that of the other layers */
+    float *cosines, *sines;  /* [chunk, dims] as the graphs take them */
+    float *mask, *mask_past; /* [chunk, chunk]; [chunk, past] for the longest of each */
+    float *past_rows;        /* [past] */
+    uint32_t window;         /* 0: sees all */
+    uint32_t begin, past;    /* rows [begin, begin + past) of the strips are bound */
+    uint32_t mask_tokens;    /* T that `mask` is made for; 0: none */
+} ov_positions;
+
 /* A compiled graph and the numbers of its ports; -1: it has no such port. */
 typedef struct ov_block {
     ofr_ov_graph *graph; /* NULL: not compiled yet */
     int hidden, hidden_out;
     int positions[5]; /* cos, sin, mask, mask_past, past_rows */
     int past_key, past_value, key, value;
-    int attention_norm, mlp_norm;
+    int norms[OV_NORMS];
     int weights[OFR_GRAPH_MATRICES], scales[OFR_GRAPH_MATRICES], biases[OFR_GRAPH_MATRICES];
 } ov_block;
 
@@ -30,6 +53,7 @@ typedef struct ov_whole {
     bool failed; /* not tried again */
     int ids, beams, last, logits;
     int positions[5];
+    int window[4]; /* cos_local, sin_local, mask_window, mask_past_window */
     int *past_keys, *past_values, *keys, *values; /* [n_layers] each, one allocation */
 } ov_whole;
 
@@ -51,23 +75,20 @@ struct ofr_backend_session {
     uint32_t n_kinds;
     ov_block *blocks;                    /* [n_kinds][chunks.n][pasts.n] */
     ov_whole wholes[OFR_LADDER_MAX + 1]; /* one per chunk */
-    ofr_rope rope;
+    ofr_rope rope, rope_local;
     const ofr_backend *cpu;
     ofr_backend_session *embed, *head;
-    float *hidden[2];        /* [chunk, d_model]; the residual stream goes from one to the other */
-    float *cosines, *sines;  /* [chunk, rope.dims] as the graphs take them */
-    float *rope_rows;        /* [2, chunk, rope.dims / 2] as rope.h gives them */
-    float *mask, *mask_past; /* [chunk, chunk]; [chunk, past] for the longest of each */
-    float *past_rows;        /* [past] */
-    float *last_rows;        /* [n_slots, d_model]: what LAST needs of each segment */
-    int64_t *ids;            /* [chunk] */
-    int64_t *last_id;        /* [1] */
-    float *logits;           /* [vocab] of a whole graph */
-    float *partial_sum;      /* [d_model] */
-    uint8_t *last_by_whole;  /* [n_slots]: a whole graph gave the logits already */
-    uint8_t *slot_used;      /* [n_slots] */
-    void *memory;            /* all of these */
-    uint32_t mask_tokens;    /* T that `mask` is made for; 0: none */
+    float *hidden[2];       /* [chunk, d_model]; the residual stream goes from one to the other */
+    float *rope_rows;       /* [2, chunk, dims / 2] as rope.h gives them */
+    ov_positions at[2];     /* [1]: of windowed layers */
+    float *last_rows;       /* [n_slots, d_model]: what LAST needs of each segment */
+    int64_t *ids;           /* [chunk] */
+    int64_t *last_id;       /* [1] */
+    float *logits;          /* [vocab] of a whole graph */
+    float *partial_sum;     /* [d_model] */
+    uint8_t *last_by_whole; /* [n_slots]: a whole graph gave the logits already */
+    uint8_t *slot_used;     /* [n_slots] */
+    void *memory;           /* all of these */
     uint64_t copied;
     ofr_openvino_figures figures;
 };

@@ -44,7 +44,8 @@ function(offering_unit_tests module library)
 endfunction()
 
 # Every <folder>/test_*.py runs as one test with the project's Python; programs are found through
-# OFFERING_BIN_DIR. Exit 77 means "cannot run here" and is counted as skipped.
+# OFFERING_BIN_DIR. They use the CPU alone unless they say otherwise (OFFERING_PLAN): what is measured
+# on a loaded machine is no basis for a test. Exit 77 means "cannot run here" and is counted as skipped.
 function(offering_python_tests folder label)
     file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/test_*.py)
     foreach(script IN LISTS scripts)
@@ -56,6 +57,6 @@ function(offering_python_tests folder label)
         add_test(NAME ${label}.${stem} COMMAND ${OFFERING_PYTHON} ${script})
         set_tests_properties(${label}.${stem} PROPERTIES
             SKIP_RETURN_CODE 77 TIMEOUT 3600 LABELS ${label}
-            ENVIRONMENT "OFFERING_BIN_DIR=${CMAKE_BINARY_DIR}/bin;OFFERING_BUILD_DIR=${CMAKE_BINARY_DIR};OFFERING_SOURCE_DIR=${CMAKE_SOURCE_DIR};PYTHONPATH=${CMAKE_SOURCE_DIR}/tests;PYTHONDONTWRITEBYTECODE=1")
+            ENVIRONMENT "OFFERING_BIN_DIR=${CMAKE_BINARY_DIR}/bin;OFFERING_BUILD_DIR=${CMAKE_BINARY_DIR};OFFERING_SOURCE_DIR=${CMAKE_SOURCE_DIR};PYTHONPATH=${CMAKE_SOURCE_DIR}/tests;PYTHONDONTWRITEBYTECODE=1;OFFERING_PLAN=cpu")
     endforeach()
 endfunction()

@@ -61,6 +61,7 @@ typedef struct ofr_planner_device {
     char name[OFR_PLAN_NAME_MAX]; /* as plans name it */
     enum ofr_plan_device_kind kind;
     char description[128];
+    char machine[16]; /* the machine's device below it ("igpu"), which conditions are kept for */
     /* Ascending in tokens; of the whole model, also where memory holds only a part. */
     ofr_planner_point prefill[OFR_PLANNER_POINTS_MAX], decode[OFR_PLANNER_POINTS_MAX];
     uint32_t n_prefill, n_decode;

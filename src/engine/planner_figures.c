@@ -139,6 +139,8 @@ static int parse_device(const json_t *object, ofr_planner_device *d, ofr_error *
     if (r == 0)
         r = get_text(object, "description", true, d->description, sizeof d->description, err);
     if (r == 0)
+        r = get_text(object, "machine", false, d->machine, sizeof d->machine, err);
+    if (r == 0)
         r = get_text(object, "failure", false, d->failure, sizeof d->failure, err);
     if (r == 0)
         r = get_text(object, "condition", false, d->condition, sizeof d->condition, err);
@@ -260,6 +262,8 @@ static json_t *device_to_json(const ofr_planner_device *d)
                   points_to_json(d->prefill, d->n_prefill), "decode",
                   points_to_json(d->decode, d->n_decode), "hop_us", number(d->hop_us), "copy_gb_s",
                   number(d->copy_gb_s), "memory_bytes", (json_int_t)d->memory_bytes);
+    if (d->machine[0])
+        json_object_set_new(object, "machine", json_string(d->machine));
     if (d->failure[0])
         json_object_set_new(object, "failure", json_string(d->failure));
     if (d->slowdown > 1) {

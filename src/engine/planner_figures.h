@@ -9,15 +9,13 @@
  *      "model": {"name", "n_layers", "context", "layer_bytes", "head_bytes", "kv_bytes",
  *                "hidden_bytes"},
  *      "devices": [{"name": "openvino:NPU", "kind": "cpu" | "gpu" | "npu", "description",
- *                   "prefill": [{"tokens", "ms"}, ...], "decode": [{"tokens", "ms"}, ...],
- *                   "hop_us", "copy_gb_s", "memory_bytes",
- *                   "failure": why it cannot be used,
- *                   "busy": share of its time that others take, 0 to 1,
- *                   "slowdown", "condition"}, ...]}
+ * "machine", "prefill": [{"tokens", "ms"}, ...], "decode": [{"tokens", "ms"}, ...], "hop_us",
+ * "copy_gb_s", "memory_bytes", "failure": why it cannot be used, "busy": share of its time that
+ * others take, 0 to 1, "slowdown", "condition"}, ...]}
  *
- * Units and meanings are those of planner.h. "failure", "busy", "slowdown" and "condition" may be
- * absent, as may "key", "seconds" and "circumstances" of a published file. Other members (each
- * figure's "source") are for people. Values only; any thread. */
+ * Units and meanings are those of planner.h. "machine", "failure", "busy", "slowdown" and
+ * "condition" may be absent, as may "key", "seconds" and "circumstances" of a published file. Other
+ * members (each figure's "source") are for people. Values only; any thread. */
 #ifndef OFR_ENGINE_PLANNER_FIGURES_H
 #define OFR_ENGINE_PLANNER_FIGURES_H
 

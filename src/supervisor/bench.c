@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 #include "supervisor/engine_session.h"
 #include "supervisor/input.h"
 #include "supervisor/interrupt.h"
+#include "supervisor/measure.h"
 #include "supervisor/report.h"
 #include "supervisor/state_directory.h"
 
@@ -36,13 +36,6 @@ struct bench_options {
     int64_t prompt_tokens, gen_tokens, depth, repeat;
     const char *text_file; /* NULL: random tokens */
     bool no_bandwidth;
-};
-
-/* Where the measured tokens come from. */
-struct bench_source {
-    uint64_t random;
-    int32_t *ids; /* [count] of the text; NULL: random tokens */
-    size_t count, next;
 };
 
 struct bench_figures {
@@ -83,58 +76,6 @@ static bool parse(struct bench_options *o, int argc, char **argv, int *ret_exit)
     return false;
 }
 
-/* SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static int32_t random_token(const ofr_tokenizer *tokenizer, int32_t vocab_size, uint64_t *state)
-{
-    int32_t token = 0;
-    for (int attempt = 0; attempt < 64; attempt++) {
-        token = (int32_t)(next_random(state) % (uint64_t)vocab_size);
-        if (!ofr_tokenizer_is_control(tokenizer, token))
-            break;
-    }
-    return token;
-}
-
-static int forward(ofr_sequence *sequence, ofr_error *err)
-{
-    const float *logits;
-    return ofr_sequence_forward(sequence, ofr_interrupt_flag(), &logits, err);
-}
-
-/* The next sample begins somewhere else: its prompt was not seen before. */
-static void source_turn(struct bench_source *source)
-{
-    if (source->count)
-        source->next = next_random(&source->random) % source->count;
-}
-
-static int32_t source_token(struct bench_source *source, const ofr_engine_session *session)
-{
-    if (!source->ids)
-        return random_token(session->tokenizer, session->tokenizer_info.vocab_size,
-                            &source->random);
-    int32_t token = source->ids[source->next];
-    source->next = (source->next + 1) % source->count;
-    return token;
-}
-
-static int append(ofr_engine_session *session, int64_t n, struct bench_source *source,
-                  ofr_error *err)
-{
-    int r = 0;
-    for (int64_t i = 0; r == 0 && i < n; i++)
-        r = ofr_sequence_append(&session->sequence, source_token(source, session), err);
-    return r;
-}
-
 static int32_t likeliest(const float *logits, uint32_t n)
 {
     uint32_t best = 0;
@@ -145,59 +86,41 @@ static int32_t likeliest(const float *logits, uint32_t n)
 }
 
 static int measure_prefill(const struct bench_options *o, ofr_engine_session *session,
-                           struct bench_source *source, struct bench_figures *figures,
+                           ofr_measure_source *source, struct bench_figures *figures,
                            ofr_error *err)
 {
     const float *logits;
-    int r = append(session, o->prompt_tokens, source, err);
-    uint64_t begin = ofr_clock_ns();
-    if (r == 0)
-        r = ofr_sequence_forward(&session->sequence, ofr_interrupt_flag(), &logits, err);
+    uint64_t forward_ns = 0;
+    int r = ofr_measure_prefill(&session->sequence, source, o->prompt_tokens, &forward_ns, &logits,
+                                err);
     if (r < 0)
         return r;
-    uint64_t end = ofr_clock_ns();
+    uint64_t begin = ofr_clock_ns();
     volatile int32_t first = likeliest(logits, session->info.vocab_size);
     (void)first;
-    figures->prefill = (double)o->prompt_tokens * 1e9 / (double)(end - begin);
-    figures->first_token_ms = (double)(ofr_clock_ns() - begin) / 1e6;
+    figures->prefill = (double)o->prompt_tokens * 1e9 / (double)forward_ns;
+    figures->first_token_ms = (double)(forward_ns + ofr_clock_ns() - begin) / 1e6;
     return 0;
 }
 
-static int measure_decode(const struct bench_options *o, ofr_engine_session *session,
-                          struct bench_source *source, struct bench_figures *figures,
-                          ofr_error *err)
-{
-    int r = 0;
-    uint64_t begin = ofr_clock_ns();
-    for (int64_t i = 0; r == 0 && i < o->gen_tokens; i++) {
-        r = append(session, 1, source, err);
-        if (r == 0)
-            r = forward(&session->sequence, err);
-    }
-    figures->decode = (double)o->gen_tokens * 1e9 / (double)(ofr_clock_ns() - begin);
-    return r;
-}
-
 static int sample(const struct bench_options *o, ofr_engine_session *session,
-                  struct bench_source *source, struct bench_figures *ret_figures, ofr_error *err)
+                  ofr_measure_source *source, struct bench_figures *ret_figures, ofr_error *err)
 {
     ofr_sequence *sequence = &session->sequence;
-    uint32_t recoveries = sequence->recoveries;
     struct bench_figures figures = {0};
-    ofr_sequence_invalidate(sequence);
-    sequence->n_tokens = 0;
-    source_turn(source);
-    int r = append(session, o->depth, source, err);
-    if (r == 0 && o->depth)
-        r = forward(sequence, err);
+    uint64_t decode_ns = 0;
+    int r = 0;
+    ofr_measure_restart(sequence, source);
+    if (o->depth)
+        r = ofr_measure_prefill(sequence, source, o->depth, NULL, NULL, err);
     if (r == 0 && o->prompt_tokens)
         r = measure_prefill(o, session, source, &figures, err);
     if (r == 0 && o->gen_tokens)
-        r = measure_decode(o, session, source, &figures, err);
+        r = ofr_measure_decode(sequence, source, o->gen_tokens, &decode_ns, err);
     if (r < 0)
         return r;
-    if (sequence->recoveries != recoveries)
-        return ofr_fail(err, OFR_EDEVICE, "a worker was lost during the measurement; repeat it");
+    if (decode_ns)
+        figures.decode = (double)o->gen_tokens * 1e9 / (double)decode_ns;
     *ret_figures = figures;
     return 0;
 }
@@ -321,7 +244,7 @@ static void print_text(const json_t *root)
 
 /* Takes the samples, and says each on stderr. */
 static int take_samples(const struct bench_options *o, ofr_engine_session *session,
-                        struct bench_source *source, struct bench_samples *samples, ofr_error *err)
+                        ofr_measure_source *source, struct bench_samples *samples, ofr_error *err)
 {
     struct bench_figures figures;
     int r = sample(o, session, source, &figures, err);
@@ -340,7 +263,7 @@ static int take_samples(const struct bench_options *o, ofr_engine_session *sessi
 }
 
 static int measure(const struct bench_options *o, ofr_engine_session *session,
-                   struct bench_source *source, ofr_error *err)
+                   ofr_measure_source *source, ofr_error *err)
 {
     int64_t total = o->depth + o->prompt_tokens + o->gen_tokens;
     if (total > session->info.context)
@@ -377,12 +300,11 @@ static int measure(const struct bench_options *o, ofr_engine_session *session,
 }
 
 static int open_source(const struct bench_options *o, const ofr_engine_session *session,
-                       struct bench_source *source, ofr_error *err)
+                       ofr_measure_source *source, ofr_error *err)
 {
     char *text = NULL;
     size_t size = 0;
-    if (getrandom(&source->random, sizeof source->random, 0) < 0)
-        source->random = ofr_clock_ns();
+    ofr_measure_source_init(source, session->tokenizer);
     if (!o->text_file)
         return 0;
     int r = ofr_input_read(o->text_file, &text, &size, err);
@@ -406,7 +328,7 @@ int ofr_command_bench(int argc, char **argv)
         return exit_code;
     ofr_error err = {0};
     ofr_engine_session session = {0};
-    struct bench_source source = {0};
+    ofr_measure_source source = {0};
     int r = ofr_engine_session_open(&session, &o.common, false, false, &err);
     if (r == 0)
         r = open_source(&o, &session, &source, &err);

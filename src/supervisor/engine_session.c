@@ -64,7 +64,7 @@ int ofr_engine_session_open(ofr_engine_session *session, const ofr_common_option
     return r;
 }
 
-static void disconnect(ofr_engine_session *session)
+void ofr_engine_session_disconnect(ofr_engine_session *session)
 {
     ofr_sequence_done(&session->sequence);
     session->client = ofr_client_close(session->client);
@@ -72,7 +72,7 @@ static void disconnect(ofr_engine_session *session)
 
 void ofr_engine_session_done(ofr_engine_session *session)
 {
-    disconnect(session);
+    ofr_engine_session_disconnect(session);
     ofr_chat_template_free(session->chat_template);
     free(session->bos_token);
     free(session->eos_token);
@@ -100,7 +100,7 @@ static int engine_wait_ready(void *user, uint32_t timeout_ms, ofr_error *err)
 int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_options *common,
                                ofr_error *err)
 {
-    disconnect(session);
+    ofr_engine_session_disconnect(session);
     ofr_client_options options = {
         .package_directory = ofr_package_directory(session->package),
         .instance = common->instance,
@@ -133,7 +133,7 @@ int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_opt
     r = ofr_sequence_init(&session->sequence, &engine, 0, err);
     session->sequence.notify = ofr_command_notify;
     if (r < 0)
-        disconnect(session);
+        ofr_engine_session_disconnect(session);
     return r;
 }
 

@@ -32,6 +32,8 @@ typedef struct ofr_engine_session {
 int ofr_engine_session_open(ofr_engine_session *session, const ofr_common_options *common,
                             bool text_only, bool with_template, ofr_error *err);
 void ofr_engine_session_done(ofr_engine_session *session);
+/* Ends the connection only. */
+void ofr_engine_session_disconnect(ofr_engine_session *session);
 
 /* Connects, starting an executive where none serves the package; what happens is told on stderr.
  * Again after OFR_EGONE: drops the dead connection and starts anew. */

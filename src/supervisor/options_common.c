@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -51,6 +52,9 @@ bool ofr_command_parse(const ofr_command_help *help, const ofr_option *table, si
         *ret_exit = ofr_command_usage(help->name, "unexpected argument '%s'", argv[1]);
         return false;
     }
+    const char *plan = getenv("OFFERING_PLAN");
+    if (!common->plan && plan && plan[0])
+        common->plan = plan;
     return true;
 }
 

@@ -14,7 +14,7 @@
 
 typedef struct ofr_common_options {
     const char *model; /* NULL: OFR_DEFAULT_MODEL */
-    const char *plan;  /* NULL: "auto" */
+    const char *plan;  /* --plan, or else $OFFERING_PLAN; NULL: "auto" */
     const char *instance;
     int64_t threads; /* 0: the executive's default */
     int64_t context; /* likewise */

@@ -15,7 +15,7 @@ static const char *const good =
     "\"key\":\"abc\",\"seconds\":3.5,\"circumstances\":\"2 threads\","
     "\"model\":{\"name\":\"m\",\"n_layers\":30,\"context\":8192,\"layer_bytes\":1000,"
     "\"head_bytes\":500,\"kv_bytes\":64,\"hidden_bytes\":32},"
-    "\"devices\":[{\"name\":\"cpu\",\"kind\":\"cpu\",\"description\":\"d\","
+    "\"devices\":[{\"name\":\"cpu\",\"kind\":\"cpu\",\"description\":\"d\",\"machine\":\"cpu\","
     "\"prefill\":[{\"tokens\":16,\"ms\":10.5},{\"tokens\":512,\"ms\":400}],"
     "\"decode\":[{\"tokens\":1,\"ms\":5.25}],\"hop_us\":12.5},"
     "{\"name\":\"openvino:NPU\",\"kind\":\"npu\",\"description\":\"n\",\"prefill\":[],"

@@ -10,7 +10,7 @@ help:
 	@echo "make clean               remove build/ (packages and venv_offering stay)"
 
 run:
-	@PROMPT="$(value PROMPT)" bash scripts/run.sh
+	@PROMPT="$(value PROMPT)" SYSTEM="$(value SYSTEM)" bash scripts/run.sh
 
 test:
 	@bash scripts/test.sh

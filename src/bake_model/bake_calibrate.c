@@ -157,11 +157,14 @@ static int read_table(void *context, const char *name, uint64_t first, uint64_t 
     int8_t *q = malloc(k);
     uint16_t *scales = malloc(k / group * sizeof *scales);
     ofr_quantize_error error = {0};
+    ofr_cpu_features features;
+    ofr_cpu_features_detect(&features);
+    const ofr_quantize_kernel *kernel = ofr_quantize_kernel_choose(&features);
     if (!q || !scales)
         r = ofr_fail(err, OFR_ENOMEM, "calibration: out of memory");
     for (uint64_t row = 0; row < n && r > 0; row++) {
         float *values = ret_values + row * k;
-        ofr_quantize_i8_row(values, k, group, q, scales, &error);
+        ofr_quantize_i8_row(kernel, values, k, group, q, scales, &error);
         for (size_t i = 0; i < k; i++)
             values[i] = (float)q[i] * ofr_half_to_float(scales[i / group]);
     }

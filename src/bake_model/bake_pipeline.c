@@ -32,6 +32,7 @@ typedef struct run {
     const ofr_bake_tensor **order; /* [n_order] by place in the source, those with values first */
     size_t n_order;
     ofr_source_stream *stream;
+    const ofr_quantize_kernel *kernel;
     /* Taking; under `take`. */
     pthread_mutex_t take;
     size_t next; /* of `order` */
@@ -385,8 +386,9 @@ static void commit(run *r, const job *j, int result, const ofr_error *failure)
 static void *work(void *argument)
 {
     run *r = argument;
-    job j = {
-        .block = {.params = &r->p->source->model.params, .allow_nan = r->p->options->allow_nan}};
+    job j = {.block = {.params = &r->p->source->model.params,
+                       .kernel = r->kernel,
+                       .allow_nan = r->p->options->allow_nan}};
     ofr_error failure = {0};
     int result = 0;
     while (take(r, &j, &result, &failure)) {
@@ -416,7 +418,9 @@ static void work_together(run *r)
 
 int ofr_bake_pipeline_run(const ofr_bake_pipeline *pipeline, ofr_error *err)
 {
-    run r = {.p = pipeline, .err = err};
+    ofr_cpu_features features;
+    ofr_cpu_features_detect(&features);
+    run r = {.p = pipeline, .err = err, .kernel = ofr_quantize_kernel_choose(&features)};
     pthread_mutex_init(&r.take, NULL);
     pthread_mutex_init(&r.commit, NULL);
     pthread_cond_init(&r.turn, NULL);

@@ -41,13 +41,23 @@ size_t ofr_bake_row_scale_bytes(const ofr_bake_tensor *tensor)
     return tensor->group_size ? (size_t)(row_elements(tensor) / tensor->group_size * 2) : 0;
 }
 
+/* Infinity and NaN have all bits of the exponent set. */
+static bool all_finite(const float *values, size_t n)
+{
+    const uint32_t exponent = 0x7f800000;
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        bad |= (bits & exponent) == exponent;
+    }
+    return bad == 0;
+}
+
 static int check_finite(const ofr_bake_block *block, uint64_t row, float *values, size_t n,
                         ofr_error *err)
 {
-    float sum = 0; /* x * 0 is 0, or NaN for infinity and NaN */
-    for (size_t i = 0; i < n; i++)
-        sum += values[i] * 0;
-    if (sum == 0)
+    if (all_finite(values, n))
         return 0;
     for (size_t i = 0; i < n; i++) {
         if (isfinite(values[i]))
@@ -73,11 +83,11 @@ static void store_made(ofr_bake_block *block, const float *values, uint64_t row,
     memcpy(data, t->made + row * data_bytes, data_bytes);
     memcpy(scales, t->made + t->shape[0] * data_bytes + row * scale_bytes, scale_bytes);
     if (t->dtype == OFR_DTYPE_I8)
-        ofr_quantize_i8_error(values, (size_t)row_elements(t), t->group_size, (int8_t *)data,
-                              scales, &block->error);
+        ofr_quantize_i8_error(block->kernel, values, (size_t)row_elements(t), t->group_size,
+                              (int8_t *)data, scales, &block->error);
     else
-        ofr_quantize_i4_error(values, (size_t)row_elements(t), t->group_size, data, scales,
-                              &block->error);
+        ofr_quantize_i4_error(block->kernel, values, (size_t)row_elements(t), t->group_size, data,
+                              scales, &block->error);
 }
 
 static void store_row(ofr_bake_block *block, const float *values, const void *raw, uint64_t row)
@@ -94,9 +104,11 @@ static void store_row(ofr_bake_block *block, const float *values, const void *ra
     else if (t->made)
         store_made(block, values, row, (uint8_t *)data, scales);
     else if (t->dtype == OFR_DTYPE_I4)
-        ofr_quantize_i4_row(values, k, t->group_size, (uint8_t *)data, scales, &block->error);
+        ofr_quantize_i4_row(block->kernel, values, k, t->group_size, (uint8_t *)data, scales,
+                            &block->error);
     else if (t->dtype == OFR_DTYPE_I8)
-        ofr_quantize_i8_row(values, k, t->group_size, (int8_t *)data, scales, &block->error);
+        ofr_quantize_i8_row(block->kernel, values, k, t->group_size, (int8_t *)data, scales,
+                            &block->error);
     else
         memcpy(data, values, k * sizeof *values);
 }

@@ -18,6 +18,7 @@ size_t ofr_bake_row_scale_bytes(const ofr_bake_tensor *tensor);
 typedef struct ofr_bake_block {
     const ofr_bake_tensor *tensor;
     const ofr_model_params *params;
+    const ofr_quantize_kernel *kernel;
     const char *path;            /* of the source's file, for errors */
     bool allow_nan;              /* NaN becomes 0, infinity 65504 */
     uint64_t row_begin, row_end; /* a block as ofr_bake_block_rows cuts it */

@@ -180,7 +180,37 @@ static int read_ids(loader *in)
     return 0;
 }
 
-/* A file of its own; or a member of tokenizer_config.json: one text, or a list of named ones. */
+/* The member "chat_template" of a file: one text, or a list of named ones. NULL: none. */
+static const json_t *find_template(const json_t *config)
+{
+    const json_t *text = json_object_get(config, "chat_template"), *found = NULL;
+    for (size_t i = 0; i < json_array_size(text); i++) {
+        const json_t *item = json_array_get(text, i);
+        const char *name = json_string_value(json_object_get(item, "name"));
+        if (!found || (name && strcmp(name, "default") == 0))
+            found = json_object_get(item, "template");
+    }
+    if (json_is_array(text))
+        text = found;
+    return json_is_string(text) ? text : NULL;
+}
+
+static int copy_template(const loader *in, const json_t *text, const char *file,
+                         ofr_bake_source *source)
+{
+    size_t size = json_string_length(text);
+    if (size > TEMPLATE_CAP)
+        return ofr_fail(in->err, OFR_ELIMIT, "%s/%s: a chat template of %zu bytes",
+                        in->files->where, file, size);
+    source->chat_template = malloc(size + 1);
+    if (!source->chat_template)
+        return ofr_fail(in->err, OFR_ENOMEM, "%s: out of memory", in->files->where);
+    memcpy(source->chat_template, json_string_value(text), size + 1);
+    source->chat_template_size = size;
+    return 0;
+}
+
+/* chat_template.jinja; or a member of tokenizer_config.json, or of chat_template.json. */
 static int read_template(loader *in, ofr_bake_source *source)
 {
     const ofr_hf_files *files = in->files;
@@ -188,30 +218,15 @@ static int read_template(loader *in, ofr_bake_source *source)
                         &source->chat_template_size, in->err);
     if (r != 0)
         return r < 0 ? r : 0;
-    const json_t *text = json_object_get(in->config, "chat_template");
-    if (json_is_array(text)) {
-        const json_t *found = NULL;
-        for (size_t i = 0; i < json_array_size(text); i++) {
-            const json_t *item = json_array_get(text, i);
-            const char *name = json_string_value(json_object_get(item, "name"));
-            if (!found || (name && strcmp(name, "default") == 0))
-                found = json_object_get(item, "template");
-        }
-        text = found;
-    }
-    if (!json_is_string(text))
-        return 0;
-    size_t size = json_string_length(text);
-    if (size > TEMPLATE_CAP)
-        return ofr_fail(in->err, OFR_ELIMIT,
-                        "%s/tokenizer_config.json: a chat template of %zu bytes", files->where,
-                        size);
-    source->chat_template = malloc(size + 1);
-    if (!source->chat_template)
-        return ofr_fail(in->err, OFR_ENOMEM, "%s: out of memory", files->where);
-    memcpy(source->chat_template, json_string_value(text), size + 1);
-    source->chat_template_size = size;
-    return 0;
+    const json_t *text = find_template(in->config);
+    if (text)
+        return copy_template(in, text, "tokenizer_config.json", source);
+    json_t *json = NULL;
+    r = read_json(in, "chat_template.json", &json);
+    if (r == 0 && (text = find_template(json)))
+        r = copy_template(in, text, "chat_template.json", source);
+    json_decref(json);
+    return r;
 }
 
 int ofr_hf_tokenizer_load(const ofr_hf_files *files, ofr_bake_source *source, ofr_error *err)

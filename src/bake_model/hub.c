@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <openssl/evp.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -14,6 +13,7 @@
 #include <unistd.h>
 
 #include "bake_model/http.h"
+#include "bake_model/hub_listing.h"
 #include "bake_model/hub_token.h"
 #include "bake_model/source_stream.h"
 #include "base/file.h"
@@ -30,19 +30,16 @@ enum {
 };
 
 typedef struct hub_file {
-    char *name;                       /* in the repository, owned */
-    int64_t size;                     /* -1: the listing does not say */
-    char sha256[OFR_SHA256_HEX_SIZE]; /* "": not stated */
-    char sha1[41];                    /* of the git object of a small file; "": not stated */
-    char *address;                    /* where the hub redirected to last; owned; under `lock` */
-    uint64_t address_number;          /* changes with it */
+    ofr_hub_entry entry;
+    char *address;           /* where the hub redirected to last; owned; under `lock` */
+    uint64_t address_number; /* changes with it */
 } hub_file;
 
 struct ofr_hub {
     ofr_hub_options options;
     char *endpoint, *token;
     char origin[300]; /* of the endpoint: the only one that gets the token */
-    char commit[128];
+    char commit[OFR_HUB_COMMIT_SIZE];
     hub_file *files; /* [n_files] */
     size_t n_files;
     size_t added[OFR_SOURCE_MAX_FILES]; /* files of the source, as indices of `files` */
@@ -327,49 +324,20 @@ static bool is_model_id(const char *id)
            strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./") == n;
 }
 
-static int read_file_entry(ofr_hub *hub, const json_t *json, ofr_error *err)
+static int take_listing(ofr_hub *hub, const char *text, size_t size, ofr_error *err)
 {
-    const char *name = json_string_value(json_object_get(json, "rfilename"));
-    const json_t *lfs = json_object_get(json, "lfs"), *size = json_object_get(json, "size");
-    const char *sha256 = json_string_value(json_object_get(lfs, "sha256"));
-    const char *sha1 = json_string_value(json_object_get(json, "blobId"));
-    if (!sha256)
-        sha256 = json_string_value(json_object_get(lfs, "oid"));
-    if (!name || strlen(name) >= 400)
-        return 0;
-    hub_file *file = &hub->files[hub->n_files];
-    *file = (hub_file){.name = strdup(name), .size = -1};
-    if (!file->name)
-        return ofr_fail(err, OFR_ENOMEM, "out of memory");
-    hub->n_files++;
-    if (json_is_integer(size) && json_integer_value(size) >= 0)
-        file->size = json_integer_value(size);
-    if (sha256 && strlen(sha256) == 64 && strspn(sha256, "0123456789abcdef") == 64)
-        memcpy(file->sha256, sha256, 65);
-    if (!lfs && sha1 && strlen(sha1) == 40 && strspn(sha1, "0123456789abcdef") == 40)
-        memcpy(file->sha1, sha1, 41);
-    return 0;
-}
-
-static int read_listing(ofr_hub *hub, const char *text, size_t size, ofr_error *err)
-{
-    json_error_t problem;
-    json_t *root = json_loadb(text, size, 0, &problem);
-    const char *sha = json_string_value(json_object_get(root, "sha"));
-    const json_t *siblings = json_object_get(root, "siblings");
-    size_t n = json_array_size(siblings), length = sha ? strlen(sha) : 0;
-    int r = 0;
-    if (length == 0 || length >= sizeof hub->commit ||
-        strspn(sha, "0123456789abcdefABCDEF") != length || !json_is_array(siblings) || n > 100000)
-        r = ofr_fail(err, OFR_EPROTOCOL, "%s: %s answered with what is no description of a model",
-                     hub->options.model_id, hub->endpoint);
-    else
-        memcpy(hub->commit, sha, length + 1);
-    if (r == 0 && !(hub->files = calloc(n + 1, sizeof *hub->files)))
+    ofr_hub_listing listing = {0};
+    char path[512];
+    snprintf(path, sizeof path, "%s: %s", hub->options.model_id, hub->endpoint);
+    int r = ofr_hub_listing_parse(&listing, path, text, size, err);
+    if (r == 0 && !(hub->files = calloc(listing.n + 1, sizeof *hub->files)))
         r = ofr_fail(err, OFR_ENOMEM, "out of memory");
-    for (size_t i = 0; i < n && r == 0; i++)
-        r = read_file_entry(hub, json_array_get(siblings, i), err);
-    json_decref(root);
+    for (size_t i = 0; i < listing.n && r == 0; i++) {
+        hub->files[hub->n_files++].entry = listing.entries[i];
+        listing.entries[i].name = NULL; /* it has moved */
+    }
+    memcpy(hub->commit, listing.commit, sizeof hub->commit);
+    ofr_hub_listing_done(&listing);
     return r;
 }
 
@@ -389,7 +357,7 @@ static int list(ofr_hub *hub, ofr_error *err)
     if (r == 0)
         r = get(&x, false, 0, data, LISTING_CAP, 0, &response, err);
     if (r == 0)
-        r = read_listing(hub, data, response.received, err);
+        r = take_listing(hub, data, response.received, err);
     free(url);
     free(data);
     free(revision);
@@ -448,7 +416,7 @@ ofr_hub *ofr_hub_close(ofr_hub *hub)
     for (size_t i = 0; i < OFR_SOURCE_MAX_WORKERS; i++)
         ofr_http_free(hub->workers[i]);
     for (size_t i = 0; i < hub->n_files; i++) {
-        free(hub->files[i].name);
+        free(hub->files[i].entry.name);
         free(hub->files[i].address);
     }
     free(hub->files);
@@ -469,7 +437,7 @@ const char *ofr_hub_commit(const ofr_hub *hub)
 
 const char *ofr_hub_file_name(const ofr_hub *hub, size_t index)
 {
-    return index < hub->n_files ? hub->files[index].name : NULL;
+    return index < hub->n_files ? hub->files[index].entry.name : NULL;
 }
 
 /* ---- files ---- */
@@ -477,14 +445,14 @@ const char *ofr_hub_file_name(const ofr_hub *hub, size_t index)
 static hub_file *find_file(const ofr_hub *hub, const char *name)
 {
     for (size_t i = 0; i < hub->n_files; i++)
-        if (strcmp(hub->files[i].name, name) == 0)
+        if (strcmp(hub->files[i].entry.name, name) == 0)
             return &hub->files[i];
     return NULL;
 }
 
 static char *address_of(const ofr_hub *hub, const hub_file *file)
 {
-    char *path = ofr_http_escape_path(file->name), *url = NULL;
+    char *path = ofr_http_escape_path(file->entry.name), *url = NULL;
     if (path && asprintf(&url, "%s/%s/resolve/%s/%s", hub->endpoint, hub->options.model_id,
                          hub->commit, path) < 0)
         url = NULL;
@@ -499,9 +467,13 @@ static int get_range(ofr_hub *hub, ofr_http *http, hub_file *file, uint64_t begi
     char *url = address_of(hub, file);
     if (!url)
         return ofr_fail(err, OFR_ENOMEM, "out of memory");
-    exchange x = {
-        .hub = hub, .http = http, .what = file->name, .file = file, .first_url = url, .stop = stop};
-    uint64_t file_size = file->size > 0 ? (uint64_t)file->size : 0;
+    exchange x = {.hub = hub,
+                  .http = http,
+                  .what = file->entry.name,
+                  .file = file,
+                  .first_url = url,
+                  .stop = stop};
+    uint64_t file_size = file->entry.size > 0 ? (uint64_t)file->entry.size : 0;
     int r = size > 0 ? get(&x, true, begin, data, size, file_size, response, err) : 0;
     free(url);
     return r;
@@ -510,20 +482,21 @@ static int get_range(ofr_hub *hub, ofr_http *http, hub_file *file, uint64_t begi
 /* A listing without sizes: the first byte's answer has them. */
 static int complete_entry(ofr_hub *hub, hub_file *file, ofr_error *err)
 {
-    if (file->size >= 0)
+    if (file->entry.size >= 0)
         return 0;
     char byte;
     ofr_http_response response = {0};
     int r = get_range(hub, hub->main, file, 0, &byte, 1, NULL, &response, err);
     if (r < 0)
         return r;
-    file->size = response.range_total;
-    if (file->size < 0 || (response.linked_size >= 0 && response.linked_size != file->size))
+    file->entry.size = response.range_total;
+    if (file->entry.size < 0 ||
+        (response.linked_size >= 0 && response.linked_size != file->entry.size))
         return ofr_fail(err, OFR_EPROTOCOL, "%s/%s: the hub does not say how large it is",
-                        hub->options.model_id, file->name);
+                        hub->options.model_id, file->entry.name);
     const char *etag = response.linked_etag + strspn(response.linked_etag, "W/\"");
     if (strspn(etag, "0123456789abcdef") == 64)
-        snprintf(file->sha256, sizeof file->sha256, "%.64s", etag);
+        snprintf(file->entry.sha256, sizeof file->entry.sha256, "%.64s", etag);
     return 0;
 }
 
@@ -533,9 +506,9 @@ static int check_small(const ofr_hub *hub, const hub_file *file, const char *dat
 {
     char hex[OFR_SHA256_HEX_SIZE] = "";
     int r = 0;
-    if (file->sha256[0]) {
+    if (file->entry.sha256[0]) {
         r = ofr_sha256_hex(data, size, hex, err);
-    } else if (file->sha1[0]) {
+    } else if (file->entry.sha1[0]) {
         char head[64];
         int n = snprintf(head, sizeof head, "blob %zu", size) + 1;
         unsigned char digest[EVP_MAX_MD_SIZE];
@@ -549,10 +522,10 @@ static int check_small(const ofr_hub *hub, const hub_file *file, const char *dat
         for (size_t i = 0; i < 20 && r == 0; i++)
             snprintf(hex + 2 * i, 3, "%02x", digest[i]);
     }
-    const char *wanted = file->sha256[0] ? file->sha256 : file->sha1;
+    const char *wanted = file->entry.sha256[0] ? file->entry.sha256 : file->entry.sha1;
     if (r == 0 && strcmp(hex, wanted) != 0)
         r = ofr_fail(err, OFR_ECORRUPT, "%s/%s: what was received is not what the hub promises",
-                     hub->options.model_id, file->name);
+                     hub->options.model_id, file->entry.name);
     return r;
 }
 
@@ -566,10 +539,10 @@ static int read_small(void *context, const char *name, size_t cap, char **ret_te
     int r = complete_entry(hub, file, err);
     if (r < 0)
         return r;
-    if ((uint64_t)file->size > cap)
+    if ((uint64_t)file->entry.size > cap)
         return ofr_fail(err, OFR_ELIMIT, "%s/%s: has %lld bytes; at most %zu are read",
-                        hub->options.model_id, name, (long long)file->size, cap);
-    size_t size = (size_t)file->size;
+                        hub->options.model_id, name, (long long)file->entry.size, cap);
+    size_t size = (size_t)file->entry.size;
     char *data = malloc(size + 1);
     if (!data)
         return ofr_fail(err, OFR_ENOMEM, "out of memory");
@@ -598,8 +571,8 @@ static int add_remote(void *context, const char *name, ofr_source *source, uint3
     snprintf(path, sizeof path, "%s/%s", hub->options.model_id, name);
     int r = complete_entry(hub, file, err);
     if (r == 0)
-        r = ofr_source_add_remote(source, name, path, (uint64_t)file->size, file->sha256, ret_file,
-                                  err);
+        r = ofr_source_add_remote(source, name, path, (uint64_t)file->entry.size,
+                                  file->entry.sha256, ret_file, err);
     if (r == 0)
         hub->added[hub->n_added++] = (size_t)(file - hub->files);
     return r;
@@ -708,6 +681,10 @@ static int receive_checked(ofr_hub *hub, const ofr_source *source, const char *p
         r = ofr_fail_errno(err, errno, "%s: cannot be written", part);
     if (r == 0 && rename(part, target) < 0)
         r = ofr_fail_errno(err, errno, "%s: cannot be put in place", target);
+    char *parent = r == 0 ? ofr_path_parent(target) : NULL;
+    if (parent)
+        r = ofr_directory_sync(parent, err);
+    free(parent);
     close(fd);
     return r;
 }
@@ -725,17 +702,20 @@ int ofr_hub_download(ofr_hub *hub, const char *name, const char *directory, ofr_
     int r = target && asprintf(&part, "%s.part", target) >= 0
                 ? complete_entry(hub, file, err)
                 : ofr_fail(err, OFR_ENOMEM, "out of memory");
-    bool there = r == 0 && stat(target, &st) == 0 && st.st_size == file->size;
-    if (there && file->sha256[0]) {
+    bool there = r == 0 && stat(target, &st) == 0 && st.st_size == file->entry.size;
+    if (file->entry.size <= SMALL_FILE_BYTES) /* may be of another revision: asked for again */
+        there = false;
+    if (there && file->entry.sha256[0]) {
         char hex[OFR_SHA256_HEX_SIZE] = "";
         int fd = open(target, O_RDONLY | O_CLOEXEC);
         there = fd >= 0 &&
-                ofr_sha256_file(fd, target, 0, (uint64_t)file->size, NULL, NULL, hex, NULL) == 0 &&
-                strcmp(hex, file->sha256) == 0;
+                ofr_sha256_file(fd, target, 0, (uint64_t)file->entry.size, NULL, NULL, hex, NULL) ==
+                    0 &&
+                strcmp(hex, file->entry.sha256) == 0;
         if (fd >= 0)
             close(fd);
     }
-    if (r == 0 && !there && file->size <= SMALL_FILE_BYTES) {
+    if (r == 0 && !there && file->entry.size <= SMALL_FILE_BYTES) {
         char *text = NULL;
         size_t size = 0;
         r = read_small(hub, name, SMALL_FILE_BYTES, &text, &size, err);

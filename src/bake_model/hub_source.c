@@ -95,7 +95,7 @@ static int download_all(const ofr_bake_options *options, ofr_hub *hub, ofr_error
 {
     static const char *const names[] = {
         "config.json",         "generation_config.json", "tokenizer.json", "tokenizer.model",
-        "chat_template.jinja", "tokenizer_config.json",  "README.md",
+        "chat_template.jinja", "tokenizer_config.json",  "README.md",      "chat_template.json",
     };
     const char *directory = options->keep_source;
     int r = 0;

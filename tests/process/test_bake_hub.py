@@ -19,7 +19,7 @@ def run(hub, work, *args, code=0, texts=(), env=None, **options):
     """A bake to work/out. The token is never in what is printed."""
     before = sorted(os.listdir(work))
     result = subprocess.run([bake.BAKE, "--model_id", ID, "--output", os.path.join(work, "out"),
-                             "--network_retries", "3", "--network_timeout", "5", "--data_free", *args],
+                             "--network_retries", "3", "--network_timeout", "2", "--data_free", *args],
                             env=env or hub.environment(**options), capture_output=True, text=True,
                             timeout=300, check=False)
     expect("Sanitizer" not in result.stderr and "runtime error" not in result.stderr, result.stderr)
@@ -82,7 +82,10 @@ def faults(hub, work, wanted):
             ("429 of the other host", once(cdn, {"status": 429, "headers": {"Retry-After": "1"}})),
             ("an address expires", once(cdn, {"status": 403})),
             ("connections are cut", every_third({"cut": 5000})),
-            ("answers are slow", once(cdn, {"slow": 1.5}))]:
+            ("answers are slow", once(cdn, {"slow": 1.5})),
+            ("bytes come slowly", once(cdn, {"drip": 0.2})),
+            ("an answer stops in the middle", once(cdn, {"stall": 3000})),
+            ("an answer is too short", every_third({"short": 1}))]:
         hub.fault = fault
         run(hub, work)
         same_weights(package(work), wanted, name)
@@ -96,6 +99,8 @@ def refusals(hub, work):
         hub.fault = None
 
     attempt(lambda h, p, b: {"total": 1 << 40} if h == "cdn" else None, "were asked for")
+    attempt(lambda h, p, b: {"false_size": 1000} if "/api/" in p else None, "small-model/model-0000")
+    attempt(lambda h, p, b: {"false_size": -1000} if "/api/" in p else None, "small-model/model-0000")
     attempt(lambda h, p, b: {"whole": True} if h == "cdn" and b > 0 else None, "parts of files")
     attempt(once(lambda h, p, b: h == "hub" and p.endswith("config.json"), {"damage": True}),
             "not what the hub promises")
@@ -148,6 +153,7 @@ def tokens(files, work):
         run(hub, work, HF_TOKEN=TOKEN)
         wanted = package(work)
         expect(any(entry[0] == "cdn" for entry in hub.log), "no redirect was followed")
+        expect(all(TOKEN.encode() not in data for data in wanted.values()), "the package holds the token")
         for host, path, authorization, _ in hub.log:
             expect(authorization == ("Bearer " + TOKEN if host == "hub" else None), host, path)
         home = os.path.join(work, "home")
@@ -196,6 +202,30 @@ def interruptions(files, work, wanted):
         expect(resumed, "no signal found the bake at work")
 
 
+def outage(files, work, wanted):
+    """The network is gone in the middle: an error that says how to go on, and it does go on."""
+    with hub_server.Hub(files) as hub:
+        gone, lock, large = threading.Event(), threading.Lock(), [0]
+
+        def decide(host, path, begin):
+            with lock:
+                large[0] += host == "cdn" and begin > 8
+                if large[0] > 3:
+                    gone.set()
+            return {"cut": 0} if gone.is_set() else None
+        hub.fault = decide
+        output = os.path.join(work, "out")
+        command = [bake.BAKE, "--model_id", ID, "--output", output, "--data_free", "--json", "--network_retries", "2",
+                   "--connections", "1"]
+        done = subprocess.run(command, env=hub.environment(), capture_output=True, text=True, timeout=120, check=False)
+        expect(done.returncode == 1 and "run the same command again" in done.stderr, done)
+        expect(os.listdir(work) == ["out.partial"], os.listdir(work))
+        hub.fault = None
+        done = subprocess.run(command, env=hub.environment(), capture_output=True, text=True, timeout=120, check=False)
+        expect(done.returncode == 0 and json.loads(done.stdout)["tensors_resumed"] > 0, done)
+        same_weights(package(work), wanted, "after an outage")
+
+
 def main():
     with tempfile.TemporaryDirectory() as top:
         work, source = os.path.join(top, "work"), os.path.join(top, "small-model")
@@ -229,6 +259,9 @@ def main():
             same_weights(package(work), wanted, "with --keep_source")
             for name in ("config.json", "model-00001-of-00003.safetensors", "tokenizer.json"):
                 expect(open(os.path.join(kept, name), "rb").read() == files[name], "kept", name)
+            # A small file of another revision, just as long.
+            with open(os.path.join(kept, "config.json"), "r+b") as f:
+                f.write(b"[")
             shard = os.path.join(kept, "model-00002-of-00003.safetensors")
             os.rename(shard, shard + ".part")
             os.truncate(shard + ".part", 70000)
@@ -243,6 +276,7 @@ def main():
                 same_weights(package(work), wanted, options)
         tokens(repositories, work)
         interruptions(repositories, work, wanted)
+        outage(repositories, work, wanted)
 
         # A GGUF in a repository: by name, or the only one.
         gguf_path = os.path.join(top, "small.gguf")

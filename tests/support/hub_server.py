@@ -41,6 +41,10 @@ class Hub:
       status, headers       that answer instead
       cut                   bytes of the body until the connection breaks
       slow                  seconds before the first byte
+      drip                  seconds between pieces of the body
+      stall                 bytes of the body until nothing more comes, for ever
+      short                 bytes that the answer is too short by
+      false_size            added to the sizes of large files in the listing
       total                 a false size in Content-Range
       damage                the first byte of the body is another
       whole                 the range is ignored"""
@@ -54,6 +58,7 @@ class Hub:
         self.digests = {}
         self.valid = set()  # signatures of the other host's addresses
         self.lock = threading.Lock()
+        self.closing = threading.Event()
         self.hub, self.endpoint = self.start("hub")
         self.cdn, self.cdn_url = self.start("cdn")
 
@@ -76,6 +81,7 @@ class Hub:
         return server, "http://%s:%d" % (host, server.server_address[1])
 
     def close(self):
+        self.closing.set()
         for server in (self.hub, self.cdn):
             server.shutdown()
             server.server_close()
@@ -137,7 +143,8 @@ class Hub:
             if self.sizes:
                 entry["size"] = len(data)
                 if name.endswith(LARGE):
-                    entry["lfs"] = {"size": len(data), "sha256": self.digest(data)}
+                    entry["size"] += fault.get("false_size", 0)
+                    entry["lfs"] = {"size": entry["size"], "sha256": self.digest(data)}
                     if not self.sha256:
                         del entry["lfs"]
                 else:
@@ -202,6 +209,8 @@ class Hub:
             threading.Event().wait(fault["slow"])
         if fault.get("damage"):
             body = bytes([body[0] ^ 1]) + body[1:]
+        if fault.get("short"):
+            body = body[:-fault["short"]]
         request.send_response(status)
         for key, value in headers.items():
             request.send_header(key, value)
@@ -213,7 +222,18 @@ class Hub:
             request.connection.shutdown(socket.SHUT_RDWR)
             request.close_connection = True
             return
-        request.wfile.write(body)
+        if "stall" in fault:
+            request.wfile.write(body[:fault["stall"]])
+            request.wfile.flush()
+            request.close_connection = True
+            self.closing.wait(60)
+            return
+        step = len(body) // 8 + 1 if fault.get("drip") else len(body) or 1
+        for at in range(0, len(body), step):
+            if at:
+                self.closing.wait(fault["drip"])
+            request.wfile.write(body[at:at + step])
+            request.wfile.flush()
 
 
 def read_directory(directory):

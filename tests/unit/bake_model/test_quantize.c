@@ -10,9 +10,17 @@
 #include <cmocka.h>
 
 #include "bake_model/quantize.h"
+#include "bake_model/quantize_kernel.h"
 #include "base/fp16.h"
 
-enum { K = 256, GROUP = 64 };
+enum { K = 512, GROUP = 64 };
+
+static const ofr_quantize_kernel *best(void)
+{
+    ofr_cpu_features features;
+    ofr_cpu_features_detect(&features);
+    return ofr_quantize_kernel_choose(&features);
+}
 
 static float noise(uint32_t *seed)
 {
@@ -39,7 +47,7 @@ static void values_on_a_grid_are_exact(void **state)
     uint8_t data[K / 2];
     uint16_t scales[K / GROUP];
     ofr_quantize_error error = {0};
-    ofr_quantize_i4_row(values, K, GROUP, data, scales, &error);
+    ofr_quantize_i4_row(best(), values, K, GROUP, data, scales, &error);
     for (size_t i = 0; i < K; i++)
         assert_true((float)nibble(data, i) * ofr_half_to_float(scales[i / GROUP]) == values[i]);
     assert_true(error.error == 0 && error.energy > 0);
@@ -70,7 +78,7 @@ static void weighted_error_is_below_plain_rounding(void **state)
         uint8_t data[K / 2];
         uint16_t scales[K / GROUP];
         ofr_quantize_error error = {0};
-        ofr_quantize_i4_row(values, K, GROUP, data, scales, &error);
+        ofr_quantize_i4_row(best(), values, K, GROUP, data, scales, &error);
         double check = 0;
         for (size_t i = 0; i < K; i++) {
             float back = (float)nibble(data, i) * ofr_half_to_float(scales[i / GROUP]);
@@ -95,7 +103,7 @@ static void i8_is_within_half_a_step(void **state)
     int8_t data[K];
     uint16_t scales[K / GROUP];
     ofr_quantize_error error = {0};
-    ofr_quantize_i8_row(values, K, GROUP, data, scales, &error);
+    ofr_quantize_i8_row(best(), values, K, GROUP, data, scales, &error);
     for (size_t i = 0; i < K; i++) {
         float scale = ofr_half_to_float(scales[i / GROUP]);
         /* The scale's own rounding to f16 may clip the extreme by 127 * 2^-11 steps. */
@@ -116,18 +124,80 @@ static void extremes_stay_finite(void **state)
             int8_t bytes[GROUP];
             uint16_t scale;
             ofr_quantize_error error = {0};
-            ofr_quantize_i4_row(values, GROUP, GROUP, data, &scale, &error);
+            ofr_quantize_i4_row(best(), values, GROUP, GROUP, data, &scale, &error);
             assert_true(isfinite(ofr_half_to_float(scale)));
             if (magnitudes[m] >= 1 && magnitudes[m] <= 6e4f)
                 assert_true(error.error < 0.01 * error.energy);
-            ofr_quantize_i8_row(values, GROUP, GROUP, bytes, &scale, &error);
+            ofr_quantize_i8_row(best(), values, GROUP, GROUP, bytes, &scale, &error);
             assert_true(isfinite(ofr_half_to_float(scale)));
         }
+}
+
+/* Two rows by one kernel: bytes, scales and errors. */
+typedef struct outcome {
+    uint8_t i4[K / 2];
+    int8_t i8[K];
+    uint16_t i4_scales[K / 32], i8_scales[K / 32];
+    ofr_quantize_error i4_error, i8_error;
+} outcome;
+
+static void quantize(const ofr_quantize_kernel *kernel, const float *values, size_t group,
+                     outcome *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    ofr_quantize_i4_row(kernel, values, K, group, ret->i4, ret->i4_scales, &ret->i4_error);
+    ofr_quantize_i8_row(kernel, values, K, group, ret->i8, ret->i8_scales, &ret->i8_error);
+    ofr_quantize_error again = {0};
+    ofr_quantize_i4_error(kernel, values, K, group, ret->i4, ret->i4_scales, &again);
+    assert_memory_equal(&again, &ret->i4_error, sizeof again);
+}
+
+/* Also groups longer than the kernels' chunks, and values at the ends of what a float holds. */
+static void all_kernels_give_the_same_bits(void **state)
+{
+    (void)state;
+    ofr_cpu_features features;
+    ofr_cpu_features_detect(&features);
+    const ofr_quantize_kernel *kernels[] = {
+        features.avx2 ? ofr_quantize_kernel_avx2() : ofr_quantize_kernel_generic(),
+        features.avx512 ? ofr_quantize_kernel_avx512() : ofr_quantize_kernel_generic(),
+    };
+    static const size_t groups[] = {32, 64, 128, K};
+    static const float magnitudes[] = {1e-44f, 1e-20f, 0.02f, 1, 5e4f, 1e37f};
+    uint32_t seed = 3;
+    for (int row = 0; row < 400; row++) {
+        float values[K];
+        float magnitude = magnitudes[row % 6];
+        for (size_t i = 0; i < K; i++) {
+            values[i] = noise(&seed) * magnitude;
+            if (row % 7 == 0 && i % 5 == 0)
+                values[i] = i % 2 ? 0.0f : -0.0f;
+            if (row % 11 == 0) /* ties */
+                values[i] = rintf(values[i] / magnitude * 2) * magnitude;
+        }
+        outcome wanted, got;
+        quantize(ofr_quantize_kernel_generic(), values, groups[row % 4], &wanted);
+        for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++) {
+            quantize(kernels[i], values, groups[row % 4], &got);
+            assert_memory_equal(&got, &wanted, sizeof got);
+        }
+    }
+}
+
+static void the_kernel_fits_the_processor(void **state)
+{
+    (void)state;
+    ofr_cpu_features none = {0}, avx2 = {.avx2 = true}, avx512 = {.avx2 = true, .avx512 = true};
+    assert_ptr_equal(ofr_quantize_kernel_choose(&none), ofr_quantize_kernel_generic());
+    assert_ptr_equal(ofr_quantize_kernel_choose(&avx2), ofr_quantize_kernel_avx2());
+    assert_ptr_equal(ofr_quantize_kernel_choose(&avx512), ofr_quantize_kernel_avx512());
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_kernels_give_the_same_bits),
+        cmocka_unit_test(the_kernel_fits_the_processor),
         cmocka_unit_test(values_on_a_grid_are_exact),
         cmocka_unit_test(weighted_error_is_below_plain_rounding),
         cmocka_unit_test(i8_is_within_half_a_step),

@@ -27,7 +27,7 @@ def baked(work, source, *options):
     result = bake.run("--model_dir", source, "--output", output, *options)
     expect(result.returncode == 0, result.stderr)
     files = bake.files_of(output)
-    package = bake.load_package(output)
+    package = bake.load_package(output) if "weights.bin" in files else None
     shutil.rmtree(output)
     return files, package
 
@@ -44,7 +44,7 @@ def lying_headers(work, source):
     def attempt(content, *texts):
         with open(path, "wb") as f:
             f.write(content)
-        refused(work, source, "model.safetensors", *texts)
+        refused(work, source, *texts)
 
     def with_header(text):
         return struct.pack("<Q", len(text)) + text + data
@@ -52,7 +52,7 @@ def lying_headers(work, source):
     def changed(member, value):
         return with_header(json.dumps({**header, name: {**header[name], member: value}}).encode())
 
-    attempt(b"", "is empty")
+    attempt(b"", "model.safetensors", "is empty")
     attempt(good[:9], "too short")
     attempt(good[:300], "truncated")
     attempt(good[:-2], "ends outside")
@@ -209,7 +209,7 @@ def templates(work, source):
 
 
 def main():
-    config = checkpoint.config_of("mistral")
+    config = checkpoint.config_of("llama")
     weights = checkpoint.random_weights(config)
     with tempfile.TemporaryDirectory() as work:
         source = os.path.join(work, "model")

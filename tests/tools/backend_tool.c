@@ -1,11 +1,12 @@
 /* Backends in one process, as a plan arranges them, for tests written in Python: token ids on stdin
  * (one line), the result as JSON on stdout.
- *   backend_tool PACKAGE PLAN KERNELS CHUNK GENERATE [poison]
+ *   backend_tool PACKAGE PLAN KERNELS CHUNK GENERATE [poison|unjudged|repeat:N]
  * Prefill in jobs of CHUNK tokens and GENERATE greedy tokens through the plan's stages, the strips
  * shared between all. "poison": every row that holds no token of the sequence is NaN before each
- * job. Prints the ids, the margin of each choice in the fp32 reference, the mean KL divergence of
- * the predictions from the reference, the bytes copied and the time of each job in ms. KERNELS is
- * for the OpenVINO backend: "folded" or "whole". */
+ * job. "repeat:N": the prompt N times over, from the beginning each time; nothing is judged. Prints
+ * the ids, the margin of each choice in the fp32 reference, the mean KL divergence of the
+ * predictions from the reference, the bytes copied and the time of each job in ms. KERNELS is for
+ * the OpenVINO backend: "folded" or "whole". */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -184,7 +185,10 @@ int main(int argc, char **argv)
     }
     static int32_t tokens[TOKENS_MAX + 4096];
     tool t = {.poison = argc > 6 && strcmp(argv[6], "poison") == 0};
-    bool judged = !(argc > 6 && strcmp(argv[6], "unjudged") == 0);
+    uint32_t repeats = 1;
+    if (argc > 6 && sscanf(argv[6], "repeat:%u", &repeats) != 1)
+        repeats = 1;
+    bool judged = repeats == 1 && !(argc > 6 && strcmp(argv[6], "unjudged") == 0);
     uint32_t n = read_ids(tokens), chunk = (uint32_t)atoi(argv[4]);
     uint32_t generate = (uint32_t)atoi(argv[5]);
     if (n == 0 || generate > 4096)
@@ -201,9 +205,10 @@ int main(int argc, char **argv)
         die("reference", NULL);
     double kl = 0;
     printf("{\"jobs_ms\":[");
-    for (uint32_t i = 0; i < n; i += chunk)
-        printf("%s%.3f", i ? "," : "",
-               run(&t, tokens + i, i, n - i < chunk ? n - i : chunk, argv[3], chunk));
+    for (uint32_t k = 0; k < repeats; k++)
+        for (uint32_t i = 0; i < n; i += chunk)
+            printf("%s%.3f", i || k ? "," : "",
+                   run(&t, tokens + i, i, n - i < chunk ? n - i : chunk, argv[3], chunk));
     printf("],\"steps\":[");
     for (uint32_t i = 0; i < generate; i++) {
         const float *row = expected + (size_t)(n + i - 1) * vocab;

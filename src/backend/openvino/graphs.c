@@ -5,38 +5,14 @@
 #include <unistd.h>
 
 #include "backend/openvino/blob_cache.h"
+#include "backend/openvino/compile_limit.h"
+#include "backend/openvino/device_options.h"
 #include "backend/openvino/session.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/sha256.h"
 
-enum { OPTIONS_MAX = 8, KEY_TEXT_MAX = 2048, BLOB_MAX = 1 << 30 };
-
-/* What a device is told; only what it knows. */
-static size_t device_options(ofr_backend_session *session, ofr_ov_option *ret_options)
-{
-    const ofr_ov_option wanted[] = {
-        {"PERFORMANCE_HINT", "LATENCY"},
-        {"NUM_STREAMS", "1"},
-        {"INFERENCE_PRECISION_HINT", session->precision},
-        {"INFERENCE_NUM_THREADS", session->threads},
-        /* The plug-in's own compiler is not in every installation; the driver's is. */
-        {"NPU_COMPILER_TYPE", "DRIVER"},
-        {"NPU_COMPILER_DYNAMIC_QUANTIZATION", "YES"},
-    };
-    size_t n = 0;
-    bool npu = strncmp(session->device, "NPU", 3) == 0;
-    bool cpu = strcmp(session->device, "CPU") == 0;
-    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
-        const char *key = wanted[i].key;
-        if (wanted[i].value[0] == '\0' || (npu && strcmp(key, "NUM_STREAMS") == 0) ||
-            (!cpu && strcmp(key, "INFERENCE_NUM_THREADS") == 0) ||
-            !ofr_ov_supports(session->ov, session->device, key))
-            continue;
-        ret_options[n++] = wanted[i];
-    }
-    return n;
-}
+enum { KEY_TEXT_MAX = 2048, BLOB_MAX = 1 << 30 };
 
 /* Everything that a compiled graph depends on. */
 static int cache_key(ofr_backend_session *session, const ofr_ov_compile *what,
@@ -91,7 +67,10 @@ static int compile_or_import(ofr_backend_session *session, const ofr_ov_compile 
         session->figures.graphs_from_cache += r == 0;
     }
     if (r < 0) {
+        ofr_compile_limit limit;
+        ofr_compile_limit_begin(&limit);
         r = ofr_ov_graph_compile(session->ov, what, ret_graph, err);
+        ofr_compile_limit_end(&limit, &r, err);
         session->figures.graphs_compiled += r == 0;
         if (r == 0 && directory && key[0])
             store(*ret_graph, directory, key);
@@ -106,7 +85,7 @@ static int make_ready(ofr_backend_session *session, const char *file, bool cache
 {
     char *xml = NULL;
     size_t size = 0;
-    ofr_ov_option options[OPTIONS_MAX];
+    ofr_ov_option options[OFR_OPENVINO_OPTIONS_MAX];
     uint64_t begin = ofr_clock_ns();
     int r = ofr_package_read_file(session->model->package, file, &xml, &size, err);
     if (r < 0)
@@ -118,7 +97,9 @@ static int make_ready(ofr_backend_session *session, const char *file, bool cache
                            .weights = session->weights,
                            .weights_size = session->weights_size,
                            .options = options,
-                           .n_options = device_options(session, options)};
+                           .n_options = ofr_openvino_device_options(session->ov, session->device,
+                                                                    session->precision,
+                                                                    session->threads, options)};
     r = compile_or_import(session, &what, cached, ret_graph, err);
     free(xml);
     session->figures.compile_ns += ofr_clock_ns() - begin;
@@ -191,6 +172,25 @@ static uint32_t step_index(const ofr_ladder *ladder, uint32_t step)
     while (i + 1 < ladder->n && ladder->steps[i] != step)
         i++;
     return i;
+}
+
+void ofr_openvino_learn_cost(ofr_backend_session *session, uint32_t tokens, double seconds)
+{
+    static const double WEIGHT = 0.25; /* of the newest */
+    uint32_t at = step_index(&session->chunks, tokens);
+    double *mean = &session->seconds[at], scale = 0;
+    *mean = *mean > 0 ? *mean + WEIGHT * (seconds - *mean) : seconds;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < session->chunks.n; i++) {
+        if (session->seconds[i] > 0) {
+            scale += session->seconds[i] / session->guesses[i];
+            n++;
+        }
+    }
+    scale /= n;
+    for (uint32_t i = 0; i < session->chunks.n; i++)
+        session->costs[i] =
+            session->seconds[i] > 0 ? session->seconds[i] : session->guesses[i] * scale;
 }
 
 int ofr_openvino_block(ofr_backend_session *session, uint32_t kind, uint32_t chunk, uint32_t past,

@@ -10,7 +10,8 @@
 #include "engine/forward_check.h"
 
 static const char BACKEND[] = "OpenVINO backend";
-/* What a chunk costs beside its tokens, in tokens: unpacking the weights, binding, waking. */
+/* What a chunk is taken to cost beside its tokens, in tokens, until it was measured: unpacking the
+ * weights, binding, waking. */
 static const double CHUNK_OVERHEAD = 32;
 
 static int device_of(const char *plan_name, char *ret_device, size_t size, ofr_error *err)
@@ -84,6 +85,7 @@ static int choose_ladders(ofr_backend_session *session, ofr_error *err)
     for (uint32_t t = 1; t <= kv->chunk_max && session->chunks.n < OFR_LADDER_MAX; t++) {
         ofr_ladder_block_name(0, t, 0, name, sizeof name);
         if (ofr_package_has_file(package, name)) {
+            session->guesses[session->chunks.n] = t + CHUNK_OVERHEAD;
             session->costs[session->chunks.n] = t + CHUNK_OVERHEAD;
             session->chunks.steps[session->chunks.n++] = t;
         }
@@ -228,12 +230,19 @@ static int open_device(ofr_backend_session *session, ofr_error *err)
              strcmp(session->device, "CPU") == 0 ? "f32" : "f16");
     if (session->options.threads)
         snprintf(session->threads, sizeof session->threads, "%u", session->options.threads);
-    r = ofr_ov_import_memory(session->ov, session->device, session->options.kv_arena,
-                             session->options.kv_layout.total_bytes, err);
-    if (r == 0)
-        r = ofr_ov_import_memory(session->ov, session->device, session->weights,
-                                 session->weights_size, err);
-    return r;
+    /* What cannot be imported is copied, and counted. */
+    const struct {
+        const void *base;
+        size_t bytes;
+    } ranges[] = {{session->options.kv_arena, session->options.kv_layout.total_bytes},
+                  {session->weights, session->weights_size}};
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        ofr_error why = {0};
+        if (ofr_ov_import_memory(session->ov, session->device, ranges[i].base, ranges[i].bytes,
+                                 &why) < 0)
+            session->figures.imports_refused++;
+    }
+    return 0;
 }
 
 static int backend_open(const ofr_backend_options *options, ofr_backend_session **ret_session,
@@ -304,7 +313,15 @@ static int backend_forward(ofr_backend_session *session, const ofr_forward *forw
 
 static uint64_t backend_copied(const ofr_backend_session *session)
 {
-    return session->copied;
+    uint64_t copied = session->copied;
+    size_t n = (size_t)session->n_kinds * session->chunks.n * session->pasts.n;
+    for (size_t i = 0; i < n; i++)
+        if (session->blocks[i].graph)
+            copied += ofr_ov_graph_copied(session->blocks[i].graph);
+    for (size_t i = 0; i < sizeof session->wholes / sizeof session->wholes[0]; i++)
+        if (session->wholes[i].graph)
+            copied += ofr_ov_graph_copied(session->wholes[i].graph);
+    return copied;
 }
 
 ofr_openvino_figures ofr_openvino_session_figures(const ofr_backend_session *session)

@@ -22,6 +22,7 @@ typedef struct ofr_openvino_figures {
     uint32_t graphs_compiled, graphs_from_cache;
     uint64_t compile_ns;
     uint64_t chunks, padded_tokens; /* run, and computed in vain */
+    uint32_t imports_refused;       /* ranges of memory that an NPU could not import */
 } ofr_openvino_figures;
 ofr_openvino_figures ofr_openvino_session_figures(const ofr_backend_session *session);
 

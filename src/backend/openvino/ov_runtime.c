@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <openvino/c/openvino.h>
 
@@ -43,12 +44,9 @@ enum { PORTS_MAX = 256, IMPORTS_MAX = 8, NAME_MAX_ = 64 };
     X(ov_shape_free)                                                                               \
     X(ov_tensor_create_from_host_ptr)                                                              \
     X(ov_tensor_get_byte_size)                                                                     \
-    X(ov_tensor_data)                                                                              \
     X(ov_tensor_free)                                                                              \
     X(ov_infer_request_set_input_tensor_by_index)                                                  \
     X(ov_infer_request_set_output_tensor_by_index)                                                 \
-    X(ov_infer_request_get_input_tensor_by_index)                                                  \
-    X(ov_infer_request_get_output_tensor_by_index)                                                 \
     X(ov_infer_request_infer)                                                                      \
     X(ov_infer_request_free)
 
@@ -58,6 +56,7 @@ struct ofr_ov {
     ov_core_t *core;
     struct {
         const void *base;
+        size_t bytes;
         ov_tensor_t *tensor;
     } imports[IMPORTS_MAX];
     size_t n_imports;
@@ -74,6 +73,10 @@ typedef struct port {
     ov_shape_t shape;
     const void *bound;
     ov_tensor_t *tensor; /* of the binding; NULL: none yet */
+    /* Where the plug-in refused the pointer: memory that it takes, copied at each inference. */
+    void *staging; /* owned */
+    size_t bytes;
+    bool copied_inside; /* the plug-in takes the pointer and copies */
 } port;
 
 struct ofr_ov_graph {
@@ -83,6 +86,8 @@ struct ofr_ov_graph {
     ov_infer_request_t *request;
     port *ports;
     size_t n_ports;
+    bool npu;
+    uint64_t copied;
     void *blob; /* that it was imported from; NULL: compiled */
 };
 
@@ -222,6 +227,19 @@ int ofr_ov_property(ofr_ov *ov, const char *device, const char *key, char *ret_t
     return 0;
 }
 
+/* The wheel and distributions without the compiler leave NPU graphs to the driver's. */
+bool ofr_ov_has_npu_compiler(const ofr_ov *ov)
+{
+    Dl_info info;
+    char path[4096];
+    if (!dladdr(*(void *const *)(const void *)&ov->ov_core_create, &info) || !info.dli_fname)
+        return false;
+    const char *slash = strrchr(info.dli_fname, '/');
+    int length = slash ? (int)(slash - info.dli_fname) : 0;
+    snprintf(path, sizeof path, "%.*s/libopenvino_intel_npu_compiler.so", length, info.dli_fname);
+    return access(path, F_OK) == 0;
+}
+
 bool ofr_ov_supports(ofr_ov *ov, const char *device, const char *key)
 {
     char *value = NULL;
@@ -268,9 +286,14 @@ static int add_port(ofr_ov_graph *graph, bool is_input, size_t index, ofr_error 
     return 0;
 }
 
+static bool is_npu(const char *device)
+{
+    return strncmp(device, "NPU", 3) == 0;
+}
+
 /* Takes over `compiled`. */
-static int make_graph(ofr_ov *ov, const char *name, ov_compiled_model_t *compiled,
-                      ofr_ov_graph **ret_graph, ofr_error *err)
+static int make_graph(ofr_ov *ov, const char *device, const char *name,
+                      ov_compiled_model_t *compiled, ofr_ov_graph **ret_graph, ofr_error *err)
 {
     ofr_ov_graph *graph = calloc(1, sizeof *graph);
     if (!graph) {
@@ -278,6 +301,7 @@ static int make_graph(ofr_ov *ov, const char *name, ov_compiled_model_t *compile
         return ofr_fail(err, OFR_ENOMEM, "OpenVINO: out of memory");
     }
     graph->ov = ov;
+    graph->npu = is_npu(device);
     graph->compiled = compiled;
     snprintf(graph->name, sizeof graph->name, "%s", name);
     size_t inputs = 0, outputs = 0;
@@ -342,7 +366,7 @@ int ofr_ov_graph_compile(ofr_ov *ov, const ofr_ov_compile *what, ofr_ov_graph **
     if (weights)
         ov->ov_tensor_free(weights);
     ov->ov_shape_free(&shape);
-    return r < 0 ? r : make_graph(ov, what->name, compiled, ret_graph, err);
+    return r < 0 ? r : make_graph(ov, what->device, what->name, compiled, ret_graph, err);
 }
 
 int ofr_ov_graph_import(ofr_ov *ov, const char *device, const char *name, void *blob,
@@ -350,7 +374,7 @@ int ofr_ov_graph_import(ofr_ov *ov, const char *device, const char *name, void *
 {
     ov_compiled_model_t *compiled = NULL;
     ov_status_e status = ov->ov_core_import_model(ov->core, blob, blob_size, device, &compiled);
-    int r = status == OK ? make_graph(ov, name, compiled, ret_graph, err)
+    int r = status == OK ? make_graph(ov, device, name, compiled, ret_graph, err)
                          : fail_status(ov, OFR_EDEVICE, status, err, "cannot import", name);
     if (r < 0)
         free(blob);
@@ -378,6 +402,7 @@ ofr_ov_graph *ofr_ov_graph_free(ofr_ov_graph *graph)
         if (graph->ports[i].tensor)
             ov->ov_tensor_free(graph->ports[i].tensor);
         ov->ov_shape_free(&graph->ports[i].shape);
+        free(graph->ports[i].staging);
     }
     if (graph->compiled)
         ov->ov_compiled_model_free(graph->compiled);
@@ -395,71 +420,119 @@ int ofr_ov_graph_port(const ofr_ov_graph *graph, const char *name)
     return OFR_ENOENT;
 }
 
-int ofr_ov_graph_bind(ofr_ov_graph *graph, int number, const void *data, size_t bytes,
-                      ofr_error *err)
+/* An NPU takes a pointer without a copy where it lies in imported memory, or pointer and size are
+ * whole pages; its plug-in copies any other, in silence. */
+static bool taken_in_place(const ofr_ov_graph *graph, const void *data, size_t bytes)
+{
+    enum { PAGE = 4096 };
+    const ofr_ov *ov = graph->ov;
+    uintptr_t at = (uintptr_t)data;
+    if (!graph->npu || (at % PAGE == 0 && bytes % PAGE == 0))
+        return true;
+    for (size_t i = 0; i < ov->n_imports; i++) {
+        uintptr_t base = (uintptr_t)ov->imports[i].base;
+        if (at >= base && at - base <= ov->imports[i].bytes &&
+            bytes <= ov->imports[i].bytes - (at - base))
+            return true;
+    }
+    return false;
+}
+
+static ov_status_e set_tensor(const ofr_ov_graph *graph, port *p, void *data)
 {
     ofr_ov *ov = graph->ov;
-    if (number < 0 || (size_t)number >= graph->n_ports)
-        return ofr_fail(err, OFR_EINTERNAL, "graph %s has no port %d", graph->name, number);
-    port *p = &graph->ports[number];
-    if (p->bound == data)
-        return 0;
     ov_tensor_t *tensor = NULL;
-    size_t expected = 0;
-    ov_status_e status =
-        ov->ov_tensor_create_from_host_ptr(p->type, p->shape, (void *)(uintptr_t)data, &tensor);
-    if (status == OK)
-        status = ov->ov_tensor_get_byte_size(tensor, &expected);
-    if (status == OK && expected != bytes) {
-        ov->ov_tensor_free(tensor);
-        return ofr_fail(err, OFR_EFORMAT, "graph %s: '%s' holds %zu bytes, not %zu", graph->name,
-                        p->name, expected, bytes);
-    }
+    ov_status_e status = ov->ov_tensor_create_from_host_ptr(p->type, p->shape, data, &tensor);
     if (status == OK)
         status =
             p->is_input
                 ? ov->ov_infer_request_set_input_tensor_by_index(graph->request, p->index, tensor)
                 : ov->ov_infer_request_set_output_tensor_by_index(graph->request, p->index, tensor);
-    if (status != OK) {
-        if (tensor)
-            ov->ov_tensor_free(tensor);
-        return fail_status(ov, OFR_EUNSUPPORTED, status, err, "cannot bind", p->name);
+    ov_tensor_t *former = status == OK ? p->tensor : tensor;
+    if (status == OK)
+        p->tensor = tensor;
+    if (former)
+        ov->ov_tensor_free(former);
+    return status;
+}
+
+/* What the port holds; 0: it cannot be told. */
+static size_t port_bytes(const ofr_ov_graph *graph, const port *p, const void *data)
+{
+    ofr_ov *ov = graph->ov;
+    ov_tensor_t *tensor = NULL;
+    size_t bytes = 0;
+    if (ov->ov_tensor_create_from_host_ptr(p->type, p->shape, (void *)(uintptr_t)data, &tensor) !=
+            OK ||
+        ov->ov_tensor_get_byte_size(tensor, &bytes) != OK)
+        bytes = 0;
+    if (tensor)
+        ov->ov_tensor_free(tensor);
+    return bytes;
+}
+
+static int stage(ofr_ov_graph *graph, port *p, ov_status_e refusal, ofr_error *err)
+{
+    enum { PAGE = 4096 };
+    if (posix_memalign(&p->staging, PAGE, (p->bytes + PAGE - 1) / PAGE * PAGE) != 0) {
+        p->staging = NULL;
+        return ofr_fail(err, OFR_ENOMEM, "graph %s: no %zu bytes to copy '%s' to", graph->name,
+                        p->bytes, p->name);
     }
-    if (p->tensor)
-        ov->ov_tensor_free(p->tensor);
-    p->tensor = tensor;
+    if (set_tensor(graph, p, p->staging) == OK)
+        return 0;
+    free(p->staging);
+    p->staging = NULL;
+    return fail_status(graph->ov, OFR_EUNSUPPORTED, refusal, err, "cannot bind", p->name);
+}
+
+int ofr_ov_graph_bind(ofr_ov_graph *graph, int number, const void *data, size_t bytes,
+                      ofr_error *err)
+{
+    if (number < 0 || (size_t)number >= graph->n_ports)
+        return ofr_fail(err, OFR_EINTERNAL, "graph %s has no port %d", graph->name, number);
+    port *p = &graph->ports[number];
+    if (p->bound == data)
+        return 0;
+    if (!p->bytes)
+        p->bytes = port_bytes(graph, p, data);
+    if (p->bytes != bytes)
+        return ofr_fail(err, OFR_EFORMAT, "graph %s: '%s' holds %zu bytes, not %zu", graph->name,
+                        p->name, p->bytes, bytes);
+    if (!p->staging) {
+        ov_status_e status = set_tensor(graph, p, (void *)(uintptr_t)data);
+        int r = status == OK ? 0 : stage(graph, p, status, err);
+        if (r < 0)
+            return r;
+    }
+    p->copied_inside = !p->staging && !taken_in_place(graph, data, bytes);
     p->bound = data;
     return 0;
 }
 
-int ofr_ov_graph_memory(ofr_ov_graph *graph, int number, void **ret_data, size_t *ret_bytes,
-                        ofr_error *err)
-{
-    ofr_ov *ov = graph->ov;
-    if (number < 0 || (size_t)number >= graph->n_ports)
-        return ofr_fail(err, OFR_EINTERNAL, "graph %s has no port %d", graph->name, number);
-    port *p = &graph->ports[number];
-    ov_tensor_t *tensor = NULL;
-    ov_status_e status =
-        p->is_input
-            ? ov->ov_infer_request_get_input_tensor_by_index(graph->request, p->index, &tensor)
-            : ov->ov_infer_request_get_output_tensor_by_index(graph->request, p->index, &tensor);
-    if (status == OK)
-        status = ov->ov_tensor_data(tensor, ret_data);
-    if (status == OK)
-        status = ov->ov_tensor_get_byte_size(tensor, ret_bytes);
-    if (tensor)
-        ov->ov_tensor_free(tensor);
-    return status == OK ? 0
-                        : fail_status(ov, OFR_EDEVICE, status, err, "no memory of port", p->name);
-}
-
 int ofr_ov_graph_infer(ofr_ov_graph *graph, ofr_error *err)
 {
+    for (size_t i = 0; i < graph->n_ports; i++) {
+        port *p = &graph->ports[i];
+        if (p->staging && p->is_input)
+            memcpy(p->staging, p->bound, p->bytes);
+        if (p->staging || p->copied_inside)
+            graph->copied += p->bytes;
+    }
     ov_status_e status = graph->ov->ov_infer_request_infer(graph->request);
-    return status == OK
-               ? 0
-               : fail_status(graph->ov, OFR_EDEVICE, status, err, "inference of", graph->name);
+    if (status != OK)
+        return fail_status(graph->ov, OFR_EDEVICE, status, err, "inference of", graph->name);
+    for (size_t i = 0; i < graph->n_ports; i++) {
+        port *p = &graph->ports[i];
+        if (p->staging && !p->is_input)
+            memcpy((void *)(uintptr_t)p->bound, p->staging, p->bytes);
+    }
+    return 0;
+}
+
+uint64_t ofr_ov_graph_copied(const ofr_ov_graph *graph)
+{
+    return graph->copied;
 }
 
 /* ---- memory ---- */
@@ -467,7 +540,7 @@ int ofr_ov_graph_infer(ofr_ov_graph *graph, ofr_error *err)
 int ofr_ov_import_memory(ofr_ov *ov, const char *device, const void *base, size_t bytes,
                          ofr_error *err)
 {
-    if (strncmp(device, "NPU", 3) != 0)
+    if (!is_npu(device))
         return 0;
     for (size_t i = 0; i < ov->n_imports; i++)
         if (ov->imports[i].base == base)
@@ -491,6 +564,7 @@ int ofr_ov_import_memory(ofr_ov *ov, const char *device, const void *base, size_
     if (status != OK)
         return fail_status(ov, OFR_EUNSUPPORTED, status, err, "cannot import memory for", device);
     ov->imports[ov->n_imports].base = base;
+    ov->imports[ov->n_imports].bytes = bytes;
     ov->imports[ov->n_imports++].tensor = tensor;
     return 0;
 }

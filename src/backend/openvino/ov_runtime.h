@@ -32,6 +32,8 @@ int ofr_ov_devices(ofr_ov *ov, char *ret_names, size_t size, ofr_error *err);
 int ofr_ov_property(ofr_ov *ov, const char *device, const char *key, char *ret_text, size_t size,
                     ofr_error *err);
 bool ofr_ov_supports(ofr_ov *ov, const char *device, const char *key);
+/* Is the NPU plug-in's own compiler installed beside the library? */
+bool ofr_ov_has_npu_compiler(const ofr_ov *ov);
 
 typedef struct ofr_ov_option {
     const char *key, *value;
@@ -63,15 +65,14 @@ ofr_ov_graph *ofr_ov_graph_free(ofr_ov_graph *graph); /* accepts NULL */
 /* The number of an input or output by name; negative: there is none. */
 int ofr_ov_graph_port(const ofr_ov_graph *graph, const char *name);
 /* Binds memory to a port until the next binding: the graph reads or writes it in place. `bytes`
- * must be what the port holds. Inputs are only read. OFR_EUNSUPPORTED: the plug-in refuses the
- * pointer.
- */
+ * must be what the port holds. Inputs are only read. Where the plug-in refuses the pointer, the
+ * graph works in memory of its own, and each inference copies. */
 int ofr_ov_graph_bind(ofr_ov_graph *graph, int port, const void *data, size_t bytes,
                       ofr_error *err);
-/* The plug-in's own memory of a port, where it refused ours. */
-int ofr_ov_graph_memory(ofr_ov_graph *graph, int port, void **ret_data, size_t *ret_bytes,
-                        ofr_error *err);
 int ofr_ov_graph_infer(ofr_ov_graph *graph, ofr_error *err);
+/* Bytes copied since the graph was made: where the plug-in refused a pointer, or is known to copy
+ * from one like it. */
+uint64_t ofr_ov_graph_copied(const ofr_ov_graph *graph);
 
 /* Imports a range of host memory once, whole, so that pointers into it are used in place by devices
  * with an address space of their own. 0 also where the device needs no import. */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "backend/openvino/session.h"
+#include "base/clock.h"
 
 /* Where a chunk's rows of the residual stream come from and go to. */
 typedef struct chunk {
@@ -415,7 +416,11 @@ int ofr_openvino_run_segment(ofr_backend_session *session, const ofr_forward *fo
                    .position = s->position + done,
                    .tokens = chunks[i],
                    .n = chunks[i] < left ? chunks[i] : left};
+        uint32_t compiled = session->figures.graphs_compiled + session->figures.graphs_from_cache;
+        uint64_t begin = ofr_clock_ns();
         r = run_chunk(session, forward, segment, first + done, i + 1 == n_chunks, &c, err);
+        if (compiled == session->figures.graphs_compiled + session->figures.graphs_from_cache)
+            ofr_openvino_learn_cost(session, c.tokens, (double)(ofr_clock_ns() - begin) * 1e-9);
         done += c.n;
     }
     return r;

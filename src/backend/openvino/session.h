@@ -69,9 +69,11 @@ struct ofr_backend_session {
     ofr_graph_source source;
     const void *weights; /* the package's mapping */
     size_t weights_size;
-    ofr_ladder chunks, pasts; /* those that package and arena allow */
-    double costs[OFR_LADDER_MAX];
-    uint32_t *kinds; /* [n_layers] */
+    ofr_ladder chunks, pasts;       /* those that package and arena allow */
+    double costs[OFR_LADDER_MAX];   /* of a chunk of each length: see ofr_openvino_learn_cost */
+    double guesses[OFR_LADDER_MAX]; /* in tokens */
+    double seconds[OFR_LADDER_MAX]; /* measured, smoothed; 0: not yet */
+    uint32_t *kinds;                /* [n_layers] */
     uint32_t n_kinds;
     ov_block *blocks;                    /* [n_kinds][chunks.n][pasts.n] */
     ov_whole wholes[OFR_LADDER_MAX + 1]; /* one per chunk */
@@ -100,6 +102,9 @@ int ofr_openvino_block(ofr_backend_session *session, uint32_t kind, uint32_t chu
 int ofr_openvino_whole(ofr_backend_session *session, uint32_t tokens, uint32_t position,
                        ov_whole **ret_whole, ofr_error *err);
 void ofr_openvino_graphs_done(ofr_backend_session *session);
+/* A chunk of `tokens` took this long, nothing compiled: prompts are covered by what was measured,
+ * and guesses only for lengths that never ran. */
+void ofr_openvino_learn_cost(ofr_backend_session *session, uint32_t tokens, double seconds);
 
 /* One segment: `first` is its first row in the batch. */
 int ofr_openvino_run_segment(ofr_backend_session *session, const ofr_forward *forward,

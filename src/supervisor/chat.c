@@ -32,13 +32,16 @@ void ofr_chat_tell(const char *format, ...)
     va_end(arguments);
 }
 
-/* A model's text must not drive the terminal: control characters but newline and tab go. */
+/* A model's text must not drive the terminal: control characters but newline and tab go, those of
+ * the C1 set, which are U+0080 to U+009F, too. */
 static int stream_text(void *user, const char *text, size_t size, ofr_error *err)
 {
     const ofr_chat *chat = user;
     for (size_t i = 0; i < size; i++) {
         unsigned char c = (unsigned char)text[i];
-        bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f;
+        bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f ||
+                       (c == 0xc2 && i + 1 < size && (unsigned char)text[i + 1] < 0xa0);
+        i += control && c == 0xc2;
         if (putchar(chat->terminal && control ? '?' : c) == EOF)
             return ofr_fail(err, OFR_EIO, "stdout: cannot write the answer");
     }
@@ -120,8 +123,10 @@ static int generate(ofr_chat *chat, ofr_generation *generation, int32_t **ids, s
                     ofr_error *err)
 {
     for (;;) {
+        ofr_line_reader_echo(chat->reader, false);
         int r =
             ofr_generation_run(generation, &chat->session.sequence, *ids, (uint32_t)*count, err);
+        ofr_line_reader_echo(chat->reader, true);
         if (r < 0 || generation->finish != OFR_FINISH_CONTEXT)
             return r;
         if (chat->terminal)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 #include <wchar.h>
 
@@ -214,4 +215,13 @@ enum ofr_line ofr_line_reader_next(ofr_line_reader *reader, const char *prompt, 
     if (reader->edit)
         return next_edited(reader, prompt, remember, ret_line, ret_size);
     return next_plain(ret_line, ret_size);
+}
+
+void ofr_line_reader_echo(const ofr_line_reader *reader, bool on)
+{
+    struct termios mode;
+    if (!reader->edit || tcgetattr(STDIN_FILENO, &mode) < 0)
+        return;
+    mode.c_lflag = on ? mode.c_lflag | ECHO : mode.c_lflag & ~(tcflag_t)ECHO;
+    tcsetattr(STDIN_FILENO, TCSANOW, &mode);
 }

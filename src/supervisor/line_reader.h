@@ -27,5 +27,8 @@ enum ofr_line {
  * `remember` puts it into the history. */
 enum ofr_line ofr_line_reader_next(ofr_line_reader *reader, const char *prompt, bool remember,
                                    char **ret_line, size_t *ret_size);
+/* Whether the terminal shows what is typed while no line is read: off during an answer, so that
+ * keys pressed ahead do not end up inside of it. They are in the next line all the same. */
+void ofr_line_reader_echo(const ofr_line_reader *reader, bool on);
 
 #endif

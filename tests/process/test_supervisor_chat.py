@@ -63,7 +63,8 @@ def ctrl_c_stops_the_answer_only():
         t.send(LONG + "\r")
         t.answering()
         t.send(b"\x03")
-        t.until("stopped]", timeout=20)
+        stopped = t.until("stopped]", timeout=20)
+        assert "^C" not in stopped, "keys do not show inside of an answer"
         t.prompt()
         equal(s.executive()[0], executive, "the executive lives on")
         t.send("What is the capital of France?\r")

@@ -71,14 +71,10 @@ static void refused_by_name(void **state)
         const char *regex, *word;
         int code;
     } cases[] = {
-        {"a(?=b)", "look", OFR_EUNSUPPORTED},
-        {"(a)\\1", "back-reference", OFR_EUNSUPPORTED},
-        {"\\bword", "\\b", OFR_EUNSUPPORTED},
-        {"(a", "", OFR_EFORMAT},
-        {"[b-a]", "", OFR_EFORMAT},
-        {"*", "", OFR_EFORMAT},
-        {"a{3,1}", "", OFR_EFORMAT},
-        {"[", "", OFR_EFORMAT},
+        {"a(?=b)", "look", OFR_EUNSUPPORTED}, {"(a)\\1", "back-reference", OFR_EUNSUPPORTED},
+        {"\\bword", "\\b", OFR_EUNSUPPORTED}, {"(a", "", OFR_EFORMAT},
+        {"[b-a]", "", OFR_EFORMAT},           {"*", "", OFR_EFORMAT},
+        {"a{3,1}", "", OFR_EFORMAT},          {"[", "", OFR_EFORMAT},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         ofr_dfa *dfa = NULL;

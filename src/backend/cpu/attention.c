@@ -131,32 +131,66 @@ static size_t partial_stride(const ofr_backend_session *session)
     return (size_t)session->heads_per_group * (session->params->head_dim + 2);
 }
 
+/* Groups of heads whose rows of queries, scores and results fit into a thread's scratch. */
+static uint32_t groups_at_most(const ofr_backend_session *session)
+{
+    uint32_t fitting = session->query_rows / session->heads_per_group;
+    return min_u32(fitting, session->params->n_kv_heads);
+}
+
+/* A pass of single tokens has less than two times the wanted tasks, each with its groups. */
 size_t ofr_cpu_partial_floats(const ofr_backend_session *session)
 {
-    return 2 * (size_t)OFR_CPU_SPLIT_TASKS * session->n_threads * partial_stride(session);
+    return 2 * (size_t)OFR_CPU_SPLIT_TASKS * session->n_threads * groups_at_most(session) *
+           partial_stride(session);
+}
+
+static uint32_t divide_up(uint32_t a, uint32_t b)
+{
+    return (a - 1) / b + 1;
+}
+
+/* How attention to at most `keys` keys is cut into tasks. K and V of all heads of a token lie side
+ * by side: a task that takes them all reads memory in one stream, one head of each token would
+ * jump. So the context is cut first, and heads only where that gives too few tasks. */
+static cpu_split split_for(const ofr_backend_session *session, uint32_t keys)
+{
+    uint32_t groups = session->params->n_kv_heads, at_once = groups_at_most(session);
+    uint32_t wanted = OFR_CPU_SPLIT_TASKS * session->n_threads;
+    uint32_t most = session->n_threads > 1 ? divide_up(keys, SPLIT_KEYS_MIN) : 1;
+    uint64_t parts = (uint64_t)session->n_tokens * most;
+    while (at_once > 1 && session->n_threads > 1 && parts * divide_up(groups, at_once) < wanted) {
+        at_once = (at_once + 1) / 2;
+    }
+    uint64_t tasks = (uint64_t)session->n_tokens * divide_up(groups, at_once);
+    uint32_t splits = tasks < wanted ? (uint32_t)((wanted + tasks - 1) / tasks) : 1;
+    splits = min_u32(splits, most);
+    uint32_t own = divide_up(divide_up(keys, splits), OFR_CPU_KEY_BLOCK) * OFR_CPU_KEY_BLOCK;
+    return (cpu_split){.groups = at_once, .keys = own, .n = divide_up(keys, own)};
 }
 
 void ofr_cpu_attention_plan(ofr_backend_session *session)
 {
-    uint32_t longest = 0;
+    uint32_t longest = 1;
     for (uint32_t i = 0; i < session->n_tokens; i++) {
         uint32_t keys = session->tokens[i].position + 1;
         longest = keys > longest ? keys : longest;
     }
-    uint64_t tasks = (uint64_t)session->n_tokens * session->params->n_kv_heads;
-    uint64_t wanted = (uint64_t)OFR_CPU_SPLIT_TASKS * session->n_threads;
-    uint32_t splits =
-        session->n_threads > 1 && tasks < wanted ? (uint32_t)((wanted + tasks - 1) / tasks) : 1;
-    uint32_t keys = (longest + splits - 1) / splits;
-    keys = keys < SPLIT_KEYS_MIN ? SPLIT_KEYS_MIN : keys;
-    session->split_keys = (keys + OFR_CPU_KEY_BLOCK - 1) / OFR_CPU_KEY_BLOCK * OFR_CPU_KEY_BLOCK;
-    session->max_splits = (longest - 1) / session->split_keys + 1;
+    session->split = split_for(session, longest);
+    uint32_t window = session->params->sliding_window;
+    session->split_windowed = split_for(session, window > 0 ? min_u32(window, longest) : longest);
 }
 
-/* One token, one group of heads, of keys [begin, end) those it sees. Leaves out [heads][head_dim]
- * unnormalized; maximum is -INFINITY and sum 0 where it sees none of them. */
+/* Rows of heads of groups [group, group + n): where those of group `group + i` begin. */
+static size_t group_rows(const ofr_backend_session *session, uint32_t i)
+{
+    return (size_t)i * session->heads_per_group;
+}
+
+/* One token, `n` groups of heads from `group` on, keys [begin, end). Leaves out [heads of the
+ * groups][head_dim], not yet divided by the sum, and maximum and sum of each head. */
 static void attend_single(ofr_backend_session *session, uint32_t thread, uint32_t layer,
-                          uint32_t token, uint32_t group, uint32_t begin, uint32_t end,
+                          uint32_t token, uint32_t group, uint32_t n, uint32_t begin, uint32_t end,
                           float *maximum, float *sum)
 {
     const ofr_model_params *params = session->params;
@@ -168,29 +202,32 @@ static void attend_single(ofr_backend_session *session, uint32_t thread, uint32_
     size_t row = (size_t)params->n_kv_heads * d;
     const uint16_t *k = strip(session, ofr_kv_strip_k(layout, slot, layer)) + (size_t)group * d;
     const uint16_t *v = strip(session, ofr_kv_strip_v(layout, slot, layer)) + (size_t)group * d;
-    load_query(session, layer, token, group, scratch->query);
-    memset(scratch->out, 0, (size_t)heads * d * sizeof *scratch->out);
-    for (uint32_t h = 0; h < heads; h++) {
+    for (uint32_t i = 0; i < n; i++) {
+        load_query(session, layer, token, group + i, scratch->query + group_rows(session, i) * d);
+    }
+    memset(scratch->out, 0, group_rows(session, n) * d * sizeof *scratch->out);
+    for (uint32_t h = 0; h < n * heads; h++) {
         maximum[h] = -INFINITY;
         sum[h] = 0;
     }
-    uint32_t visible = first_key(session, layer, session->tokens[token].position);
-    begin = begin > visible ? begin : visible;
     for (uint32_t key = begin; key < end; key += OFR_CPU_KEY_BLOCK) {
-        uint32_t n = min_u32(OFR_CPU_KEY_BLOCK, end - key);
-        kernels->attention_scores(scratch->query, d, heads, k + key * row, row, n, d,
-                                  scratch->scores);
-        for (uint32_t h = 0; h < heads; h++) {
-            cap_scores(session, scratch->scores + (size_t)h * OFR_CPU_KEY_BLOCK, n);
-        }
-        for (uint32_t h = 0; h < heads; h++) {
-            float correction = update_softmax(
-                kernels, scratch->scores + (size_t)h * OFR_CPU_KEY_BLOCK, n, &maximum[h], &sum[h]);
-            if (correction != 1) {
-                kernels->scale(scratch->out + (size_t)h * d, d, correction);
+        uint32_t count = min_u32(OFR_CPU_KEY_BLOCK, end - key);
+        for (uint32_t i = 0; i < n; i++) {
+            size_t first = group_rows(session, i), at = key * row + (size_t)i * d;
+            float *out = scratch->out + first * d;
+            kernels->attention_scores(scratch->query + first * d, d, heads, k + at, row, count, d,
+                                      scratch->scores);
+            for (uint32_t h = 0; h < heads; h++) {
+                float *scores = scratch->scores + (size_t)h * OFR_CPU_KEY_BLOCK;
+                cap_scores(session, scores, count);
+                float correction =
+                    update_softmax(kernels, scores, count, &maximum[first + h], &sum[first + h]);
+                if (correction != 1) {
+                    kernels->scale(out + (size_t)h * d, d, correction);
+                }
             }
+            kernels->attention_values(scratch->scores, heads, v + at, row, count, d, out);
         }
-        kernels->attention_values(scratch->scores, heads, v + key * row, row, n, d, scratch->out);
     }
 }
 
@@ -200,49 +237,71 @@ static float *attention_row(const ofr_backend_session *session, uint32_t token, 
            ((size_t)token * session->params->n_heads + head) * session->params->head_dim;
 }
 
-static void single_task(ofr_backend_session *session, uint32_t thread, uint32_t layer,
-                        uint32_t task)
+/* The first key that a token's splits cover, and how many splits it has. */
+static uint32_t splits_of(const ofr_backend_session *session, uint32_t layer,
+                          const cpu_split *split, uint32_t token, uint32_t *ret_first)
 {
-    uint32_t groups = session->params->n_kv_heads, heads = session->heads_per_group;
-    uint32_t d = session->params->head_dim;
-    uint32_t split = task % session->max_splits, pair = task / session->max_splits;
-    uint32_t token = pair / groups, group = pair % groups;
-    uint32_t n_keys = session->tokens[token].position + 1;
-    uint32_t n_splits = (n_keys - 1) / session->split_keys + 1;
-    if (split >= n_splits) {
+    uint32_t position = session->tokens[token].position;
+    uint32_t first = first_key(session, layer, position);
+    *ret_first = first;
+    return divide_up(position + 1 - first, split->keys);
+}
+
+/* Where the results of a part of the context of one group are kept until they are merged: its
+ * heads' maxima, sums, and rows. */
+static float *partial_at(const ofr_backend_session *session, const cpu_split *split, uint32_t token,
+                         uint32_t group, uint32_t index)
+{
+    size_t pair = (size_t)token * session->params->n_kv_heads + group;
+    return session->partial + (pair * split->n + index) * partial_stride(session);
+}
+
+static void single_task(ofr_backend_session *session, uint32_t thread, uint32_t layer,
+                        const cpu_split *split, uint32_t task)
+{
+    uint32_t heads = session->heads_per_group, d = session->params->head_dim;
+    uint32_t blocks = divide_up(session->params->n_kv_heads, split->groups);
+    uint32_t index = task % split->n, token = task / split->n / blocks;
+    uint32_t group = task / split->n % blocks * split->groups;
+    uint32_t n = min_u32(split->groups, session->params->n_kv_heads - group);
+    uint32_t n_keys = session->tokens[token].position + 1, first;
+    if (index >= splits_of(session, layer, split, token, &first)) {
         return;
     }
-    uint32_t begin = split * session->split_keys;
-    uint32_t end = min_u32(begin + session->split_keys, n_keys);
-    if (end == n_keys) {
-        store_kv(session, layer, token, group);
+    uint32_t begin = first + index * split->keys, end = min_u32(begin + split->keys, n_keys);
+    for (uint32_t i = 0; end == n_keys && i < n; i++) {
+        store_kv(session, layer, token, group + i);
     }
     float maximum[OFR_CPU_QUERY_ROWS], sum[OFR_CPU_QUERY_ROWS];
-    attend_single(session, thread, layer, token, group, begin, end, maximum, sum);
-    cpu_scratch *scratch = &session->scratch[thread];
-    if (session->max_splits == 1) {
-        for (uint32_t h = 0; h < heads; h++) {
-            session->kernels->scale(scratch->out + (size_t)h * d, d, 1 / sum[h]);
+    attend_single(session, thread, layer, token, group, n, begin, end, maximum, sum);
+    const float *out = session->scratch[thread].out;
+    if (split->n == 1) {
+        float *to = attention_row(session, token, group * heads);
+        memcpy(to, out, (size_t)n * heads * d * sizeof *to);
+        for (uint32_t h = 0; h < n * heads; h++) {
+            session->kernels->scale(to + (size_t)h * d, d, 1 / sum[h]);
         }
-        memcpy(attention_row(session, token, group * heads), scratch->out,
-               (size_t)heads * d * sizeof(float));
         return;
     }
-    float *partial = session->partial + (size_t)task * partial_stride(session);
-    memcpy(partial, maximum, heads * sizeof *maximum);
-    memcpy(partial + heads, sum, heads * sizeof *sum);
-    memcpy(partial + 2 * (size_t)heads, scratch->out, (size_t)heads * d * sizeof(float));
+    for (uint32_t i = 0; i < n; i++) {
+        size_t from = group_rows(session, i);
+        float *partial = partial_at(session, split, token, group + i, index);
+        memcpy(partial, maximum + from, heads * sizeof *maximum);
+        memcpy(partial + heads, sum + from, heads * sizeof *sum);
+        memcpy(partial + 2 * (size_t)heads, out + from * d, (size_t)heads * d * sizeof *out);
+    }
 }
 
 /* Puts the parts of one token's group together. */
-static void merge_task(ofr_backend_session *session, uint32_t pair)
+static void merge_task(ofr_backend_session *session, uint32_t layer, const cpu_split *split,
+                       uint32_t pair)
 {
     uint32_t groups = session->params->n_kv_heads, heads = session->heads_per_group;
     uint32_t d = session->params->head_dim;
-    uint32_t token = pair / groups, group = pair % groups;
-    uint32_t n_splits = session->tokens[token].position / session->split_keys + 1;
+    uint32_t token = pair / groups, group = pair % groups, first;
+    uint32_t n_splits = splits_of(session, layer, split, token, &first);
     size_t stride = partial_stride(session);
-    const float *parts = session->partial + (size_t)pair * session->max_splits * stride;
+    const float *parts = partial_at(session, split, token, group, 0);
     for (uint32_t h = 0; h < heads; h++) {
         float *out = attention_row(session, token, group * heads + h);
         float largest = -INFINITY, total = 0;
@@ -252,7 +311,7 @@ static void merge_task(ofr_backend_session *session, uint32_t pair)
         memset(out, 0, d * sizeof *out);
         for (uint32_t s = 0; s < n_splits; s++) {
             const float *part = parts + s * stride;
-            float weight = part[h] == -INFINITY ? 0 : expf(part[h] - largest);
+            float weight = expf(part[h] - largest);
             total += weight * part[heads + h];
             for (uint32_t i = 0; i < d; i++) {
                 out[i] += weight * part[2 * (size_t)heads + (size_t)h * d + i];
@@ -264,24 +323,27 @@ static void merge_task(ofr_backend_session *session, uint32_t pair)
 
 static void attend_all_single(ofr_backend_session *session, uint32_t thread, uint32_t layer)
 {
-    uint32_t pairs = session->n_tokens * session->params->n_kv_heads;
+    bool windowed = session->model->layers[layer].flags & OFR_LAYER_WINDOWED;
+    const cpu_split *split = windowed ? &session->split_windowed : &session->split;
+    uint32_t groups = session->params->n_kv_heads;
+    uint32_t tasks = session->n_tokens * divide_up(groups, split->groups) * split->n;
     for (;;) {
         uint32_t task = ofr_thread_pool_next(session->pool);
-        if (task >= pairs * session->max_splits) {
+        if (task >= tasks) {
             break;
         }
-        single_task(session, thread, layer, task);
+        single_task(session, thread, layer, split, task);
     }
     ofr_thread_pool_barrier(session->pool);
-    if (session->max_splits == 1) {
+    if (split->n == 1) {
         return;
     }
     for (;;) {
         uint32_t pair = ofr_thread_pool_next(session->pool);
-        if (pair >= pairs) {
+        if (pair >= session->n_tokens * groups) {
             break;
         }
-        merge_task(session, pair);
+        merge_task(session, layer, split, pair);
     }
     ofr_thread_pool_barrier(session->pool);
 }

@@ -16,7 +16,7 @@
 
 enum {
     PREFETCH_BYTES = 2048,
-    PREFETCH_KEYS = 32,
+    PREFETCH_KEYS = OFR_CPU_KEY_BLOCK,
     GEMV_COLUMNS = 16384, /* columns whose inputs a gemv spreads on the stack at once */
     SCALES_AT_ONCE = 64,  /* weight scales of a row that a gemv widens at once */
     GROUP_OF_ROW = 1,     /* in place of a group size: one scale for a row */
@@ -539,8 +539,7 @@ static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, 
     }
 }
 
-/* Rows of the strips lie far apart (all KV heads of a token are together): hardware prefetchers do
- * not follow them. */
+/* The same part of a row of the next block of keys: those of the other heads come in between. */
 INLINE void prefetch_row(const uint16_t *row, uint32_t head_dim)
 {
     for (uint32_t i = 0; i < head_dim; i += 32) {

@@ -9,7 +9,7 @@
 
 #include "backend/cpu/kernels.h"
 
-enum { PREFETCH_KEYS = 32 };
+enum { PREFETCH_KEYS = OFR_CPU_KEY_BLOCK };
 
 INLINE __mmask16 tail16(size_t n)
 {
@@ -122,8 +122,7 @@ static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, 
     }
 }
 
-/* Rows of the strips lie far apart (all KV heads of a token are together): hardware prefetchers do
- * not follow them. */
+/* The same part of a row of the next block of keys: those of the other heads come in between. */
 INLINE void prefetch_row(const uint16_t *row, uint32_t head_dim)
 {
     for (uint32_t i = 0; i < head_dim; i += 32) {

@@ -14,7 +14,7 @@
 enum {
     OFR_CPU_LOGPROB_ROWS = 32, /* tokens whose logits are held at once for LOGPROBS */
     OFR_CPU_QUERY_ROWS = 64,   /* query rows (tokens x heads of a group) of a block */
-    OFR_CPU_SPLIT_TASKS = 8,   /* attention tasks per thread that splitting aims for */
+    OFR_CPU_SPLIT_TASKS = 4,   /* attention tasks per thread that splitting aims for */
 };
 
 /* One thread's own memory; all pointers into the session's arena. */
@@ -31,6 +31,13 @@ typedef struct cpu_scratch {
 typedef struct cpu_token {
     uint32_t slot, position;
 } cpu_token;
+
+/* How attention of single tokens is cut into tasks. */
+typedef struct cpu_split {
+    uint32_t groups; /* of heads, that one task takes */
+    uint32_t keys;   /* that one task covers: a multiple of KEY_BLOCK */
+    uint32_t n;      /* parts of the longest context */
+} cpu_split;
 
 struct ofr_backend_session {
     ofr_backend_options options;
@@ -67,9 +74,8 @@ struct ofr_backend_session {
     /* The pass that runs. */
     const ofr_forward *pass;
     uint32_t n_tokens;
-    bool all_single;     /* every segment is one token */
-    uint32_t split_keys; /* keys that one attention task covers when all_single */
-    uint32_t max_splits;
+    bool all_single;                 /* every segment is one token */
+    cpu_split split, split_windowed; /* when all_single; of layers with a window */
 };
 
 /* What a stage of matrix products reads. */

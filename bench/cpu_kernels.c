@@ -172,12 +172,13 @@ static void print_products(void)
     static const kernels_getter sets[] = {ofr_cpu_kernels_amx, ofr_cpu_kernels_avx512vnni,
                                           ofr_cpu_kernels_avxvnni, ofr_cpu_kernels_avx2};
     static const shape shapes[] = {
-        {OFR_DTYPE_I4, 576, 1536, 64},    {OFR_DTYPE_I4, 576, 1536, 32},
-        {OFR_DTYPE_I4, 576, 1536, 128},   {OFR_DTYPE_I8, 576, 576, 64},
-        {OFR_DTYPE_I4, 4096, 14336, 128}, {OFR_DTYPE_I4, 65536, 14336, 128},
-        {OFR_DTYPE_I4, 65536, 4096, 64},  {OFR_DTYPE_I4, 65536, 4096, 32},
-        {OFR_DTYPE_I8, 65536, 4096, 128},
+        {OFR_DTYPE_I4, 576, 1536, 64},     {OFR_DTYPE_I4, 576, 1536, 32},
+        {OFR_DTYPE_I4, 576, 1536, 128},    {OFR_DTYPE_I8, 576, 576, 64},
+        {OFR_DTYPE_I4, 4096, 4096, 128},   {OFR_DTYPE_I4, 4096, 14336, 128},
+        {OFR_DTYPE_I4, 65536, 14336, 128}, {OFR_DTYPE_I4, 65536, 4096, 64},
+        {OFR_DTYPE_I4, 65536, 4096, 32},   {OFR_DTYPE_I8, 65536, 4096, 128},
     };
+    const char *only = getenv("KERNELS");
     ofr_cpu_features features;
     ofr_cpu_features_detect(&features);
     printf("%-12s %-4s %6s %6s %5s %12s %12s\n", "kernels", "type", "rows", "cols", "group",
@@ -186,7 +187,8 @@ static void print_products(void)
         ofr_cpu_matrix matrix = make_matrix(&shapes[i]);
         for (size_t s = 0; s < sizeof sets / sizeof sets[0]; s++) {
             const ofr_cpu_kernels *kernels = sets[s]();
-            if (!kernels->supported(&features)) {
+            if (!kernels->supported(&features) ||
+                (only != NULL && strcmp(only, kernels->name) != 0)) {
                 continue;
             }
             bool small = shapes[i].rows <= 4096;

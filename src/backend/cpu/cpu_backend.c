@@ -93,7 +93,7 @@ static void carve_activations(arena_carver *carver, ofr_cpu_activations *a, size
                               size_t widest, size_t value_bytes)
 {
     size_t groups = (widest / OFR_CPU_ACTIVATION_GROUP + 15) / 16 * 16 + 16;
-    size_t stride = (widest * value_bytes / OFR_CPU_SPLIT_BLOCK + 1) * OFR_CPU_SPLIT_BLOCK;
+    size_t stride = (widest * value_bytes / OFR_CPU_SPLIT_BLOCK + 2) * OFR_CPU_SPLIT_BLOCK;
     a->values = carve(carver, rows * stride, 1);
     a->scales = carve(carver, rows * groups, sizeof *a->scales);
     a->sums = carve(carver, rows * groups, sizeof *a->sums);

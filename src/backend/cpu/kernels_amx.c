@@ -24,9 +24,7 @@ enum {
     TILE_BYTES = 1024, /* 16 rows */
     BLOCK_TOKENS = 16,
     PITCH = OFR_CPU_GEMM_ROWS * LINE, /* from one step's weights to the next one's */
-    COLUMNS = 256,                    /* whose operands stay in the first-level cache */
-    SHORT_ROW = 3 * COLUMNS,
-    SUBTILES = OFR_CPU_GEMM_ROWS_MAX / OFR_CPU_GEMM_ROWS,
+    SLICE = 512, /* columns: 32 rows of them, as bf16, stay in the first-level cache */
 };
 
 bool ofr_cpu_amx_supported(const ofr_cpu_features *features)
@@ -249,20 +247,24 @@ INLINE void load_sums(bool begin, bool pair, block_sums sums)
     }
 }
 
-/* One block of tokens, or half of one, against 32 rows; `begin`: the sums begin here. Meanwhile
- * fetches the sums that come next and a quarter of the activations that come after these. */
+/* Lines of memory that are wanted soon, some with each step. */
+typedef struct cpu_ahead {
+    const char *near, *far; /* into the first-level cache; into the second-level one */
+    uint32_t near_lines, far_lines;
+} cpu_ahead;
+
+/* One block of tokens, or half of one, against 32 rows; `begin`: the sums begin here. */
 INLINE void multiply_block(const char *weights, const char *x, size_t next_tokens, uint32_t steps,
-                           bool pair, bool begin, block_sums sums, const char *soon)
+                           bool pair, bool begin, block_sums sums, cpu_ahead ahead)
 {
-    const char *next_sums = (const char *)(sums + 4);
     load_sums(begin, pair, sums);
     for (uint32_t i = 0; i < steps; i++) {
-        for (uint32_t line = 0; line < 8; line++) {
-            _mm_prefetch(soon + line * LINE, _MM_HINT_T1);
-            _mm_prefetch(next_sums + line * LINE, _MM_HINT_T0);
+        for (uint32_t line = 0; line < ahead.far_lines; line++, ahead.far += LINE) {
+            _mm_prefetch(ahead.far, _MM_HINT_T1);
         }
-        soon += 8 * LINE;
-        next_sums += 8 * LINE;
+        for (uint32_t line = 0; line < ahead.near_lines; line++, ahead.near += LINE) {
+            _mm_prefetch(ahead.near, _MM_HINT_T0);
+        }
         _tile_loadd(4, weights, LINE);
         _tile_loadd(6, x, LINE);
         _tile_dpbf16ps(0, 4, 6);
@@ -302,56 +304,68 @@ static void store_turned(const block_sums sums, uint32_t tokens, float *y, size_
     }
 }
 
-/* Columns whose weights and activations of a block stay in the first-level cache; of short rows
- * all, since sums that leave their tiles cost more. */
-INLINE uint32_t columns_at_once(uint32_t columns)
+/* Rows are cut into equal slices of at most SLICE columns. */
+INLINE uint32_t slice_columns(uint32_t columns)
 {
-    return columns <= SHORT_ROW ? columns : COLUMNS;
+    uint32_t n = (columns - 1) / SLICE + 1;
+    return ((columns - 1) / n + 2 * STEP) / (2 * STEP) * (2 * STEP);
 }
 
 static size_t scratch_bytes(uint32_t columns, uint32_t n_tokens)
 {
+    (void)columns;
     size_t blocks = (n_tokens - 1) / OFR_CPU_TOKEN_BLOCK + 1;
-    size_t most = columns < SHORT_ROW ? columns : SHORT_ROW; /* of this and shorter rows */
-    return most / STEP * PITCH * SUBTILES + blocks * SUBTILES * sizeof(block_sums);
+    return SLICE / STEP * PITCH +
+           blocks * (OFR_CPU_GEMM_ROWS_MAX / OFR_CPU_GEMM_ROWS) * sizeof(block_sums);
+}
+
+/* One slice of 32 rows, in the first-level cache, against all tokens, whose slice is in the
+ * second-level cache, where 1 / `parts` of the next one is fetched to. */
+static void multiply_slice(const char *weights, const ofr_cpu_activations *a, uint32_t n_tokens,
+                           uint32_t first, uint32_t columns, uint32_t part, uint32_t parts,
+                           block_sums *sums)
+{
+    const char *x = (const char *)a->values + (size_t)first / STEP * TILE_BYTES;
+    size_t next = BLOCK_TOKENS * a->value_stride, slice = (size_t)columns / STEP * TILE_BYTES;
+    uint32_t far_lines = first + columns < a->columns ? 2 * TILE_BYTES / LINE / parts : 0;
+    for (uint32_t t = 0; t < n_tokens; t += OFR_CPU_TOKEN_BLOCK, x += 2 * next, sums++) {
+        /* Of the next slice: part 0 begins at the first 16 tokens, the middle part at the others.
+         */
+        size_t line = (size_t)part * far_lines * LINE * (columns / STEP);
+        cpu_ahead ahead = {.far = x + slice + (line < slice ? line : next + line - slice),
+                           .far_lines = far_lines};
+        if (n_tokens - t > BLOCK_TOKENS) {
+            multiply_block(weights, x, next, columns / STEP, true, first == 0, *sums, ahead);
+        } else {
+            multiply_block(weights, x, next, columns / STEP, false, first == 0, *sums, ahead);
+        }
+    }
 }
 
 static void multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
                      const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
                      size_t y_stride)
 {
-    uint32_t at_once = columns_at_once(w->columns);
+    uint32_t at_once = slice_columns(w->columns);
     uint32_t subtiles = (n - 1) / OFR_CPU_GEMM_ROWS + 1;
-    size_t subtile_bytes = (size_t)at_once / STEP * PITCH;
+    uint32_t blocks = (n_tokens - 1) / OFR_CPU_TOKEN_BLOCK + 1;
     char *weights = scratch;
-    block_sums *sums = (block_sums *)(void *)(weights + subtiles * subtile_bytes);
-    const char *x = (const char *)a->values;
+    block_sums *sums = (block_sums *)(void *)(weights + SLICE / STEP * PITCH);
     _tile_loadconfig(&config);
     for (uint32_t k = 0; k < w->columns; k += at_once) {
         uint32_t columns = w->columns - k < at_once ? w->columns - k : at_once;
         for (uint32_t s = 0; s < subtiles; s++) {
             uint32_t row = s * OFR_CPU_GEMM_ROWS;
-            pack(w, begin + row, n - row, k, columns, weights + s * subtile_bytes);
-        }
-        for (uint32_t t = 0; t < n_tokens; t += OFR_CPU_TOKEN_BLOCK) {
-            const char *at = x + t * a->value_stride + (size_t)k / STEP * TILE_BYTES;
-            size_t next = BLOCK_TOKENS * a->value_stride;
-            block_sums *own = sums + (size_t)(t / OFR_CPU_TOKEN_BLOCK) * subtiles;
-            for (uint32_t s = 0; s < subtiles; s++) {
-                const char *from = weights + s * subtile_bytes;
-                const char *soon =
-                    at + (2 + s % 4 / 2) * next + s % 2 * (size_t)(columns / STEP) * 8 * LINE;
-                if (n_tokens - t > BLOCK_TOKENS) {
-                    multiply_block(from, at, next, columns / STEP, true, k == 0, own[s], soon);
-                } else {
-                    multiply_block(from, at, next, columns / STEP, false, k == 0, own[s], soon);
-                }
-            }
+            pack(w, begin + row, n - row, k, columns, weights);
+            multiply_slice(weights, a, n_tokens, k, columns, s, subtiles,
+                           sums + (size_t)s * blocks);
         }
     }
-    for (uint32_t t = 0; t < n_tokens; t += OFR_CPU_TOKEN_BLOCK) {
-        for (uint32_t s = 0; s < subtiles; s++) {
-            store_turned(sums[(size_t)(t / OFR_CPU_TOKEN_BLOCK) * subtiles + s], n_tokens - t,
+    _tile_release();
+    for (uint32_t s = 0; s < subtiles; s++) {
+        for (uint32_t b = 0; b < blocks; b++) {
+            uint32_t t = b * OFR_CPU_TOKEN_BLOCK;
+            store_turned(sums[(size_t)s * blocks + b], n_tokens - t,
                          y + t * y_stride + s * OFR_CPU_GEMM_ROWS, y_stride);
         }
     }

@@ -15,7 +15,7 @@ enum {
     PREFETCH_BYTES = 6144,
     GEMV_COLUMNS = 16384, /* columns whose inputs a gemv spreads on the stack at once */
     GROUP_OF_ROW = 1,     /* in place of a group size: one scale for a row */
-    TILE_TOKENS = 8,
+    TILE_TOKENS = 6,
 };
 
 static bool supported(const ofr_cpu_features *features)
@@ -258,9 +258,10 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
  * is then one row and needs no sum across lanes. */
 typedef struct int8_tile {
     uint8_t *values;
-    float *scales; /* [K/32][GEMM_ROWS] */
-    float *minima; /* likewise; NULL: none */
-    int32_t zero;  /* the zero point: 8, 128, or 0 with minima */
+    float *scales;  /* [K/32][GEMM_ROWS] */
+    float *minima;  /* likewise; NULL: none */
+    int32_t zero;   /* the zero point: 8, 128, or 0 with minima */
+    uint32_t ratio; /* groups of activations to one of the weights */
 } int8_tile;
 
 static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const int8_tile *tile)
@@ -305,8 +306,42 @@ static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const
     }
 }
 
-/* `n` tokens (a constant where inlined) against the 32 rows of a tile. The integer sums of a group
- * stay in registers; the fp32 sums live in y, which is touched once per group. */
+/* One group of activations of `n` tokens (a constant where inlined) against a tile: its products in
+ * 32 bits, times the activations' scales, added to `part`. */
+INLINE void tile_group(const uint8_t *w, const int8_t *x, size_t x_stride, size_t half,
+                       const int32_t *start, const float *scales, size_t group_stride, uint32_t n,
+                       __m512 part[TILE_TOKENS][2])
+{
+    __m512i sum[TILE_TOKENS][2];
+#pragma GCC unroll 8
+    for (uint32_t t = 0; t < n; t++) {
+        sum[t][0] = sum[t][1] = _mm512_set1_epi32(start[t]);
+    }
+/* Unrolled: as a loop, GCC 12 moves every sum between two registers in each turn. */
+#pragma GCC unroll 8
+    for (uint32_t q = 0; q < OFR_CPU_ACTIVATION_GROUP / 4; q++) {
+        __m512i w0 = _mm512_load_si512(w + q * (4 * OFR_CPU_GEMM_ROWS));
+        __m512i w1 = _mm512_load_si512(w + q * (4 * OFR_CPU_GEMM_ROWS) + 64);
+        size_t at = q < 4 ? 4 * q : half + 4 * (q - 4);
+#pragma GCC unroll 8
+        for (uint32_t t = 0; t < n; t++) {
+            int32_t four;
+            memcpy(&four, x + t * x_stride + at, sizeof four);
+            __m512i each = _mm512_set1_epi32(four);
+            sum[t][0] = _mm512_dpbusd_epi32(sum[t][0], w0, each);
+            sum[t][1] = _mm512_dpbusd_epi32(sum[t][1], w1, each);
+        }
+    }
+#pragma GCC unroll 8
+    for (uint32_t t = 0; t < n; t++) {
+        __m512 s = _mm512_set1_ps(scales[t * group_stride]);
+        part[t][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][0]), s, part[t][0]);
+        part[t][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][1]), s, part[t][1]);
+    }
+}
+
+/* `n` tokens (a constant where inlined) against the 32 rows of a tile. Sums within a group of the
+ * weights stay in registers; those over the row live in y, which is touched once per group. */
 INLINE void tile_tokens(const int8_tile *tile, const ofr_cpu_activations *a, size_t row, uint32_t n,
                         float *y, size_t y_stride)
 {
@@ -314,46 +349,43 @@ INLINE void tile_tokens(const int8_tile *tile, const ofr_cpu_activations *a, siz
     const float *scales = a->scales + row * a->group_stride;
     const int32_t *sums = a->sums + row * a->group_stride;
     const uint8_t *w = tile->values;
+    size_t half = a->split ? OFR_CPU_SPLIT_BLOCK / 2 : OFR_CPU_ACTIVATION_GROUP / 2;
     for (uint32_t t = 0; t < n; t++) {
         _mm512_storeu_ps(y + t * y_stride, _mm512_setzero_ps());
         _mm512_storeu_ps(y + t * y_stride + 16, _mm512_setzero_ps());
     }
-    for (uint32_t g = 0; g < a->n_groups; g++) {
-        __m512i sum[TILE_TOKENS][2];
+    for (uint32_t g = 0; g < a->n_groups; g += tile->ratio) {
+        __m512 part[TILE_TOKENS][2];
+#pragma GCC unroll 8
         for (uint32_t t = 0; t < n; t++) {
-            sum[t][0] = sum[t][1] = _mm512_set1_epi32(-tile->zero * sums[t * a->group_stride + g]);
+            part[t][0] = part[t][1] = _mm512_setzero_ps();
         }
-        const int8_t *x = values + ofr_cpu_group_offset(a, g);
-        size_t half = a->split ? OFR_CPU_SPLIT_BLOCK / 2 : OFR_CPU_ACTIVATION_GROUP / 2;
-        for (uint32_t q = 0; q < OFR_CPU_ACTIVATION_GROUP / 4; q++, w += 4 * OFR_CPU_GEMM_ROWS) {
-            __m512i w0 = _mm512_load_si512(w), w1 = _mm512_load_si512(w + 64);
-            size_t at = q < 4 ? 4 * q : half + 4 * (q - 4);
+        for (uint32_t i = g; i < g + tile->ratio; i++) {
+            int32_t start[TILE_TOKENS];
             for (uint32_t t = 0; t < n; t++) {
-                int32_t four;
-                memcpy(&four, x + t * a->value_stride + at, sizeof four);
-                __m512i each = _mm512_set1_epi32(four);
-                sum[t][0] = _mm512_dpbusd_epi32(sum[t][0], w0, each);
-                sum[t][1] = _mm512_dpbusd_epi32(sum[t][1], w1, each);
+                start[t] = -tile->zero * sums[t * a->group_stride + i];
             }
+            tile_group(w, values + ofr_cpu_group_offset(a, i), a->value_stride, half, start,
+                       scales + i, a->group_stride, n, part);
+            w += (size_t)OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS;
         }
-        __m512 s0 = _mm512_load_ps(tile->scales + g * OFR_CPU_GEMM_ROWS);
-        __m512 s1 = _mm512_load_ps(tile->scales + g * OFR_CPU_GEMM_ROWS + 16);
+        __m512 s0 = _mm512_load_ps(tile->scales + (size_t)g * OFR_CPU_GEMM_ROWS);
+        __m512 s1 = _mm512_load_ps(tile->scales + (size_t)g * OFR_CPU_GEMM_ROWS + 16);
+#pragma GCC unroll 8
         for (uint32_t t = 0; t < n; t++) {
             float *out = y + t * y_stride;
-            __m512 s = _mm512_set1_ps(scales[t * a->group_stride + g]);
-            __m512 y0 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][0]), _mm512_mul_ps(s, s0),
-                                        _mm512_loadu_ps(out));
-            __m512 y1 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][1]), _mm512_mul_ps(s, s1),
-                                        _mm512_loadu_ps(out + 16));
-            if (tile->minima != NULL) {
-                __m512 all = _mm512_set1_ps(scales[t * a->group_stride + g] *
-                                            (float)sums[t * a->group_stride + g]);
-                const float *minima = tile->minima + g * OFR_CPU_GEMM_ROWS;
-                y0 = _mm512_fmadd_ps(all, _mm512_load_ps(minima), y0);
-                y1 = _mm512_fmadd_ps(all, _mm512_load_ps(minima + 16), y1);
-            }
-            _mm512_storeu_ps(out, y0);
-            _mm512_storeu_ps(out + 16, y1);
+            _mm512_storeu_ps(out, _mm512_fmadd_ps(part[t][0], s0, _mm512_loadu_ps(out)));
+            _mm512_storeu_ps(out + 16, _mm512_fmadd_ps(part[t][1], s1, _mm512_loadu_ps(out + 16)));
+        }
+        for (uint32_t t = 0; tile->minima != NULL && t < n; t++) {
+            const float *minima = tile->minima + (size_t)g * OFR_CPU_GEMM_ROWS;
+            float *out = y + t * y_stride;
+            size_t at = t * a->group_stride + g;
+            __m512 all = _mm512_set1_ps(scales[at] * (float)sums[at]);
+            _mm512_storeu_ps(out,
+                             _mm512_fmadd_ps(all, _mm512_load_ps(minima), _mm512_loadu_ps(out)));
+            _mm512_storeu_ps(out + 16, _mm512_fmadd_ps(all, _mm512_load_ps(minima + 16),
+                                                       _mm512_loadu_ps(out + 16)));
         }
     }
 }
@@ -362,8 +394,8 @@ static void gemm_tile(const int8_tile *tile, const ofr_cpu_activations *a, uint3
                       float *y, size_t y_stride)
 {
     uint32_t t = 0;
-    for (; t + 8 <= n_tokens; t += 8) {
-        tile_tokens(tile, a, t, 8, y + t * y_stride, y_stride);
+    for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS) {
+        tile_tokens(tile, a, t, TILE_TOKENS, y + t * y_stride, y_stride);
     }
     for (; t + 4 <= n_tokens; t += 4) {
         tile_tokens(tile, a, t, 4, y + t * y_stride, y_stride);
@@ -396,6 +428,7 @@ static void gemm_multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
         .zero = w->minima != NULL          ? 0
                 : w->dtype == OFR_DTYPE_I4 ? 8
                                            : 128,
+        .ratio = w->group / OFR_CPU_ACTIVATION_GROUP,
     };
     gemm_pack(w, begin, n, &tile);
     gemm_tile(&tile, a, n_tokens, y, y_stride);

@@ -27,7 +27,7 @@ typedef struct ofr_backend_capabilities {
     uint32_t chunks[16];      /* static chunk ladder, ascending, 0-terminated */
     bool binds_host_pointers; /* weights and KV are used in place */
     uint64_t memory_bytes;    /* memory of the device; 0: host memory */
-    uint32_t chunk_preferred; /* prefill chunk that is fastest */
+    uint32_t chunk_preferred; /* prefill chunk that is fastest; 0: the longest */
 } ofr_backend_capabilities;
 
 typedef struct ofr_backend_options {
@@ -91,9 +91,13 @@ typedef struct ofr_backend {
                 ofr_error *err);
     /* Validates everything in `forward` against the options before any work. */
     int (*forward)(ofr_backend_session *session, const ofr_forward *forward, ofr_error *err);
+    /* What the open session can: the device it runs on, its ladder. NULL: as `probe` says. */
+    void (*describe)(const ofr_backend_session *session, ofr_backend_capabilities *ret);
     /* Bytes moved between strips (or hidden streams) and the backend's own buffers since opening.
      * NULL: always 0. */
     uint64_t (*handoff_bytes_copied)(const ofr_backend_session *session);
+    /* Bytes of K and V that the device's own graphs converted or moved since opening. NULL: 0. */
+    uint64_t (*graph_kv_bytes)(const ofr_backend_session *session);
     /* Accepts NULL. */
     void (*close)(ofr_backend_session *session);
 } ofr_backend;

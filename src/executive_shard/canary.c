@@ -40,8 +40,19 @@ static int check_row(const float *logits, uint32_t vocab_size, int32_t expected,
     return 0;
 }
 
-int ofr_canary_golden(const ofr_backend *backend, ofr_backend_session *session,
-                      const ofr_golden *golden, uint32_t vocab_size, uint32_t chunk_max,
+static int forward_parts(const ofr_canary_part *parts, uint32_t n_parts, ofr_forward *forward,
+                         ofr_segment *segment, ofr_error *err)
+{
+    int r = 0;
+    for (uint32_t i = 0; i < n_parts && r == 0; i++) {
+        segment->slot = parts[i].slot;
+        r = parts[i].backend->forward(parts[i].session, forward, err);
+    }
+    return r;
+}
+
+int ofr_canary_golden(const ofr_canary_part *parts, uint32_t n_parts, const ofr_golden *golden,
+                      uint32_t vocab_size, uint32_t chunk_max, float *hidden, uint32_t hidden_rows,
                       ofr_error *err)
 {
     if (!golden || golden->n_prompt == 0 || golden->n_prompt > chunk_max)
@@ -49,16 +60,19 @@ int ofr_canary_golden(const ofr_backend *backend, ofr_backend_session *session,
     float *logits = malloc(vocab_size * sizeof *logits);
     if (!logits)
         return ofr_fail(err, OFR_ENOMEM, "no memory for the golden prompt");
-    ofr_segment segment = {0, 0, (uint32_t)golden->n_prompt};
+    ofr_segment segment = {.n_tokens = (uint32_t)golden->n_prompt};
     const int32_t *tokens = golden->prompt_ids;
     int r = 0;
     for (size_t i = 0; i < golden->n_expected && r == 0; i++) {
         ofr_forward forward = {.segments = &segment,
                                .n_segments = 1,
                                .tokens = tokens,
+                               .hidden_in = hidden,
+                               .hidden_out = hidden,
+                               .hidden_rows = hidden_rows,
                                .output = OFR_FORWARD_OUTPUT_LAST,
                                .logits = logits};
-        r = backend->forward(session, &forward, err);
+        r = forward_parts(parts, n_parts, &forward, &segment, err);
         if (r == 0)
             r = check_row(logits, vocab_size, golden->expected_ids[i], i, err);
         segment.position += segment.n_tokens;

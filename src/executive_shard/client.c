@@ -1,9 +1,7 @@
-/* The executive's client: connecting, submitting jobs, waiting for completions. */
+/* The executive's client: finding or starting an executive, attaching, events, lost workers. */
 #include "executive_shard/client.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,43 +11,15 @@
 #include "base/clock.h"
 #include "base/process.h"
 #include "base/shm.h"
+#include "executive_shard/client_internal.h"
 #include "executive_shard/control.h"
 #include "executive_shard/instance.h"
-#include "executive_shard/session_abi.h"
-#include "executive_shard/slot_ledger.h"
 
-enum { SPIN_NS = 100000, ATTACH_PAUSE_US = 10000 };
-/* A worker that starts reads a whole package and proves itself before it takes work. */
-static const uint64_t ATTACH_LIMIT_NS = 120 * UINT64_C(1000000000);
-
-enum watch_state { STATE_UP, STATE_DOWN, STATE_FAILED, STATE_GONE };
-
-struct ofr_client {
-    ofr_client_info info;
-    ofr_session_header layout;
-    int fd;
-    void *base;
-    ofr_ring jobs, completions;
-    ofr_slot_ledger_header ledger_layout;
-    ofr_slot_ledger ledger;
-    ofr_session_job in_flight;
-    int32_t *in_flight_ids; /* [chunk_max], owned: what the job in flight adds to the ledger */
-    uint64_t sequence;
-    uint32_t in_flight_tokens; /* 0: no job in flight */
-    bool watching;
-    pthread_t watcher;
-    pthread_mutex_t lock; /* guards next_fd, failure and the bell's target */
-    pthread_cond_t changed;
-    int next_fd, next_ledger_fd; /* of a restarted worker; -1: none */
-    char failure[512];
-    _Atomic int state; /* enum watch_state */
-};
-
-static void wake(struct ofr_client *client, enum watch_state state)
+static void wake(ofr_client *client, enum ofr_client_state state)
 {
     atomic_store(&client->state, (int)state);
     if (client->base)
-        ofr_ring_notify(client->completions.header);
+        ofr_ring_notify(client->completions[0].header);
     pthread_cond_signal(&client->changed);
 }
 
@@ -61,27 +31,52 @@ static void replace_fd(int *fd, int *by)
     *by = -1;
 }
 
-static void take_event(struct ofr_client *client, const json_t *event, int fds[2])
+/* "device openvino:NPU is refused: ..." */
+static void format_notice(const json_t *event, char *ret_line, size_t size)
+{
+    char device[OFR_PLAN_NAME_MAX] = "";
+    char text[480] = "";
+    ofr_control_get_text(event, "device", device, sizeof device, NULL);
+    ofr_control_get_text(event, "text", text, sizeof text, NULL);
+    snprintf(ret_line, size, "device %s is refused: %s", device, text);
+}
+
+static void keep_notice(ofr_client *client, const json_t *event)
+{
+    size_t used = strlen(client->notices);
+    char line[sizeof client->notices];
+    format_notice(event, line, sizeof line);
+    snprintf(client->notices + used, sizeof client->notices - used, "%s%s", used ? "\n" : "", line);
+}
+
+static void take_event(ofr_client *client, json_t *event, int fds[2])
 {
     char name[32] = "";
     ofr_control_get_text(event, "event", name, sizeof name, NULL);
     pthread_mutex_lock(&client->lock);
+    if (strcmp(name, "notice") == 0) {
+        keep_notice(client, event);
+        pthread_mutex_unlock(&client->lock);
+        return;
+    }
     ofr_control_get_text(event, "text", client->failure, sizeof client->failure, NULL);
     if (strcmp(name, "worker_down") == 0) {
-        wake(client, STATE_DOWN);
+        wake(client, OFR_CLIENT_STATE_DOWN);
     } else if (strcmp(name, "worker_failed") == 0) {
-        wake(client, STATE_FAILED);
+        wake(client, OFR_CLIENT_STATE_FAILED);
     } else if (strcmp(name, "worker_up") == 0 && fds[0] >= 0 && fds[1] >= 0) {
         replace_fd(&client->next_fd, &fds[0]);
         replace_fd(&client->next_ledger_fd, &fds[1]);
-        wake(client, STATE_DOWN); /* up once this thread's owner has mapped the new segment */
+        json_decref(client->next);
+        client->next = json_incref(event);
+        wake(client, OFR_CLIENT_STATE_DOWN); /* up once the owner has mapped the new segment */
     }
     pthread_mutex_unlock(&client->lock);
 }
 
 static void *watch(void *argument)
 {
-    struct ofr_client *client = argument;
+    ofr_client *client = argument;
     char *data = malloc(OFR_CONTROL_MESSAGE_MAX);
     for (;;) {
         size_t size = 0;
@@ -103,32 +98,43 @@ static void *watch(void *argument)
     }
     free(data);
     pthread_mutex_lock(&client->lock);
-    wake(client, STATE_GONE);
+    wake(client, OFR_CLIENT_STATE_GONE);
     pthread_mutex_unlock(&client->lock);
     return NULL;
 }
 
-static int map_session(struct ofr_client *client, int fd, int ledger_fd, ofr_error *err)
+/* Maps the segments that `session` tells of, in place of those before. */
+static int map_session(ofr_client *client, int fd, int ledger_fd, ofr_error *err)
 {
-    void *base = NULL;
+    const ofr_client_info *info = &client->info;
+    ofr_session_header layout;
     ofr_slot_ledger ledger = {0};
-    int r = ofr_shm_map(fd, client->layout.total_bytes, &base, err);
+    void *base = NULL;
+    int r = ofr_session_layout_init(&layout, client->table.n_workers, info->n_slots,
+                                    info->vocab_size, info->chunk_max, info->context, err);
+    if (r == 0)
+        r = ofr_shm_map(fd, layout.total_bytes, &base, err);
     if (r < 0)
         return r;
     ofr_session_header found;
     memcpy(&found, base, sizeof found);
-    r = ofr_session_header_check(&client->layout, &found, err);
+    r = ofr_session_header_check(&layout, &found, err);
     if (r == 0)
         r = ofr_slot_ledger_open(&ledger, ledger_fd, &client->ledger_layout, err);
     if (r < 0) {
-        ofr_shm_unmap(base, client->layout.total_bytes);
+        ofr_shm_unmap(base, layout.total_bytes);
         return r;
     }
     ofr_shm_unmap(client->base, client->layout.total_bytes);
     ofr_slot_ledger_close(&client->ledger);
     client->base = base;
+    client->layout = layout;
     client->ledger = ledger;
-    ofr_session_rings_init(base, &client->layout, &client->jobs, &client->completions);
+    for (uint32_t i = 0; i < layout.n_workers; i++)
+        ofr_session_rings_init(base, &layout, i, &client->jobs[i], &client->completions[i]);
+    for (uint32_t i = 0; i < OFR_CLIENT_JOBS_MAX; i++)
+        client->flights[i].used = false;
+    client->logits_row = 0;
     return 0;
 }
 
@@ -152,9 +158,13 @@ static int start_executive(const ofr_client_options *options, const char *instan
     snprintf(slots, sizeof slots, "%u", options->slots);
     snprintf(threads, sizeof threads, "%u", options->threads);
     snprintf(context, sizeof context, "%u", options->context);
-    const char *argv[24] = {path,         "run",    "--model", options->package_directory,
+    const char *argv[26] = {path,         "run",    "--model", options->package_directory,
                             "--instance", instance, NULL};
     size_t n = 6;
+    if (options->plan) {
+        argv[n++] = "--plan";
+        argv[n++] = options->plan;
+    }
     if (options->threads) {
         argv[n++] = "--threads";
         argv[n++] = threads;
@@ -208,7 +218,25 @@ static int connect_instance(const char *instance, int *ret_fd, pid_t *ret_pid, o
     return r;
 }
 
-static int read_attach(struct ofr_client *client, const json_t *answer, ofr_error *err)
+/* Plan, devices and workers: what may differ from one session to the next. */
+static int read_session(ofr_client *client, const json_t *session, ofr_error *err)
+{
+    ofr_client_info *info = &client->info;
+    ofr_client_table table;
+    int r = ofr_client_table_read(&table, session, info->chunk_max, err);
+    if (r == 0)
+        r = ofr_control_get_text(session, "device", info->device, sizeof info->device, err);
+    if (r == 0)
+        r = ofr_control_get_text(session, "plan", info->plan, sizeof info->plan, err);
+    if (r < 0)
+        return r;
+    client->table = table;
+    info->n_workers = table.n_workers;
+    info->chunk_preferred = ofr_client_chunk(client, info->context);
+    return 0;
+}
+
+static int read_attach(ofr_client *client, const json_t *answer, ofr_error *err)
 {
     ofr_client_info *info = &client->info;
     int r = ofr_control_get_u32(answer, "n_slots", &info->n_slots, err);
@@ -219,41 +247,62 @@ static int read_attach(struct ofr_client *client, const json_t *answer, ofr_erro
     if (r == 0)
         r = ofr_control_get_u32(answer, "vocab_size", &info->vocab_size, err);
     if (r == 0)
-        r = ofr_control_get_text(answer, "device", info->device, sizeof info->device, err);
-    if (r == 0)
-        r = ofr_control_get_text(answer, "plan", info->plan, sizeof info->plan, err);
-    if (r == 0)
         r = ofr_control_get_text(answer, "fingerprint", info->package_fingerprint,
                                  sizeof info->package_fingerprint, err);
-    info->chunk_preferred = info->chunk_max;
     if (r == 0)
-        r = ofr_session_layout_init(&client->layout, info->n_slots, info->vocab_size,
-                                    info->chunk_max, info->context, err);
+        r = read_session(client, answer, err);
     if (r == 0)
         r = ofr_slot_ledger_layout(info->n_slots, info->context, info->vocab_size,
                                    &client->ledger_layout, err);
-    if (r == 0 && !client->in_flight_ids) {
-        client->in_flight_ids = calloc(info->chunk_max, sizeof *client->in_flight_ids);
-        if (!client->in_flight_ids)
+    for (uint32_t i = 0; i < OFR_CLIENT_JOBS_MAX && r == 0; i++) {
+        ofr_client_flight *flight = &client->flights[i];
+        if (!flight->ids)
+            flight->ids = calloc(info->chunk_max, sizeof *flight->ids);
+        if (!flight->ids)
             r = ofr_fail(err, OFR_ENOMEM, "no memory for the connection");
     }
     return r;
 }
 
-static int attach_once(struct ofr_client *client, ofr_error *err)
+/* The answer; events that come before it are told. */
+static int receive_answer(ofr_client *client, char *data, json_t **ret_answer,
+                          int descriptors[OFR_CONTROL_DESCRIPTORS_MAX], size_t *ret_count,
+                          ofr_error *err)
 {
-    json_t *request = json_pack("{s:s}", "op", "attach");
+    for (;;) {
+        size_t size = 0;
+        json_t *answer = NULL;
+        int r = ofr_control_receive(client->fd, data, true, &size, descriptors, ret_count, err);
+        if (r == 0)
+            r = ofr_control_parse(data, size, &answer, err);
+        if (r < 0 || !json_object_get(answer, "event")) {
+            *ret_answer = answer;
+            return r;
+        }
+        char name[16] = "";
+        char line[640];
+        ofr_control_get_text(answer, "event", name, sizeof name, NULL);
+        format_notice(answer, line, sizeof line);
+        if (client->notify && strcmp(name, "notice") == 0)
+            client->notify(client->user, line);
+        json_decref(answer);
+        while (*ret_count)
+            close(descriptors[--*ret_count]);
+    }
+}
+
+/* The executive answers when the workers of the plan are ready. */
+static int attach(ofr_client *client, const char *plan, ofr_error *err)
+{
+    json_t *request = json_pack("{s:s, s:s}", "op", "attach", "plan", plan ? plan : "auto");
     json_t *answer = NULL;
     char *data = malloc(OFR_CONTROL_MESSAGE_MAX);
-    size_t size = 0;
     size_t count = 0;
     int descriptors[OFR_CONTROL_DESCRIPTORS_MAX];
     int r = data ? ofr_control_send(client->fd, request, NULL, 0, true, err)
                  : ofr_fail(err, OFR_ENOMEM, "no memory for a control message");
     if (r == 0)
-        r = ofr_control_receive(client->fd, data, true, &size, descriptors, &count, err);
-    if (r == 0)
-        r = ofr_control_parse(data, size, &answer, err);
+        r = receive_answer(client, data, &answer, descriptors, &count, err);
     if (r == 0)
         r = ofr_control_answer_check(answer, err);
     if (r == 0)
@@ -269,25 +318,14 @@ static int attach_once(struct ofr_client *client, ofr_error *err)
     return r;
 }
 
-static int attach(struct ofr_client *client, ofr_error *err)
-{
-    /* A client that has just left may not have been noticed yet, nor a worker be back. One that
-     * cannot come back is not waited for: the executive then answers that it is quarantined. */
-    uint64_t begin = ofr_clock_ns();
-    int r = attach_once(client, err);
-    while (r == OFR_EAGAIN && ofr_clock_ns() - begin < ATTACH_LIMIT_NS) {
-        usleep(ATTACH_PAUSE_US);
-        r = attach_once(client, err);
-    }
-    return r;
-}
-
 int ofr_client_connect(const ofr_client_options *options, ofr_client **ret_client, ofr_error *err)
 {
-    struct ofr_client *client = calloc(1, sizeof *client);
+    ofr_client *client = calloc(1, sizeof *client);
     if (!client)
         return ofr_fail(err, OFR_ENOMEM, "no memory for the connection");
     client->fd = client->next_fd = client->next_ledger_fd = -1;
+    client->notify = options->notify;
+    client->user = options->user;
     pthread_mutex_init(&client->lock, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
@@ -306,7 +344,7 @@ int ofr_client_connect(const ofr_client_options *options, ofr_client **ret_clien
             r = connect_instance(info->instance, &client->fd, &info->executive_pid, err);
     }
     if (r == 0)
-        r = attach(client, err);
+        r = attach(client, options->plan, err);
     if (r == 0 && pthread_create(&client->watcher, NULL, watch, client) != 0)
         r = ofr_fail(err, OFR_ENOMEM, "cannot start a thread");
     else if (r == 0)
@@ -334,7 +372,9 @@ ofr_client *ofr_client_close(ofr_client *client)
         close(client->next_ledger_fd);
     ofr_shm_unmap(client->base, client->layout.total_bytes);
     ofr_slot_ledger_close(&client->ledger);
-    free(client->in_flight_ids);
+    for (uint32_t i = 0; i < OFR_CLIENT_JOBS_MAX; i++)
+        free(client->flights[i].ids);
+    json_decref(client->next);
     pthread_cond_destroy(&client->changed);
     pthread_mutex_destroy(&client->lock);
     free(client);
@@ -346,148 +386,55 @@ const ofr_client_info *ofr_client_get_info(const ofr_client *client)
     return &client->info;
 }
 
-const float *ofr_client_logits(const ofr_client *client, uint32_t row)
-{
-    return ofr_session_logits(client->base, &client->layout) +
-           (size_t)row * client->layout.vocab_size;
-}
-
-static int fail_state(struct ofr_client *client, ofr_error *err)
+int ofr_client_check_state(ofr_client *client, ofr_error *err)
 {
     int state = atomic_load(&client->state);
-    if (state == STATE_UP)
+    if (state == OFR_CLIENT_STATE_UP)
         return 0;
-    client->in_flight_tokens = 0;
-    if (state == STATE_GONE)
+    if (state == OFR_CLIENT_STATE_GONE)
         return ofr_fail(err, OFR_EGONE, "the executive (pid %d) is gone; run the command again",
                         (int)client->info.executive_pid);
     pthread_mutex_lock(&client->lock);
-    int r = ofr_fail(err, state == STATE_FAILED ? OFR_EINTERNAL : OFR_EDEVICE,
+    int r = ofr_fail(err, state == OFR_CLIENT_STATE_FAILED ? OFR_EINTERNAL : OFR_EDEVICE,
                      "the device failed: %s", client->failure);
     pthread_mutex_unlock(&client->lock);
     return r;
 }
 
-int ofr_client_submit(ofr_client *client, const ofr_client_job *job, ofr_error *err)
+/* With the lock held: the session that the executive has announced. */
+static int take_next(ofr_client *client, ofr_error *err)
 {
-    int r = fail_state(client, err);
-    if (r < 0)
-        return r;
-    uint64_t total = 0;
-    for (uint32_t i = 0; i < job->n_segments; i++)
-        total += job->segments[i].n_tokens;
-    if (client->in_flight_tokens || job->n_segments == 0 ||
-        job->n_segments > OFR_SESSION_SEGMENTS_MAX || total == 0 ||
-        total > client->layout.chunk_max || job->output == OFR_FORWARD_OUTPUT_ALL)
-        return ofr_fail(err, OFR_EINVAL, "a job of %u segments and %llu tokens", job->n_segments,
-                        (unsigned long long)total);
-    ofr_session_job entry = {.sequence = ++client->sequence,
-                             .output = (uint32_t)job->output,
-                             .n_segments = job->n_segments,
-                             .n_tokens = (uint32_t)total};
-    for (uint32_t i = 0; i < job->n_segments; i++) {
-        entry.segments[i].slot = job->segments[i].slot;
-        entry.segments[i].position = job->segments[i].position;
-        entry.segments[i].n_tokens = job->segments[i].n_tokens;
-    }
-    memcpy(ofr_session_tokens(client->base, &client->layout), job->tokens,
-           (size_t)total * sizeof(int32_t));
-    if (job->output == OFR_FORWARD_OUTPUT_LOGPROBS)
-        memcpy(ofr_session_targets(client->base, &client->layout), job->targets,
-               (size_t)total * sizeof(int32_t));
-    memcpy(client->in_flight_ids, job->tokens, (size_t)total * sizeof(int32_t));
-    for (uint32_t i = 0; i < job->n_segments; i++)
-        ofr_slot_ledger_cut(&client->ledger, job->segments[i].slot, job->segments[i].position);
-    client->in_flight = entry;
-    client->in_flight_tokens = (uint32_t)total;
-    r = ofr_ring_push(&client->jobs, &entry);
-    return r < 0 ? ofr_fail(err, r, "the worker does not take jobs") : 0;
-}
-
-static void note_in_ledger(struct ofr_client *client)
-{
-    const int32_t *ids = client->in_flight_ids;
-    for (uint32_t i = 0; i < client->in_flight.n_segments; i++) {
-        uint32_t n = client->in_flight.segments[i].n_tokens;
-        ofr_slot_ledger_add(&client->ledger, client->in_flight.segments[i].slot,
-                            client->in_flight.segments[i].position, ids, n);
-        ids += n;
-    }
-}
-
-const int32_t *ofr_client_slot_tokens(const ofr_client *client, uint32_t slot, uint32_t *ret_n)
-{
-    return ofr_slot_ledger_tokens(&client->ledger, slot, ret_n);
-}
-
-/* The completion of the job in flight. */
-static int wait_completion(struct ofr_client *client, ofr_session_completion *ret, ofr_error *err)
-{
-    for (;;) {
-        uint32_t bell = ofr_ring_bell(&client->completions);
-        int r = ofr_ring_pop(&client->completions, ret);
-        if (r == 0 && ret->sequence == client->sequence)
-            break;
-        if (r == 0)
-            continue;
-        if (r != OFR_EAGAIN)
-            return ofr_fail(err, r, "the worker broke the completion ring");
-        r = fail_state(client, err);
-        if (r < 0)
-            return r;
-        ofr_ring_wait(&client->completions, bell, SPIN_NS, UINT64_MAX);
-    }
-    client->in_flight_tokens = 0;
-    ret->text[sizeof ret->text - 1] = 0;
-    return ret->status < 0 ? ofr_fail(err, ret->status, "the worker: %s", ret->text) : 0;
-}
-
-int ofr_client_wait(ofr_client *client, ofr_client_result *ret_result, ofr_error *err)
-{
-    ofr_session_completion completion;
-    int r = wait_completion(client, &completion, err);
-    if (r < 0)
-        return r;
-    note_in_ledger(client);
-    ret_result->worker_ns = completion.worker_ns;
-    ret_result->logprobs = client->in_flight.output == OFR_FORWARD_OUTPUT_LOGPROBS
-                               ? ofr_session_logprobs(client->base, &client->layout)
-                               : NULL;
-    return 0;
-}
-
-int ofr_client_copy(ofr_client *client, uint32_t from, uint32_t to, uint32_t n, ofr_error *err)
-{
-    int r = fail_state(client, err);
-    if (r < 0)
-        return r;
-    if (client->in_flight_tokens || from >= client->layout.n_slots ||
-        to >= client->layout.n_slots || from == to || n == 0 || n > client->layout.context)
-        return ofr_fail(err, OFR_EINVAL, "a copy of %u rows from slot %u to slot %u", n, from, to);
-    ofr_session_job entry = {
-        .sequence = ++client->sequence, .kind = OFR_SESSION_JOB_COPY, .n_segments = 2};
-    entry.segments[0].slot = to;
-    entry.segments[1].slot = from;
-    entry.segments[0].n_tokens = entry.segments[1].n_tokens = n;
-    ofr_slot_ledger_cut(&client->ledger, to, 0);
-    ofr_session_completion completion;
-    r = ofr_ring_push(&client->jobs, &entry);
-    if (r < 0)
-        return ofr_fail(err, r, "the worker does not take jobs");
-    r = wait_completion(client, &completion, err);
-    uint32_t held = 0;
-    if (r == 0) {
-        const int32_t *tokens = ofr_slot_ledger_tokens(&client->ledger, from, &held);
-        ofr_slot_ledger_add(&client->ledger, to, 0, tokens, held < n ? held : n);
-    }
+    json_t *next = client->next;
+    int fd = client->next_fd, ledger_fd = client->next_ledger_fd;
+    client->next = NULL;
+    client->next_fd = client->next_ledger_fd = -1;
+    int r = read_session(client, next, err);
+    if (r == 0)
+        r = map_session(client, fd, ledger_fd, err);
+    close(fd);
+    close(ledger_fd);
+    json_decref(next);
+    if (r == 0)
+        atomic_store(&client->state, OFR_CLIENT_STATE_UP);
     return r;
 }
 
-int ofr_client_run(ofr_client *client, const ofr_client_job *job, ofr_client_result *ret_result,
-                   ofr_error *err)
+/* What the watcher has noted, line by line, and the plan that came of it. */
+static void tell_notices(ofr_client *client)
 {
-    int r = ofr_client_submit(client, job, err);
-    return r < 0 ? r : ofr_client_wait(client, ret_result, err);
+    char notices[sizeof client->notices];
+    pthread_mutex_lock(&client->lock);
+    memcpy(notices, client->notices, sizeof notices);
+    client->notices[0] = 0;
+    pthread_mutex_unlock(&client->lock);
+    if (!client->notify || !notices[0])
+        return;
+    char *rest = NULL;
+    for (char *line = strtok_r(notices, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+        client->notify(client->user, line);
+    char line[sizeof client->info.plan + 32];
+    snprintf(line, sizeof line, "the plan is now %s", client->info.plan);
+    client->notify(client->user, line);
 }
 
 int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *err)
@@ -496,22 +443,15 @@ int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *er
     struct timespec until = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
     int r = 0;
     pthread_mutex_lock(&client->lock);
-    while (atomic_load(&client->state) == STATE_DOWN && client->next_fd < 0 && r == 0)
+    while (atomic_load(&client->state) == OFR_CLIENT_STATE_DOWN && client->next_fd < 0 && r == 0)
         r = pthread_cond_timedwait(&client->changed, &client->lock, &until);
-    int fd = client->next_fd;
-    client->next_fd = -1;
-    if (fd >= 0) {
-        r = map_session(client, fd, client->next_ledger_fd, err);
-        close(fd);
-        close(client->next_ledger_fd);
-        client->next_ledger_fd = -1;
-        if (r == 0)
-            atomic_store(&client->state, STATE_UP);
-    } else if (atomic_load(&client->state) == STATE_DOWN) {
+    if (client->next_fd >= 0)
+        r = take_next(client, err);
+    else if (atomic_load(&client->state) == OFR_CLIENT_STATE_DOWN)
         r = ofr_fail(err, OFR_ETIMEDOUT, "the worker did not come back within %u ms", timeout_ms);
-    }
     pthread_mutex_unlock(&client->lock);
-    return r != 0 ? r : fail_state(client, err);
+    tell_notices(client);
+    return r != 0 ? r : ofr_client_check_state(client, err);
 }
 
 int ofr_client_status(ofr_client *client, char **ret_json, ofr_error *err)

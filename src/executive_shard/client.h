@@ -1,9 +1,14 @@
 /* The executive as its clients see it: find or start it, attach, submit work, read logits.
  *
  * Control messages go over the executive's Unix socket (control.h); jobs and completions go
- * straight to a worker process through single-producer single-consumer rings in shared memory
+ * straight to the worker processes through single-producer single-consumer rings in shared memory
  * (session_abi.h), so the executive is not in the token loop. Token ids, logits and
  * log-probabilities are read and written in the shared segments in place.
+ *
+ * The plan says which workers a job goes through. Where layers are split, the client hands the job
+ * from one worker to the next while it waits; the residual stream stays where it is. Several jobs
+ * may be on their way: the chunks of a prompt follow each other through the workers, and a prompt
+ * on one device goes on while another device decodes.
  *
  * A client belongs to one thread. A background thread of its own watches the control socket, so
  * that a wait ends at once when a worker or the executive dies. */
@@ -22,8 +27,9 @@ typedef struct ofr_client ofr_client;
 
 typedef struct ofr_client_options {
     const char *package_directory;
-    const char *instance;       /* NULL: derived from the package's real path */
-    bool start;                 /* start an executive when none serves the package */
+    const char *instance; /* NULL: derived from the package's real path */
+    const char *plan;     /* plan.h's text form; NULL: "auto", what the executive has chosen */
+    bool start;           /* start an executive when none serves the package */
     const char *executive_path; /* program to start; NULL: executive_shard beside this program */
     uint32_t threads;           /* passed to an executive that is started; 0: its default */
     uint32_t context;           /* likewise; 0: default */
@@ -38,53 +44,75 @@ typedef struct ofr_client_info {
     pid_t executive_pid;
     char instance[64];
     char package_fingerprint[65];
-    char device[160]; /* "cpu: AMD EPYC ..., 2 threads, avx512-vnni" */
-    char plan[128];   /* "prefill=cpu,decode=cpu" */
+    char device[512]; /* "cpu: AMD EPYC ..., 2 threads, avx512-vnni"; all of the plan's */
+    char plan[512];   /* "prefill=cpu,decode=cpu": as it is, after devices were refused */
     uint32_t n_slots;
-    uint32_t context;   /* tokens a slot may hold */
-    uint32_t chunk_max; /* tokens of one job */
-    uint32_t chunk_preferred;
+    uint32_t context;         /* tokens a slot may hold */
+    uint32_t chunk_max;       /* tokens of one job */
+    uint32_t chunk_preferred; /* tokens of a job that suit a long prompt best */
     uint32_t vocab_size;
+    uint32_t n_workers;
     bool started; /* this call started the executive */
 } ofr_client_info;
 
-/* Connects and attaches. Errors: OFR_ENOENT no executive and `start` is false; OFR_EBUSY another
- * client is attached (the text names program and pid); OFR_EVERSION, OFR_EPROTOCOL; whatever made a
- * started executive fail, in its own words. */
+/* Connects and attaches; returns once the plan's workers are ready. Errors: OFR_ENOENT no executive
+ * and `start` is false, or the plan names a device that is absent; OFR_EINVAL the plan is none;
+ * OFR_EBUSY another client is attached (the text names program and pid); OFR_EVERSION,
+ * OFR_EPROTOCOL; whatever made a started executive fail, in its own words. */
 int ofr_client_connect(const ofr_client_options *options, ofr_client **ret_client, ofr_error *err);
 ofr_client *ofr_client_close(ofr_client *client);
 const ofr_client_info *ofr_client_get_info(const ofr_client *client);
 
-/* One forward call. Tokens and targets are copied into the shared token buffer. The logits of
- * OFR_FORWARD_OUTPUT_LAST are at ofr_client_logits(client, i) for segment i, valid until the next
- * submit; those of HIDDEN_SUM (one segment only) are at row 0. ALL is not offered. At most one job
- * is in flight. */
+/* One forward call. Tokens and targets are copied into a shared buffer. ALL is not offered. */
 typedef struct ofr_client_job {
     const ofr_segment *segments;
     uint32_t n_segments;
     const int32_t *tokens;  /* all segments' tokens in order */
     const int32_t *targets; /* LOGPROBS only */
     enum ofr_forward_output output;
+    /* Length of the prompt that this is a piece of: the plan's route for prompts may depend on it.
+     * 0: the job's own tokens. A job whose segments have one token each takes the route of
+     * decoding. */
+    uint32_t prompt_tokens;
 } ofr_client_job;
 
 typedef struct ofr_client_result {
-    uint64_t worker_ns;    /* time inside the backend */
-    const float *logprobs; /* LOGPROBS: one per token; valid until the next submit */
+    uint64_t worker_ns; /* time inside backends */
+    /* LAST: [n_segments, vocab_size]; HIDDEN_SUM (one segment only): [d_model]. Valid until the
+     * next job of the same kind (prompt or decoding) is submitted. Else NULL. */
+    const float *logits;
+    const float *logprobs; /* LOGPROBS: one per token; valid until the next submit. Else NULL */
 } ofr_client_result;
 
-int ofr_client_submit(ofr_client *client, const ofr_client_job *job, ofr_error *err);
-/* Waits for the job. OFR_EDEVICE: the worker died or was restarted; the KV of every slot is lost
- * and the caller fills it again from position 0, once ofr_client_wait_ready returns. OFR_EGONE: the
- * executive died. Other codes: what the worker answered. */
-int ofr_client_wait(ofr_client *client, ofr_client_result *ret_result, ofr_error *err);
+enum { OFR_CLIENT_JOBS_MAX = 4 };
+
+/* Puts a job on its way; *ret_ticket stands for it until ofr_client_wait. At most
+ * OFR_CLIENT_JOBS_MAX are on their way, and no slot is in two of them, but for pieces of one prompt
+ * in order. Jobs that a worker gets are done in the order of submission. OFR_EBUSY: too many. */
+int ofr_client_submit(ofr_client *client, const ofr_client_job *job, uint32_t *ret_ticket,
+                      ofr_error *err);
+/* Waits for the job. OFR_EDEVICE: a worker died or was refused; the KV of every slot is lost, and
+ * so are all jobs; the caller fills it again from position 0, once ofr_client_wait_ready returns.
+ * OFR_EGONE: the executive died. Other codes: what the worker answered. Ends the ticket. */
+int ofr_client_wait(ofr_client *client, uint32_t ticket, ofr_client_result *ret_result,
+                    ofr_error *err);
+/* Waits until one of the jobs on their way is done: ofr_client_wait will not wait for it. Errors
+ * are those of a lost worker or executive. */
+int ofr_client_wait_any(ofr_client *client, uint32_t *ret_ticket, ofr_error *err);
+/* Hands jobs on without waiting; true if this one is done, or its worker is lost. */
+bool ofr_client_poll(ofr_client *client, uint32_t ticket);
 /* submit + wait. */
 int ofr_client_run(ofr_client *client, const ofr_client_job *job, ofr_client_result *ret_result,
                    ofr_error *err);
-/* After OFR_EDEVICE: waits until the worker serves again. */
+/* After OFR_EDEVICE: waits until the plan's workers are ready; the plan may be another one. */
 int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *err);
+/* Row of the logits of the job that was waited for last. */
 const float *ofr_client_logits(const ofr_client *client, uint32_t row); /* [vocab_size] */
+/* Tokens of a job that suit a prompt of that length best. */
+uint32_t ofr_client_chunk(const ofr_client *client, uint32_t prompt_tokens);
 
-/* Copies the first `n` rows of K and V of slot `from` to slot `to`; waits for it. Errors as for
+/* Copies the first `n` rows of K and V of slot `from` to slot `to`, which no job on its way uses;
+ * waits for it. Errors as for
  * ofr_client_wait. Counted in the executive's handoff_bytes_copied. */
 int ofr_client_copy(ofr_client *client, uint32_t from, uint32_t to, uint32_t n, ofr_error *err);
 

@@ -117,6 +117,17 @@ int ofr_control_request_parse(const void *data, size_t size, ofr_control_request
             if (*c < 0x20 || *c > 0x7e)
                 *c = '?';
     }
+    if (r == 0 && operation == OFR_CONTROL_OPERATION_ATTACH) {
+        const json_t *plan = json_object_get(object, "plan");
+        if (plan && (!json_is_string(plan) || json_string_length(plan) >= sizeof request.plan))
+            r = ofr_fail(err, OFR_EPROTOCOL,
+                         "control message: 'plan' is no text of up to %zu bytes",
+                         sizeof request.plan - 1);
+        if (r == 0 && plan)
+            ofr_control_get_text(object, "plan", request.plan, sizeof request.plan, NULL);
+        else
+            strcpy(request.plan, "auto");
+    }
     json_decref(object);
     if (r == 0)
         *ret_request = request;

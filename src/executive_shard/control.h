@@ -3,13 +3,15 @@
  *
  * Requests of a client, the first one being hello:
  *     {"op":"hello","version":1,"program":"supervisor"}
- *     {"op":"status"} {"op":"attach"} {"op":"detach"} {"op":"stop"}
+ *     {"op":"status"} {"op":"attach","plan":TEXT} {"op":"detach"} {"op":"stop"}
  * Each is answered by {"op":<same>,"ok":true,...} or {"op":<same>,"ok":false,"code":<OFR_E name>,
- * "text":...}. The answer to attach carries the descriptors of the session segment and of the slot
- * ledger. Events for the attached client:
+ * "text":...}. The answer to attach comes when the workers of the plan (absent: "auto") are ready;
+ * it carries the descriptors of the session segment and of the slot ledger. Events for the attached
+ * client, the notice also for one that is attaching:
+ *     {"event":"notice","device":...,"text":...}    the device is refused, the plan goes without it
  *     {"event":"worker_down","generation":N,"text":...}
- *     {"event":"worker_up","generation":N}          with the descriptors of new ones
- *     {"event":"worker_failed","text":...}          it is not started again
+ *     {"event":"worker_up",...}                     as the answer to attach, after a worker_down
+ *     {"event":"worker_failed","text":...}          no device is left
  * documentation/shared_memory.md has all fields. */
 #ifndef OFR_EXECUTIVE_SHARD_CONTROL_H
 #define OFR_EXECUTIVE_SHARD_CONTROL_H
@@ -27,6 +29,7 @@ enum {
     OFR_CONTROL_MESSAGE_MAX = 64 * 1024,
     OFR_CONTROL_DESCRIPTORS_MAX = 4,
     OFR_CONTROL_PROGRAM_SIZE = 64,
+    OFR_CONTROL_PLAN_SIZE = 512,
     OFR_CONTROL_NESTING_MAX = 16,
 };
 
@@ -44,6 +47,7 @@ typedef struct ofr_control_request {
     enum ofr_control_operation operation;
     uint32_t version;                       /* hello */
     char program[OFR_CONTROL_PROGRAM_SIZE]; /* hello; printable ASCII */
+    char plan[OFR_CONTROL_PLAN_SIZE];       /* attach; "auto" where absent */
 } ofr_control_request;
 
 /* Parses a client's request; anything else than a known operation with well-formed fields is

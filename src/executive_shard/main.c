@@ -17,8 +17,8 @@
 #include "executive_shard/status_command.h"
 
 struct options {
-    const char *model, *instance, *log_level, *root, *cache_dir;
-    int64_t context, slots, threads, failure_window, cache_mib;
+    const char *model, *instance, *plan, *log_level, *root, *cache_dir;
+    int64_t context, slots, threads, failure_window, cache_mib, worker_mib;
     bool foreground, json, watch, help, version;
 };
 
@@ -127,12 +127,14 @@ static int command_run(const struct options *o)
     }
     ofr_executive_options options = {.package_directory = model,
                                      .instance = instance,
+                                     .plan = o->plan,
                                      .threads = (uint32_t)o->threads,
                                      .context = (uint32_t)o->context,
                                      .n_slots = (uint32_t)o->slots,
                                      .cache_directory = o->cache_dir,
                                      .cache_bytes = (uint64_t)o->cache_mib << 20,
-                                     .failure_window_s = (uint32_t)o->failure_window};
+                                     .failure_window_s = (uint32_t)o->failure_window,
+                                     .worker_memory_bytes = (uint64_t)o->worker_mib << 20};
     return o->foreground ? serve(&options, -1) : daemonize(&options);
 }
 
@@ -195,6 +197,8 @@ int main(int argc, char **argv)
          "name (default: one per package)"},
         {"foreground", OFR_OPTION_FLAG, &o.foreground, 0, 0, NULL,
          "run: stay attached, log to stderr"},
+        {"plan", OFR_OPTION_STRING, &o.plan, 0, 0, "PLAN",
+         "run: devices per phase and layers, for clients that name none (default auto)"},
         {"context", OFR_OPTION_INT, &o.context, 16, 1 << 24, "N",
          "run: tokens a sequence may have"},
         {"slots", OFR_OPTION_INT, &o.slots, 1, OFR_SESSION_SEGMENTS_MAX, "N",
@@ -207,6 +211,8 @@ int main(int argc, char **argv)
          "run: CPU threads (default: one per core)"},
         {"failure_window", OFR_OPTION_INT, &o.failure_window, 0, 3600, "S",
          "run: more than 3 worker deaths in S seconds quarantine a device (default 30, 0: never)"},
+        {"worker_memory", OFR_OPTION_INT, &o.worker_mib, 1, 1 << 24, "MIB",
+         "run: most that compiling for a device may take (default: half of what is free)"},
         {"log_level", OFR_OPTION_STRING, &o.log_level, 0, 0, "L", "error, warning, info or debug"},
         {"root", OFR_OPTION_STRING, &o.root, 0, 0, "DIR",
          "devices, doctor: the machine whose files are below DIR"},

@@ -3,81 +3,102 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
-#include "backend/cpu/cpu_backend.h"
 #include "base/clock.h"
 #include "base/shm.h"
 #include "executive_shard/canary.h"
 #include "executive_shard/control.h"
+#include "executive_shard/worker_layers.h"
 
 /* A wake-up by futex costs tens of microseconds; the next token of a conversation comes sooner. */
-enum { SPIN_NS = 200000 };
+enum { SPIN_NS = 200000, COMMANDS_MAX = 16 };
+
+enum command_kind { COMMAND_OPEN, COMMAND_TEST, COMMAND_SESSION, COMMAND_SESSION_END };
+
+struct command {
+    enum command_kind kind;
+    int fd;                    /* SESSION: the segment; else -1 */
+    uint32_t index, n_workers; /* SESSION */
+    uint32_t n_ranges;         /* OPEN */
+    uint32_t ranges[OFR_WORKER_RANGES_MAX][2];
+};
 
 struct session {
     void *base; /* NULL: no client */
+    ofr_session_header layout;
     ofr_ring jobs, completions;
+    ofr_ring_header *bell; /* what the client sleeps on */
 };
 
 struct worker {
     ofr_worker_options options;
     ofr_board *board;
-    ofr_package *package;
-    ofr_model model;
+    ofr_worker_layers layers;
     void *kv;
-    const ofr_backend *backend;
-    ofr_backend_session *backend_session;
+    char *hidden; /* the hidden segment */
+    uint64_t hidden_strip_bytes;
     int32_t *tokens, *targets; /* [chunk_max]: private copies, the client may change its own */
     uint64_t copied_bytes;     /* between strips, by jobs of kind COPY */
     struct session session;    /* of the job loop */
     pthread_mutex_t lock;      /* the only one: guards what follows */
     pthread_cond_t changed;
-    struct session next;
-    bool has_next;
+    struct command commands[COMMANDS_MAX]; /* oldest first */
+    uint32_t n_commands;
     ofr_ring_header *bell_of; /* job ring that the job loop sleeps on */
 };
 
 static void say(const struct worker *worker, const char *event, const char *key, const char *text)
 {
-    json_t *object = json_pack("{s:s, s:s}", "event", event, key, text);
+    json_t *object = json_pack("{s:s}", "event", event);
+    if (object && key)
+        json_object_set_new(object, key, json_stringn(text, strlen(text)));
     ofr_control_send(worker->options.control_fd, object, NULL, 0, true, NULL);
     json_decref(object);
 }
 
-static int open_session(const struct worker *worker, int fd, struct session *ret, ofr_error *err)
+_Noreturn static void give_up(const struct worker *worker, const ofr_error *err)
 {
-    const ofr_session_header *layout = &worker->options.layout;
-    void *base = NULL;
-    int r = ofr_shm_map(fd, layout->total_bytes, &base, err);
-    if (r < 0)
-        return r;
-    ofr_session_header found;
-    memcpy(&found, base, sizeof found);
-    r = ofr_session_header_check(layout, &found, err);
-    if (r < 0) {
-        ofr_shm_unmap(base, layout->total_bytes);
-        return r;
-    }
-    ret->base = base;
-    ofr_session_rings_init(base, layout, &ret->jobs, &ret->completions);
-    return 0;
+    say(worker, "failed", "text", err->text);
+    _exit(OFR_WORKER_EXIT_FAILED);
 }
 
-/* Hands the next session (or none) to the job loop and wakes it. */
-static void offer(struct worker *worker, struct session session)
+/* False: no message of the executive's. */
+static bool parse_command(const char *data, size_t size, struct command *ret)
 {
-    pthread_mutex_lock(&worker->lock);
-    if (worker->has_next)
-        ofr_shm_unmap(worker->next.base, worker->options.layout.total_bytes);
-    worker->next = session;
-    worker->has_next = true;
-    if (worker->bell_of)
-        ofr_ring_notify(worker->bell_of);
-    pthread_cond_signal(&worker->changed);
-    pthread_mutex_unlock(&worker->lock);
+    json_t *object = NULL;
+    char name[16] = "";
+    if (ofr_control_parse(data, size, &object, NULL) < 0)
+        return false;
+    ofr_control_get_text(object, "op", name, sizeof name, NULL);
+    bool ok = true;
+    if (strcmp(name, "open") == 0) {
+        const json_t *ranges = json_object_get(object, "ranges");
+        ret->kind = COMMAND_OPEN;
+        ret->n_ranges = (uint32_t)json_array_size(ranges);
+        ok = ret->n_ranges <= OFR_WORKER_RANGES_MAX;
+        for (uint32_t i = 0; ok && i < ret->n_ranges; i++)
+            for (uint32_t k = 0; k < 2; k++)
+                ret->ranges[i][k] =
+                    (uint32_t)json_integer_value(json_array_get(json_array_get(ranges, i), k));
+    } else if (strcmp(name, "test") == 0) {
+        ret->kind = COMMAND_TEST;
+    } else if (strcmp(name, "session") == 0) {
+        ret->kind = COMMAND_SESSION;
+        ok = ofr_control_get_u32(object, "index", &ret->index, NULL) == 0 &&
+             ofr_control_get_u32(object, "n_workers", &ret->n_workers, NULL) == 0 &&
+             ret->index < ret->n_workers;
+    } else {
+        ok = strcmp(name, "session_end") == 0;
+        ret->kind = COMMAND_SESSION_END;
+    }
+    json_decref(object);
+    return ok;
 }
 
 static void *control_loop(void *argument)
@@ -88,31 +109,78 @@ static void *control_loop(void *argument)
         size_t size = 0;
         size_t count = 0;
         int descriptors[OFR_CONTROL_DESCRIPTORS_MAX];
+        struct command command = {.fd = -1};
         /* The executive is gone, or this worker cannot be told anything any more. */
-        if (!data || ofr_control_receive(worker->options.control_fd, data, true, &size, descriptors,
-                                         &count, NULL) < 0)
+        if (!data ||
+            ofr_control_receive(worker->options.control_fd, data, true, &size, descriptors, &count,
+                                NULL) < 0 ||
+            !parse_command(data, size, &command))
             _exit(0);
-        struct session session = {0};
-        if (count == 1 && open_session(worker, descriptors[0], &session, NULL) < 0)
-            session.base = NULL;
-        while (count)
+        if (count)
+            command.fd = descriptors[0];
+        while (count > 1)
             close(descriptors[--count]);
-        offer(worker, session);
+        pthread_mutex_lock(&worker->lock);
+        if (worker->n_commands == COMMANDS_MAX)
+            _exit(0);
+        worker->commands[worker->n_commands++] = command;
+        if (worker->bell_of)
+            ofr_ring_notify(worker->bell_of);
+        pthread_cond_signal(&worker->changed);
+        pthread_mutex_unlock(&worker->lock);
     }
     return NULL;
 }
 
-static void take_next(struct worker *worker)
+/* The oldest command; without a session it is waited for. False: there is none. */
+static bool take_command(struct worker *worker, struct command *ret)
 {
     pthread_mutex_lock(&worker->lock);
-    while (!worker->has_next && !worker->session.base)
+    while (worker->n_commands == 0 && !worker->session.base)
         pthread_cond_wait(&worker->changed, &worker->lock);
-    if (worker->has_next) {
-        ofr_shm_unmap(worker->session.base, worker->options.layout.total_bytes);
-        worker->session = worker->next;
-        worker->has_next = false;
-        worker->bell_of = worker->session.base ? worker->session.jobs.header : NULL;
+    bool have = worker->n_commands > 0;
+    if (have) {
+        *ret = worker->commands[0];
+        memmove(worker->commands, worker->commands + 1,
+                --worker->n_commands * sizeof *worker->commands);
     }
+    pthread_mutex_unlock(&worker->lock);
+    return have;
+}
+
+static void end_session(struct worker *worker)
+{
+    pthread_mutex_lock(&worker->lock);
+    worker->bell_of = NULL;
+    pthread_mutex_unlock(&worker->lock);
+    ofr_shm_unmap(worker->session.base, worker->session.layout.total_bytes);
+    worker->session = (struct session){0};
+}
+
+/* A segment that is not what it should be is no session: its client will notice. */
+static void begin_session(struct worker *worker, const struct command *command)
+{
+    const ofr_session_header *o = &worker->options.layout;
+    ofr_session_header layout;
+    ofr_session_header found;
+    void *base = NULL;
+    end_session(worker);
+    if (ofr_session_layout_init(&layout, command->n_workers, o->n_slots, o->vocab_size,
+                                o->chunk_max, o->context, NULL) < 0 ||
+        ofr_shm_map(command->fd, layout.total_bytes, &base, NULL) < 0)
+        return;
+    memcpy(&found, base, sizeof found);
+    if (ofr_session_header_check(&layout, &found, NULL) < 0) {
+        ofr_shm_unmap(base, layout.total_bytes);
+        return;
+    }
+    struct session *session = &worker->session;
+    session->base = base;
+    session->layout = layout;
+    session->bell = ofr_session_bell(base, &layout);
+    ofr_session_rings_init(base, &layout, command->index, &session->jobs, &session->completions);
+    pthread_mutex_lock(&worker->lock);
+    worker->bell_of = session->jobs.header;
     pthread_mutex_unlock(&worker->lock);
 }
 
@@ -120,7 +188,7 @@ static void take_next(struct worker *worker)
 static bool is_hidden_sum(const struct worker *worker, const ofr_session_job *job)
 {
     return job->output == OFR_FORWARD_OUTPUT_HIDDEN_SUM && job->n_segments == 1 &&
-           worker->model.params->d_model <= worker->options.layout.vocab_size;
+           worker->options.d_model <= worker->options.layout.vocab_size;
 }
 
 static int run_copy(struct worker *worker, const ofr_session_job *job, ofr_error *err)
@@ -134,15 +202,19 @@ static int run_copy(struct worker *worker, const ofr_session_job *job, ofr_error
     return r;
 }
 
-/* The job is a private copy. Sums are checked here; the backend checks slots and positions. */
+/* The job is a private copy. Sums and places are checked here; the backend checks slots and
+ * positions. */
 static int check_job(const struct worker *worker, const ofr_session_job *job, ofr_error *err)
 {
     uint64_t total = 0;
+    uint32_t n_slots = worker->options.layout.n_slots;
     if (job->kind != OFR_SESSION_JOB_FORWARD)
         return ofr_fail(err, OFR_EPROTOCOL, "a job of kind %u", job->kind);
     if (job->n_segments == 0 || job->n_segments > OFR_SESSION_SEGMENTS_MAX ||
-        job->n_segments > worker->options.layout.n_slots)
+        job->n_segments > n_slots || job->first_row > n_slots - job->n_segments)
         return ofr_fail(err, OFR_EPROTOCOL, "a job of %u segments", job->n_segments);
+    if (job->buffer >= OFR_SESSION_BUFFERS || job->hidden_in > 1 || job->hidden_out > 1)
+        return ofr_fail(err, OFR_EPROTOCOL, "a job in buffer %u", job->buffer);
     for (uint32_t i = 0; i < job->n_segments; i++)
         total += job->segments[i].n_tokens;
     if (total != job->n_tokens || total > worker->options.layout.chunk_max)
@@ -153,14 +225,19 @@ static int check_job(const struct worker *worker, const ofr_session_job *job, of
     return 0;
 }
 
-/* Logits that are no numbers mean that the device or the strips are broken: this process is not to
- * be trusted with another job. The client gets the answer from the next one. */
+/* Numbers that are none mean that the device or the strips are broken: this process is not to be
+ * trusted with another job. The client gets the answer from the next one. */
 static void check_numbers(const struct worker *worker, const ofr_session_job *job,
-                          const ofr_forward *forward)
+                          const ofr_forward *forward, bool last)
 {
     const float *values = NULL;
+    const char *what = "logits";
     size_t n = 0;
-    if (forward->output == OFR_FORWARD_OUTPUT_LAST) {
+    if (!last) {
+        values = forward->hidden_out;
+        n = (size_t)job->n_tokens * worker->options.d_model;
+        what = "hidden states";
+    } else if (forward->output == OFR_FORWARD_OUTPUT_LAST) {
         values = forward->logits;
         n = (size_t)job->n_segments * worker->options.layout.vocab_size;
     } else if (forward->output == OFR_FORWARD_OUTPUT_LOGPROBS) {
@@ -168,9 +245,24 @@ static void check_numbers(const struct worker *worker, const ofr_session_job *jo
         n = job->n_tokens;
     }
     if (values && !ofr_canary_finite(values, n)) {
-        say(worker, "fault", "reason", "its logits are not numbers (NaN or infinity)");
+        char reason[96];
+        snprintf(reason, sizeof reason, "its %s are not numbers (NaN or infinity)", what);
+        say(worker, "fault", "reason", reason);
         _exit(OFR_WORKER_EXIT_FAULT);
     }
+}
+
+static float *hidden_strip(const struct worker *worker, uint32_t buffer, uint32_t which)
+{
+    return (float *)(void *)(worker->hidden + (2 * buffer + which) * worker->hidden_strip_bytes);
+}
+
+/* A device that refuses a job that is in order will refuse the next one too: no graph, no memory,
+ * device lost. The CPU has nothing behind it, so there the client is told. */
+static bool is_the_devices_fault(const struct worker *worker, int code)
+{
+    return code < 0 && code != OFR_EINVAL && code != OFR_EPROTOCOL &&
+           strcmp(worker->options.device, "cpu") != 0;
 }
 
 static int run_job(struct worker *worker, const ofr_session_job *job, ofr_error *err)
@@ -180,10 +272,17 @@ static int run_job(struct worker *worker, const ofr_session_job *job, ofr_error 
     int r = check_job(worker, job, err);
     if (r < 0)
         return r;
-    const ofr_session_header *layout = &worker->options.layout;
+    uint32_t n_layers = worker->layers.model.params->n_layers;
+    uint32_t end = job->layer_end ? job->layer_end : n_layers;
+    ofr_backend_session *layers = ofr_worker_layers_find(&worker->layers, job->layer_begin, end);
+    if (!layers)
+        return ofr_fail(err, OFR_EPROTOCOL, "a job for layers %u-%u, which are not open",
+                        job->layer_begin, end);
+    const ofr_session_header *layout = &worker->session.layout;
     void *base = worker->session.base;
-    memcpy(worker->tokens, ofr_session_tokens(base, layout), job->n_tokens * sizeof(int32_t));
-    memcpy(worker->targets, ofr_session_targets(base, layout), job->n_tokens * sizeof(int32_t));
+    size_t bytes = job->n_tokens * sizeof(int32_t);
+    memcpy(worker->tokens, ofr_session_tokens(base, layout, job->buffer), bytes);
+    memcpy(worker->targets, ofr_session_targets(base, layout, job->buffer), bytes);
     ofr_segment segments[OFR_SESSION_SEGMENTS_MAX];
     for (uint32_t i = 0; i < job->n_segments; i++)
         segments[i] = (ofr_segment){job->segments[i].slot, job->segments[i].position,
@@ -192,14 +291,19 @@ static int run_job(struct worker *worker, const ofr_session_job *job, ofr_error 
         .segments = segments,
         .n_segments = job->n_segments,
         .tokens = worker->tokens,
+        .hidden_in = hidden_strip(worker, job->buffer, job->hidden_in),
+        .hidden_out = hidden_strip(worker, job->buffer, job->hidden_out),
+        .hidden_rows = ofr_hidden_rows(layout->chunk_max),
         .output = (enum ofr_forward_output)job->output,
-        .logits = ofr_session_logits(base, layout),
+        .logits = ofr_session_logits(base, layout) + (size_t)job->first_row * layout->vocab_size,
         .targets = worker->targets,
-        .logprobs = ofr_session_logprobs(base, layout),
+        .logprobs = ofr_session_logprobs(base, layout, job->buffer),
     };
-    r = worker->backend->forward(worker->backend_session, &forward, err);
+    r = worker->layers.backend->forward(layers, &forward, err);
     if (r == 0)
-        check_numbers(worker, job, &forward);
+        check_numbers(worker, job, &forward, end == n_layers);
+    else if (is_the_devices_fault(worker, r))
+        give_up(worker, err);
     return r;
 }
 
@@ -208,6 +312,22 @@ static void board_step(const struct worker *worker, uint32_t state)
     atomic_store(&worker->board->state, state);
     atomic_store(&worker->board->heartbeat_ns, ofr_clock_ns());
     atomic_fetch_add(&worker->board->progress, 1);
+}
+
+/* Tokens count where they leave the last layer. */
+static void count_job(const struct worker *worker, const ofr_session_job *job)
+{
+    ofr_board *board = worker->board;
+    atomic_fetch_add(&board->jobs, 1);
+    if (job->kind != OFR_SESSION_JOB_FORWARD)
+        return;
+    if (job->layer_end && job->layer_end != worker->layers.model.params->n_layers)
+        return;
+    uint32_t decoded = 0;
+    for (uint32_t i = 0; i < job->n_segments; i++)
+        decoded += job->segments[i].n_tokens == 1;
+    atomic_fetch_add(&board->tokens, job->n_tokens);
+    atomic_fetch_add(&board->decode_tokens, decoded);
 }
 
 static void answer_job(struct worker *worker, const ofr_session_job *job)
@@ -222,31 +342,87 @@ static void answer_job(struct worker *worker, const ofr_session_job *job)
         size_t length = strnlen(err.text, sizeof completion.text - 1);
         memcpy(completion.text, err.text, length);
     } else {
-        atomic_fetch_add(&worker->board->jobs, 1);
-        atomic_fetch_add(&worker->board->tokens, job->n_tokens);
-        uint32_t decoded = 0;
-        for (uint32_t i = 0; i < job->n_segments; i++)
-            decoded += job->segments[i].n_tokens == 1;
-        atomic_fetch_add(&worker->board->decode_tokens, decoded);
+        count_job(worker, job);
     }
-    atomic_fetch_add(&worker->board->busy_ns, completion.worker_ns);
-    uint64_t copied = worker->copied_bytes;
-    if (worker->backend->handoff_bytes_copied)
-        copied += worker->backend->handoff_bytes_copied(worker->backend_session);
-    atomic_store(&worker->board->handoff_bytes_copied, copied);
+    ofr_board *board = worker->board;
+    atomic_fetch_add(&board->busy_ns, completion.worker_ns);
+    atomic_store(&board->handoff_bytes_copied,
+                 worker->copied_bytes + ofr_worker_layers_copied(&worker->layers));
+    atomic_store(&board->graph_kv_bytes, ofr_worker_layers_graph_kv(&worker->layers));
     board_step(worker, OFR_BOARD_STATE_IDLE);
     /* A client that does not take its completions only harms itself. */
     ofr_ring_push(&worker->session.completions, &completion);
+    if (worker->session.bell != worker->session.completions.header)
+        ofr_ring_notify(worker->session.bell);
+}
+
+static void open_ranges(struct worker *worker, const struct command *command)
+{
+    ofr_error err = {0};
+    int r = 0;
+    for (uint32_t i = 0; i < command->n_ranges && r == 0; i++) {
+        r = ofr_worker_layers_add(&worker->layers, command->ranges[i][0], command->ranges[i][1],
+                                  &err);
+        atomic_fetch_add(&worker->board->progress, 1);
+    }
+    if (r < 0)
+        give_up(worker, &err);
+    say(worker, "opened", NULL, NULL);
+}
+
+static void test_ranges(struct worker *worker)
+{
+    ofr_error err = {0};
+    if (ofr_worker_layers_test(&worker->layers, hidden_strip(worker, 0, 0),
+                               ofr_hidden_rows(worker->options.layout.chunk_max), &err) < 0)
+        give_up(worker, &err);
+    ofr_backend_capabilities found;
+    ofr_worker_layers_describe(&worker->layers, &found);
+    uint32_t chunk_max = worker->options.layout.chunk_max;
+    uint32_t chunk = found.chunk_preferred && found.chunk_preferred < chunk_max
+                         ? found.chunk_preferred
+                         : chunk_max;
+    char device[sizeof found.device_name + sizeof found.kernels + 64];
+    snprintf(device, sizeof device, "%s: %s, %s", worker->options.device, found.device_name,
+             found.kernels);
+    board_step(worker, OFR_BOARD_STATE_IDLE);
+    json_t *event =
+        json_pack("{s:s, s:s, s:i}", "event", "ready", "device", device, "chunk", (int)chunk);
+    ofr_control_send(worker->options.control_fd, event, NULL, 0, true, NULL);
+    json_decref(event);
+}
+
+static void obey(struct worker *worker, const struct command *command)
+{
+    switch (command->kind) {
+    case COMMAND_OPEN:
+        open_ranges(worker, command);
+        break;
+    case COMMAND_TEST:
+        test_ranges(worker);
+        break;
+    case COMMAND_SESSION:
+        begin_session(worker, command);
+        break;
+    case COMMAND_SESSION_END:
+        end_session(worker);
+        say(worker, "quiet", NULL, NULL);
+        break;
+    }
+    if (command->fd >= 0)
+        close(command->fd);
 }
 
 static void job_loop(struct worker *worker)
 {
     uint64_t spin = 0;
     for (;;) {
-        take_next(worker);
-        if (!worker->session.base)
+        uint32_t bell = worker->session.base ? ofr_ring_bell(&worker->session.jobs) : 0;
+        struct command command;
+        if (take_command(worker, &command)) {
+            obey(worker, &command);
             continue;
-        uint32_t bell = ofr_ring_bell(&worker->session.jobs);
+        }
         ofr_session_job job;
         int r = ofr_ring_pop(&worker->session.jobs, &job);
         if (r == 0) {
@@ -260,10 +436,26 @@ static void job_loop(struct worker *worker)
     }
 }
 
-static int open_backend(struct worker *worker, ofr_error *err)
+/* What compilers take is private memory; mappings of files and of shared memory do not count. */
+static void limit_memory(uint64_t bytes)
+{
+    unsigned long data = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    if (!file)
+        return;
+    if (fscanf(file, "%*u %*u %*u %*u %*u %lu", &data) == 1) {
+        uint64_t most = (uint64_t)data * (uint64_t)sysconf(_SC_PAGESIZE) + bytes;
+        struct rlimit limit = {most, most};
+        setrlimit(RLIMIT_DATA, &limit);
+    }
+    fclose(file);
+}
+
+static int prepare(struct worker *worker, ofr_error *err)
 {
     const ofr_worker_options *options = &worker->options;
-    void *board = NULL;
+    uint32_t chunk_max = options->layout.chunk_max;
+    void *board = NULL, *hidden = NULL;
     int r = ofr_shm_map(options->board_fd, OFR_BOARD_BYTES, &board, err);
     if (r < 0)
         return r;
@@ -273,57 +465,45 @@ static int open_backend(struct worker *worker, ofr_error *err)
     worker->board->worker_pid = (uint32_t)getpid();
     r = ofr_shm_map(options->kv_fd, options->kv_layout.total_bytes, &worker->kv, err);
     if (r == 0)
-        r = ofr_package_open(options->package_directory, 0, &worker->package, err);
-    if (r == 0)
-        r = ofr_model_init(&worker->model, worker->package, err);
+        r = ofr_shm_map(options->hidden_fd, ofr_hidden_total_bytes(chunk_max, options->d_model),
+                        &hidden, err);
     if (r < 0)
         return r;
-    size_t chunk = options->layout.chunk_max;
-    worker->tokens = calloc(chunk, sizeof(int32_t));
-    worker->targets = calloc(chunk, sizeof(int32_t));
+    worker->hidden = hidden;
+    worker->hidden_strip_bytes = ofr_hidden_strip_bytes(chunk_max, options->d_model);
+    worker->tokens = calloc(chunk_max, sizeof(int32_t));
+    worker->targets = calloc(chunk_max, sizeof(int32_t));
     if (!worker->tokens || !worker->targets)
         return ofr_fail(err, OFR_ENOMEM, "no memory for the worker");
-    worker->backend = ofr_cpu_backend();
-    ofr_backend_options open = {
-        .model = &worker->model,
-        .layer_end = worker->model.params->n_layers,
+    if (options->memory_bytes)
+        limit_memory(options->memory_bytes);
+    ofr_backend_options backend = {
         .kv_layout = options->kv_layout,
         .kv_arena = worker->kv,
         .threads = options->threads,
-        .max_batch_tokens = options->layout.chunk_max,
+        .max_batch_tokens = chunk_max,
         .progress = &worker->board->progress,
     };
-    r = worker->backend->open(&open, &worker->backend_session, err);
-    if (r == 0)
-        r = ofr_canary_golden(worker->backend, worker->backend_session,
-                              ofr_package_golden(worker->package), options->layout.vocab_size,
-                              options->layout.chunk_max, err);
-    return r;
+    return ofr_worker_layers_open(&worker->layers, options->package_directory, options->device,
+                                  &backend, err);
 }
 
 _Noreturn void ofr_worker_main(const ofr_worker_options *options)
 {
-    prctl(PR_SET_NAME, "offering-cpu");
+    char name[16];
+    snprintf(name, sizeof name, "offering-%.6s", options->device);
+    prctl(PR_SET_NAME, name);
     static struct worker worker; /* lives as long as the process */
     worker.options = *options;
     pthread_mutex_init(&worker.lock, NULL);
     pthread_cond_init(&worker.changed, NULL);
     ofr_error err = {0};
-    ofr_backend_capabilities found = {0};
-    int r = open_backend(&worker, &err);
-    if (r == 0)
-        r = worker.backend->probe(&found, &err);
+    int r = prepare(&worker, &err);
     pthread_t control;
     if (r == 0 && pthread_create(&control, NULL, control_loop, &worker) != 0)
         r = ofr_fail(&err, OFR_ENOMEM, "cannot start a thread");
-    if (r < 0) {
-        say(&worker, "failed", "text", err.text);
-        _exit(1);
-    }
-    char device[sizeof found.device_name + sizeof found.kernels + 16];
-    snprintf(device, sizeof device, "cpu: %s, %s", found.device_name, found.kernels);
-    board_step(&worker, OFR_BOARD_STATE_IDLE);
-    say(&worker, "ready", "device", device);
+    if (r < 0)
+        give_up(&worker, &err);
     job_loop(&worker);
     _exit(0);
 }

@@ -22,18 +22,6 @@ static int open_template(ofr_engine_session *session, ofr_error *err)
                                      err);
 }
 
-static int check_plan(const ofr_engine_session *session, const char *plan, ofr_error *err)
-{
-    /* The CPU is the one device that workers serve. */
-    static const ofr_plan_device present[] = {{"cpu", OFR_PLAN_DEVICE_CPU}};
-    ofr_plan parsed;
-    int r = ofr_plan_parse(plan ? plan : "auto", &parsed, err);
-    if (r == 0)
-        r = ofr_plan_resolve(&parsed, present, 1, ofr_package_params(session->package)->n_layers,
-                             err);
-    return r;
-}
-
 int ofr_engine_session_open(ofr_engine_session *session, const ofr_common_options *common,
                             bool text_only, bool with_template, ofr_error *err)
 {
@@ -55,8 +43,6 @@ int ofr_engine_session_open(ofr_engine_session *session, const ofr_common_option
         if (!session->bos_token || !session->eos_token)
             r = ofr_fail(err, OFR_ENOMEM, "no memory for the names of BOS and EOS");
     }
-    if (r == 0 && !text_only)
-        r = check_plan(session, common->plan, err);
     if (r == 0 && with_template)
         r = open_template(session, err);
     if (r < 0)
@@ -104,6 +90,7 @@ int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_opt
     ofr_client_options options = {
         .package_directory = ofr_package_directory(session->package),
         .instance = common->instance,
+        .plan = common->plan,
         .start = true,
         .threads = (uint32_t)common->threads,
         .context = (uint32_t)common->context,

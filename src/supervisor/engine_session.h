@@ -7,7 +7,6 @@
 
 #include <jansson.h>
 
-#include "engine/plan.h"
 #include "executive_shard/client.h"
 #include "package/package.h"
 #include "supervisor/options_common.h"
@@ -26,9 +25,8 @@ typedef struct ofr_engine_session {
     ofr_sequence sequence;            /* slot 0 of the executive; tokens NULL: not connected */
 } ofr_engine_session;
 
-/* Opens package, tokenizer and (if asked) template, and checks --plan against the devices present;
- * no process is started or spoken to. With `text_only` the package may lack its weights, and the
- * plan is not looked at. */
+/* Opens package, tokenizer and (if asked) template; no process is started or spoken to. With
+ * `text_only` the package may lack its weights. */
 int ofr_engine_session_open(ofr_engine_session *session, const ofr_common_options *common,
                             bool text_only, bool with_template, ofr_error *err);
 void ofr_engine_session_done(ofr_engine_session *session);

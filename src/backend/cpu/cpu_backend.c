@@ -356,7 +356,9 @@ static const ofr_backend table = {
     .probe = backend_probe,
     .open = backend_open,
     .forward = backend_forward,
+    .describe = NULL,
     .handoff_bytes_copied = backend_copied,
+    .graph_kv_bytes = NULL,
     .close = backend_close,
 };
 

@@ -38,6 +38,18 @@ static int choose_device(const ofr_opencl_api *api, const char *name, ofr_opencl
     return 0;
 }
 
+static void describe_device(const ofr_opencl_device *found, ofr_backend_capabilities *ret)
+{
+    ofr_backend_capabilities made = {.free_shapes = true,
+                                     .binds_host_pointers = found->shares_host_memory,
+                                     .memory_bytes =
+                                         found->shares_host_memory ? 0 : found->memory_bytes,
+                                     .chunk_preferred = PREFERRED_CHUNK};
+    snprintf(made.device_name, sizeof made.device_name, "%s", found->name);
+    snprintf(made.kernels, sizeof made.kernels, "%s", found->byte_products ? "dot" : "plain");
+    *ret = made;
+}
+
 int ofr_opencl_probe(const char *device, ofr_backend_capabilities *ret_capabilities, ofr_error *err)
 {
     ofr_opencl_api api;
@@ -49,14 +61,7 @@ int ofr_opencl_probe(const char *device, ofr_backend_capabilities *ret_capabilit
     if (result < 0) {
         return result;
     }
-    ofr_backend_capabilities made = {.free_shapes = true,
-                                     .binds_host_pointers = found.shares_host_memory,
-                                     .memory_bytes =
-                                         found.shares_host_memory ? 0 : found.memory_bytes,
-                                     .chunk_preferred = PREFERRED_CHUNK};
-    snprintf(made.device_name, sizeof made.device_name, "%s", found.name);
-    snprintf(made.kernels, sizeof made.kernels, "%s", found.byte_products ? "dot" : "plain");
-    *ret_capabilities = made;
+    describe_device(&found, ret_capabilities);
     return 0;
 }
 
@@ -314,6 +319,13 @@ void ofr_opencl_session_stats(const ofr_backend_session *session, ofr_opencl_sta
              t->item_rows, t->gemm_units);
 }
 
+static void backend_describe(const ofr_backend_session *session, ofr_backend_capabilities *ret)
+{
+    describe_device(&session->device, ret);
+    ret->binds_host_pointers = session->shared;
+    snprintf(ret->kernels, sizeof ret->kernels, "%s", session->stats.kernels);
+}
+
 static uint64_t backend_handoff(const ofr_backend_session *session)
 {
     return session->stats.kv_uploaded + session->stats.kv_downloaded + session->stats.hidden_copied;
@@ -325,7 +337,9 @@ static const ofr_backend table = {
     .probe = backend_probe,
     .open = backend_open,
     .forward = backend_forward,
+    .describe = backend_describe,
     .handoff_bytes_copied = backend_handoff,
+    .graph_kv_bytes = NULL,
     .close = backend_close,
 };
 

@@ -311,6 +311,17 @@ static int backend_forward(ofr_backend_session *session, const ofr_forward *forw
     return r;
 }
 
+static void backend_describe(const ofr_backend_session *session, ofr_backend_capabilities *ret)
+{
+    ofr_backend_capabilities made = {.binds_host_pointers = true};
+    describe(session->ov, session->device, &made, NULL);
+    uint32_t room = sizeof made.chunks / sizeof made.chunks[0] - 1;
+    for (uint32_t i = 0; i < session->chunks.n && i < room; i++)
+        made.chunks[i] = session->chunks.steps[i];
+    made.chunk_preferred = session->chunks.steps[session->chunks.n - 1];
+    *ret = made;
+}
+
 static uint64_t backend_copied(const ofr_backend_session *session)
 {
     uint64_t copied = session->copied;
@@ -337,7 +348,9 @@ const ofr_backend *ofr_openvino_backend(void)
         .probe = backend_probe,
         .open = backend_open,
         .forward = backend_forward,
+        .describe = backend_describe,
         .handoff_bytes_copied = backend_copied,
+        .graph_kv_bytes = NULL,
         .close = backend_close,
     };
     return &table;

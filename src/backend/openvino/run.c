@@ -255,13 +255,17 @@ int ofr_openvino_run_head(ofr_backend_session *session, float *hidden, uint32_t 
     return r;
 }
 
-/* Decides where the rows lie: in the caller's buffers where these have room for the padding too,
- * else in our own, and then the copying is counted. */
+/* Decides where the rows lie: in the caller's buffers where these have room for the padding too
+ * (which would overwrite the rows of the next segment), else in our own, and then the copying is
+ * counted. */
 static int place_rows(ofr_backend_session *session, const ofr_forward *f, uint32_t row, chunk *c,
                       ofr_error *err)
 {
     size_t d = session->params->d_model;
-    bool room = row + c->tokens <= f->hidden_rows;
+    uint32_t total = 0;
+    for (uint32_t i = 0; i < f->n_segments; i++)
+        total += f->segments[i].n_tokens;
+    bool room = c->tokens == c->n || (row + c->n == total && row + c->tokens <= f->hidden_rows);
     c->in = session->hidden[0];
     if (session->options.layer_begin == 0) {
         int r = embed(session, f->tokens + row, c->n, c->in, err);

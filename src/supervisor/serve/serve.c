@@ -120,6 +120,7 @@ static int engine_connect(struct engine *engine, ofr_error *err)
     ofr_client_options options = {
         .package_directory = ofr_package_directory(engine->session->package),
         .instance = engine->common.instance,
+        .plan = engine->common.plan,
         .start = true,
         .threads = (uint32_t)engine->common.threads,
         .context = (uint32_t)engine->common.context,

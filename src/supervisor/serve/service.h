@@ -19,7 +19,7 @@ typedef struct ofr_service {
     const char *model_id;
     char fingerprint[16]; /* "fp_" and 10 digits of the package's */
     char instance[64];
-    char device[160], plan[128];
+    char device[512], plan[512];
     uint32_t n_slots, context, d_model, vocab_size;
     time_t created;
 } ofr_service;

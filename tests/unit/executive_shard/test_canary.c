@@ -41,7 +41,8 @@ static const ofr_golden golden = {prompt, 3, expected, 3};
 
 static int check(ofr_backend_session session, ofr_error *err)
 {
-    return ofr_canary_golden(&backend, &session, &golden, VOCAB, 512, err);
+    const ofr_canary_part part = {&backend, &session, 0};
+    return ofr_canary_golden(&part, 1, &golden, VOCAB, 512, NULL, 0, err);
 }
 
 static void right_answers_pass(void **state)
@@ -52,7 +53,7 @@ static void right_answers_pass(void **state)
     /* A near tie in the other order. */
     assert_int_equal(check((ofr_backend_session){.answers = {39, 49, 59}, .runner_up = 9.8F}, &err),
                      0);
-    assert_int_equal(ofr_canary_golden(&backend, NULL, NULL, VOCAB, 512, &err), 0);
+    assert_int_equal(ofr_canary_golden(NULL, 0, NULL, VOCAB, 512, NULL, 0, &err), 0);
 }
 
 static void wrong_ones_are_named(void **state)
@@ -64,6 +65,39 @@ static void wrong_ones_are_named(void **state)
     assert_int_equal(check((ofr_backend_session){.answers = {40, 50, 60}, .nan = true}, &err),
                      OFR_EDEVICE);
     assert_non_null(strstr(err.text, "not numbers"));
+}
+
+/* The first part hands its stream to the second, in a slot of its own each. */
+static int first_forward(ofr_backend_session *session, const ofr_forward *pass, ofr_error *err)
+{
+    (void)err;
+    assert_int_equal(pass->segments[0].slot, 4);
+    assert_int_equal(pass->hidden_rows, 6);
+    session->calls++;
+    pass->hidden_out[0] = (float)(session->calls * 100 + pass->segments[0].n_tokens);
+    return 0;
+}
+
+static int second_forward(ofr_backend_session *session, const ofr_forward *pass, ofr_error *err)
+{
+    assert_int_equal(pass->segments[0].slot, 1);
+    uint32_t n = session->calls == 0 ? 3 : 1;
+    assert_true(pass->hidden_in[0] == (float)((session->calls + 1) * 100 + n));
+    return forward(session, pass, err);
+}
+
+static void parts_are_chained(void **state)
+{
+    (void)state;
+    static const ofr_backend first = {.name = "first", .forward = first_forward};
+    static const ofr_backend second = {.name = "second", .forward = second_forward};
+    ofr_backend_session a = {0}, b = {.answers = {40, 50, 60}};
+    const ofr_canary_part parts[] = {{&first, &a, 4}, {&second, &b, 1}};
+    float hidden[6] = {0};
+    ofr_error err = {0};
+    assert_int_equal(ofr_canary_golden(parts, 2, &golden, VOCAB, 512, hidden, 6, &err), 0);
+    assert_int_equal(a.calls, 3);
+    assert_int_equal(b.calls, 3);
 }
 
 static void every_place_is_looked_at(void **state)
@@ -90,6 +124,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(right_answers_pass),
         cmocka_unit_test(wrong_ones_are_named),
+        cmocka_unit_test(parts_are_chained),
         cmocka_unit_test(every_place_is_looked_at),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

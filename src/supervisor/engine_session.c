@@ -70,17 +70,37 @@ void ofr_engine_session_done(ofr_engine_session *session)
 static int engine_run(void *user, const ofr_client_job *job, ofr_client_result *ret_result,
                       ofr_error *err)
 {
-    return ofr_client_run(user, job, ret_result, err);
+    return ofr_client_run(((ofr_engine_session *)user)->client, job, ret_result, err);
+}
+
+static int engine_submit(void *user, const ofr_client_job *job, uint32_t *ret_ticket,
+                         ofr_error *err)
+{
+    return ofr_client_submit(((ofr_engine_session *)user)->client, job, ret_ticket, err);
+}
+
+static int engine_wait(void *user, uint32_t ticket, ofr_client_result *ret_result, ofr_error *err)
+{
+    return ofr_client_wait(((ofr_engine_session *)user)->client, ticket, ret_result, err);
+}
+
+static uint32_t engine_chunk(void *user, uint32_t prompt_tokens)
+{
+    return ofr_client_chunk(((ofr_engine_session *)user)->client, prompt_tokens);
 }
 
 static const float *engine_logits(void *user, uint32_t row)
 {
-    return ofr_client_logits(user, row);
+    return ofr_client_logits(((ofr_engine_session *)user)->client, row);
 }
 
+/* The plan may be another one afterwards. */
 static int engine_wait_ready(void *user, uint32_t timeout_ms, ofr_error *err)
 {
-    return ofr_client_wait_ready(user, timeout_ms, err);
+    ofr_engine_session *session = user;
+    int r = ofr_client_wait_ready(session->client, timeout_ms, err);
+    session->info = *ofr_client_get_info(session->client);
+    return r;
 }
 
 int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_options *common,
@@ -111,7 +131,10 @@ int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_opt
         .run = engine_run,
         .logits = engine_logits,
         .wait_ready = engine_wait_ready,
-        .user = session->client,
+        .submit = engine_submit,
+        .wait = engine_wait,
+        .chunk = engine_chunk,
+        .user = session,
         .context = info->context,
         .chunk_max = info->chunk_max,
         .chunk_preferred = info->chunk_preferred,

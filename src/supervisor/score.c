@@ -49,6 +49,7 @@ static int score_window(ofr_engine_session *session, const int32_t *ids, const i
             .tokens = ids + at,
             .targets = targets + at,
             .output = OFR_FORWARD_OUTPUT_LOGPROBS,
+            .prompt_tokens = n,
         };
         ofr_client_result result = {0};
         if (*ofr_interrupt_flag())

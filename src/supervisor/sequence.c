@@ -1,6 +1,7 @@
 /* One sequence on one slot: prefix reuse, chunks, and filling the strips again after a fault. */
 #include "supervisor/sequence.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,10 +65,18 @@ void ofr_sequence_invalidate(ofr_sequence *sequence)
     sequence->n_replayed = 0;
 }
 
-/* Tokens of the next job: as the lost worker was given them, then by the engine's chunks. */
-static uint32_t next_job_tokens(const ofr_sequence *sequence, uint32_t chunk)
+enum { JOBS_MAX = 2 };
+
+/* A chunk on its way. */
+struct chunk_job {
+    uint32_t ticket, begin, n_tokens;
+    ofr_client_result result; /* where the engine only runs: it is done already */
+};
+
+/* Tokens of the job that begins at `begin`: as the lost worker was given them, then by the engine's
+ * chunks. */
+static uint32_t next_job_tokens(const ofr_sequence *sequence, uint32_t begin, uint32_t chunk)
 {
-    uint32_t begin = sequence->n_in_kv;
     uint32_t end = begin < sequence->n_replayed ? sequence->n_replayed : sequence->n_tokens;
     if (end - begin > chunk)
         end = begin + chunk;
@@ -77,34 +86,81 @@ static uint32_t next_job_tokens(const ofr_sequence *sequence, uint32_t chunk)
     return end - begin;
 }
 
-static int forward_chunk(ofr_sequence *sequence, ofr_error *err)
+static uint32_t choose_chunk(const ofr_sequence *sequence)
 {
     const ofr_engine *engine = &sequence->engine;
-    uint32_t chunk = engine->chunk_preferred ? engine->chunk_preferred : engine->chunk_max;
-    if (chunk > engine->chunk_max)
-        chunk = engine->chunk_max;
-    uint32_t rest = sequence->n_tokens - sequence->n_in_kv;
+    uint32_t left = sequence->n_tokens - sequence->n_in_kv;
+    uint32_t chunk = engine->chunk ? engine->chunk(engine->user, left) : engine->chunk_preferred;
+    return chunk && chunk < engine->chunk_max ? chunk : engine->chunk_max;
+}
+
+/* `length` of the prompt, `chunk` tokens at most. */
+static int begin_job(ofr_sequence *sequence, uint32_t begin, uint32_t length, uint32_t chunk,
+                     struct chunk_job *ret, ofr_error *err)
+{
+    const ofr_engine *engine = &sequence->engine;
     ofr_segment segment = {
         .slot = sequence->slot,
-        .position = sequence->n_in_kv,
-        .n_tokens = next_job_tokens(sequence, chunk),
+        .position = begin,
+        .n_tokens = next_job_tokens(sequence, begin, chunk),
     };
     ofr_client_job job = {
         .segments = &segment,
         .n_segments = 1,
-        .tokens = sequence->tokens + sequence->n_in_kv,
-        .output = segment.n_tokens == rest ? OFR_FORWARD_OUTPUT_LAST : OFR_FORWARD_OUTPUT_NONE,
+        .tokens = sequence->tokens + begin,
+        .output = begin + segment.n_tokens == sequence->n_tokens ? OFR_FORWARD_OUTPUT_LAST
+                                                                 : OFR_FORWARD_OUTPUT_NONE,
+        .prompt_tokens = length,
     };
-    ofr_client_result result = {0};
-    int r = engine->run(engine->user, &job, &result, err);
+    *ret = (struct chunk_job){.begin = begin, .n_tokens = segment.n_tokens};
+    return engine->submit ? engine->submit(engine->user, &job, &ret->ticket, err)
+                          : engine->run(engine->user, &job, &ret->result, err);
+}
+
+static int end_job(ofr_sequence *sequence, struct chunk_job *job, ofr_error *err)
+{
+    const ofr_engine *engine = &sequence->engine;
+    int r = engine->submit ? engine->wait(engine->user, job->ticket, &job->result, err) : 0;
     if (r < 0)
         return r;
-    memset(sequence->job_begins + sequence->n_in_kv, 0, segment.n_tokens);
-    sequence->job_begins[sequence->n_in_kv] = 1;
-    sequence->n_in_kv += segment.n_tokens;
-    sequence->forwarded += segment.n_tokens;
-    sequence->worker_ns += result.worker_ns;
+    memset(sequence->job_begins + job->begin, 0, job->n_tokens);
+    sequence->job_begins[job->begin] = 1;
+    sequence->n_in_kv += job->n_tokens;
+    sequence->forwarded += job->n_tokens;
+    sequence->worker_ns += job->result.worker_ns;
     return 0;
+}
+
+/* All that is not in the strips. OFR_ECANCELED after the chunks that were on their way. */
+static int forward_rest(ofr_sequence *sequence, const volatile sig_atomic_t *cancel, ofr_error *err)
+{
+    struct chunk_job jobs[JOBS_MAX];
+    uint32_t n = 0;
+    uint32_t most = sequence->engine.submit ? JOBS_MAX : 1;
+    uint32_t sent = sequence->n_in_kv;
+    uint32_t length = sequence->n_tokens - sent;
+    uint32_t chunk = choose_chunk(sequence);
+    int r = 0;
+    while (r == 0 && sequence->n_in_kv < sequence->n_tokens) {
+        bool canceled = cancel && *cancel;
+        while (r == 0 && !canceled && n < most && sent < sequence->n_tokens) {
+            r = begin_job(sequence, sent, length, chunk, &jobs[n], err);
+            if (r == 0)
+                sent += jobs[n++].n_tokens;
+        }
+        if (r == 0 && n == 0)
+            return ofr_fail(err, OFR_ECANCELED, "interrupted");
+        if (r == 0)
+            r = end_job(sequence, &jobs[0], err);
+        if (r == 0)
+            memmove(jobs, jobs + 1, --n * sizeof *jobs);
+    }
+    /* What follows a job that failed is worth nothing. */
+    for (uint32_t i = 1; r < 0 && sequence->engine.submit && i < n; i++) {
+        ofr_error ignored = {0};
+        sequence->engine.wait(sequence->engine.user, jobs[i].ticket, &jobs[i].result, &ignored);
+    }
+    return r;
 }
 
 static int recover(ofr_sequence *sequence, ofr_error *err)
@@ -129,10 +185,10 @@ int ofr_sequence_forward(ofr_sequence *sequence, const volatile sig_atomic_t *ca
         return ofr_fail(err, OFR_EINVAL, "no token is left to forward");
     uint32_t recoveries = 0;
     while (sequence->n_in_kv < sequence->n_tokens) {
-        if (cancel && *cancel)
-            return ofr_fail(err, OFR_ECANCELED, "interrupted");
         ofr_error reason = {0};
-        int r = forward_chunk(sequence, &reason);
+        int r = forward_rest(sequence, cancel, &reason);
+        if (r == OFR_ECANCELED)
+            return ofr_fail(err, r, "%s", reason.text);
         if (r == OFR_EDEVICE && recoveries++ < OFR_SEQUENCE_MAX_RECOVERIES)
             r = recover(sequence, &reason);
         if (r < 0) {

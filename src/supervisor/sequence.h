@@ -14,8 +14,8 @@
 #include "base/status.h"
 #include "executive_shard/client.h"
 
-/* Where forward calls go. The functions have the contracts of ofr_client_run, _logits and
- * _wait_ready. */
+/* Where forward calls go. The functions have the contracts of those of ofr_client_ with their
+ * names. */
 typedef struct ofr_engine {
     int (*run)(void *user, const ofr_client_job *job, ofr_client_result *ret_result,
                ofr_error *err);
@@ -26,6 +26,10 @@ typedef struct ofr_engine {
     uint32_t chunk_max;       /* tokens of one job */
     uint32_t chunk_preferred; /* 0: chunk_max */
     uint32_t vocab_size;
+    /* All may be NULL: then one job is on its way at a time, of chunk_preferred tokens. */
+    int (*submit)(void *user, const ofr_client_job *job, uint32_t *ret_ticket, ofr_error *err);
+    int (*wait)(void *user, uint32_t ticket, ofr_client_result *ret_result, ofr_error *err);
+    uint32_t (*chunk)(void *user, uint32_t prompt_tokens);
 } ofr_engine;
 
 enum {
@@ -66,10 +70,11 @@ int ofr_sequence_append(ofr_sequence *sequence, int32_t token, ofr_error *err);
 /* Forgets what the strips hold. */
 void ofr_sequence_invalidate(ofr_sequence *sequence);
 
-/* Forwards what is not in the strips yet, in chunks. *ret_logits [vocab_size] belongs to the last
- * token and is valid until the next call. `cancel` (may be NULL) is looked at before each chunk:
- * OFR_ECANCELED keeps what was forwarded. A worker that dies is waited for and everything is
- * forwarded again, at most OFR_SEQUENCE_MAX_RECOVERIES times. */
+/* Forwards what is not in the strips yet, in chunks; two of them are on their way at a time where
+ * the engine can, so that one device works on the next while another works on the last. *ret_logits
+ * [vocab_size] belongs to the last token and is valid until the next call. `cancel` (may be NULL)
+ * is looked at before each chunk: OFR_ECANCELED keeps what was forwarded. A worker that dies is
+ * waited for and everything is forwarded again, at most OFR_SEQUENCE_MAX_RECOVERIES times. */
 int ofr_sequence_forward(ofr_sequence *sequence, const volatile sig_atomic_t *cancel,
                          const float **ret_logits, ofr_error *err);
 

@@ -22,6 +22,10 @@ struct model {
     int fail_code;
     float logits[VOCAB];
     volatile sig_atomic_t *cancel_at_end; /* set after the first call */
+    /* Of an engine that takes jobs ahead: */
+    int status[2];
+    ofr_error reason[2];
+    uint32_t on_their_way, most_on_their_way, submitted;
 };
 
 static int model_run(void *user, const ofr_client_job *job, ofr_client_result *ret_result,
@@ -71,8 +75,46 @@ static int model_wait_ready(void *user, uint32_t timeout_ms, ofr_error *err)
 static void begin(struct model *m, ofr_sequence *sequence)
 {
     *m = (struct model){0};
-    ofr_engine engine = {model_run, model_logits, model_wait_ready, m, CONTEXT, CHUNK, 0, VOCAB};
+    ofr_engine engine = {.run = model_run,
+                         .logits = model_logits,
+                         .wait_ready = model_wait_ready,
+                         .user = m,
+                         .context = CONTEXT,
+                         .chunk_max = CHUNK,
+                         .vocab_size = VOCAB};
     assert_int_equal(ofr_sequence_init(sequence, &engine, 3, NULL), 0);
+}
+
+static int model_submit(void *user, const ofr_client_job *job, uint32_t *ret_ticket, ofr_error *err)
+{
+    struct model *m = user;
+    ofr_client_result result;
+    (void)err;
+    assert_int_equal(job->prompt_tokens, 11);
+    uint32_t ticket = m->submitted++ % 2;
+    m->status[ticket] = model_run(m, job, &result, &m->reason[ticket]);
+    if (++m->on_their_way > m->most_on_their_way)
+        m->most_on_their_way = m->on_their_way;
+    *ret_ticket = ticket;
+    return 0;
+}
+
+static int model_wait(void *user, uint32_t ticket, ofr_client_result *ret_result, ofr_error *err)
+{
+    struct model *m = user;
+    assert_in_range(m->on_their_way, 1, 2);
+    m->on_their_way--;
+    ret_result->worker_ns = 10;
+    if (m->status[ticket] < 0)
+        *err = m->reason[ticket];
+    return m->status[ticket];
+}
+
+static uint32_t model_chunk(void *user, uint32_t prompt_tokens)
+{
+    (void)user;
+    assert_int_equal(prompt_tokens, 11);
+    return 3;
 }
 
 /* Sets the tokens, forwards, and checks that the model saw exactly them. */
@@ -207,6 +249,36 @@ static void cancellation_keeps_what_was_forwarded(void **state)
     ofr_sequence_done(&s);
 }
 
+/* Two chunks on their way at a time, of the length that the engine wants; a failure of one ends the
+ * other, too. */
+static void chunks_follow_each_other(void **state)
+{
+    (void)state;
+    struct model m;
+    ofr_sequence s;
+    begin(&m, &s);
+    s.engine.run = NULL;
+    s.engine.submit = model_submit;
+    s.engine.wait = model_wait;
+    s.engine.chunk = model_chunk;
+    const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+    forward(&m, &s, tokens, 11, 0);
+    assert_int_equal(m.calls, 4);
+    assert_int_equal(m.most_on_their_way, 2);
+    assert_int_equal(m.on_their_way, 0);
+    ofr_sequence_invalidate(&s);
+    m.fail_at = m.calls + 2;
+    m.fail_count = 1;
+    m.fail_code = OFR_EDEVICE;
+    const float *logits = NULL;
+    assert_int_equal(ofr_sequence_set(&s, tokens, 11, NULL, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, NULL), 0);
+    assert_int_equal(m.waits, 1);
+    assert_int_equal(m.on_their_way, 0);
+    assert_true(logits[0] == 11 && logits[1] == 66);
+    ofr_sequence_done(&s);
+}
+
 static void limits(void **state)
 {
     (void)state;
@@ -237,6 +309,7 @@ int main(void)
         cmocka_unit_test(a_worker_lost_again_and_again_is_an_error),
         cmocka_unit_test(other_errors_are_passed_on),
         cmocka_unit_test(cancellation_keeps_what_was_forwarded),
+        cmocka_unit_test(chunks_follow_each_other),
         cmocka_unit_test(limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,7 +2,7 @@
 """What the static graphs cost on OpenVINO's CPU plug-in: prefill beside OpenVINO GenAI's of the same package, a short
 prompt beside a long one, and compiling a folded graph beside the whole one.
 
-  venv_offering/bin/python3 bench/openvino_graphs.py PACKAGE [--build build/release] [--parts prefill,short,compile]
+  venv_offering/bin/python3 bench/openvino_graphs.py PACKAGE [--build DIR] [--parts prefill,short,compile,resident]
 
 PACKAGE is baked by bake_model; the build has the tests' tools (-DOFFERING_TESTS=ON). Engines alternate in one run;
 figures are medians, with the least and the largest beside them. Every repetition of GenAI is a fresh prompt, and
@@ -122,6 +122,50 @@ def compile_(args, _):
     return result
 
 
+def memory_of(pid, weights):
+    """(Pss of weights.bin, private dirty memory), bytes."""
+    mapped, private, inside = 0, 0, False
+    try:
+        with open("/proc/%d/smaps" % pid) as f:
+            for line in f:
+                word = line.split(None, 1)[0]
+                if "-" in word and not word.endswith(":"):
+                    inside = line.rstrip().endswith(weights)
+                elif word == "Pss:" and inside:
+                    mapped += int(line.split()[1]) << 10
+                elif word in ("Private_Dirty:", "Private_Hugetlb:") and not inside:
+                    private += int(line.split()[1]) << 10
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        pass
+    return mapped, private
+
+
+def resident(args, _):
+    """Memory of a process that prefills PROMPT tokens and decodes through folded graphs: what it maps of weights.bin,
+    and everything private but the KV arena, beside the package's weights."""
+    with open(os.path.join(args.package, "model.json")) as f:
+        model = json.load(f)
+    p, size = model["params"], os.path.getsize(os.path.join(args.package, "weights.bin"))
+    tool = Tool(args.build, args.package, "folded")
+    command = [*tool.command[:5], "2", "unjudged"]
+    command[4] = str(PROMPT)
+    context = min(8192, p["context_length"])
+    arena = p["n_layers"] * 2 * (context + PROMPT) * p["n_kv_heads"] * p["head_dim"] * 2
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process.stdin.write(" ".join(map(str, ids_of(PROMPT, p["vocab_size"], 1))))
+    process.stdin.close()
+    best = (0, 0)
+    while process.poll() is None:
+        now = memory_of(process.pid, "weights.bin")
+        best = max(best, now, key=sum)
+        time.sleep(0.2)
+    if process.returncode:
+        raise RuntimeError("backend_tool failed")
+    private = best[1] - arena
+    return {"weights_mib": size >> 20, "mapped_pss_mib": best[0] >> 20, "kv_arena_mib": arena >> 20,
+            "private_without_arena_mib": private >> 20, "ratio": round((best[0] + private) / size, 3)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package")
@@ -134,7 +178,7 @@ def main():
     os.environ["XDG_CACHE_HOME"] = "/dev/null/none"
     with open(os.path.join(args.package, "model.json")) as f:
         vocab = json.load(f)["params"]["vocab_size"]
-    parts = {"prefill": prefill, "short": short, "compile": compile_}
+    parts = {"prefill": prefill, "short": short, "compile": compile_, "resident": resident}
     for name in args.parts.split(","):
         begin = time.monotonic()
         print(json.dumps({name: parts[name](args, vocab), "seconds": round(time.monotonic() - begin)}, indent=1), flush=True)

@@ -19,8 +19,10 @@
  * goes with the last stage). slowdown is 1, or what the device's condition says.
  *
  * A route is a whole device. Layers are split only where a device's memory does not hold the model:
- * as many layers as fit, the rest on another device. (Stages run one after the other, so where
- * memory does not force it a split lies between its devices and cannot beat the better one.)
+ * as many layers as fit, the rest on another device. One token passes the stages one after the
+ * other, so where memory does not force it a split decodes no faster than its better device. (The
+ * chunks of a long prompt may be in several stages at once; whether devices that share memory and
+ * power gain by it is not predicted here: a plan that is given with --plan may do it.)
  *
  * What is chosen, over prompts of 16, 32, 64, ... tokens, as far as the context goes:
  *   1. the best single device: least mean of total / (least total of any), over the lengths;

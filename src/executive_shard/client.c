@@ -162,7 +162,7 @@ static int start_executive(const ofr_client_options *options, const char *instan
                             "--instance", instance, NULL};
     size_t n = 6;
     if (options->plan) {
-        argv[n++] = "--plan";
+        argv[n++] = "--first_plan";
         argv[n++] = options->plan;
     }
     if (options->threads) {

@@ -14,6 +14,7 @@ typedef struct ofr_executive_options {
     const char *package_directory;
     const char *instance;        /* resolved name */
     const char *plan;            /* for clients that ask for "auto"; NULL: chosen */
+    const char *first_plan;      /* to begin with, as the client that starts it will ask; or NULL */
     uint32_t threads;            /* 0: the backend's default */
     uint32_t context;            /* 0: the model's, or what memory allows */
     uint32_t n_slots;            /* 0: what memory allows */

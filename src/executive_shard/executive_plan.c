@@ -255,7 +255,9 @@ static void fill_in(ofr_plan *plan)
 int ofr_executive_choose(ofr_executive *x, const char *text, ofr_error *err)
 {
     ofr_plan plan;
-    if ((!text || strcmp(text, "auto") == 0) && x->options->plan)
+    if (!text && x->options->first_plan)
+        text = x->options->first_plan;
+    else if ((!text || strcmp(text, "auto") == 0) && x->options->plan)
         text = x->options->plan;
     int r = ofr_plan_parse(text ? text : "auto", &plan, err);
     if (r < 0)

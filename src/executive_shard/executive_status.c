@@ -83,6 +83,8 @@ json_t *ofr_executive_status(const ofr_executive *x)
         (json_int_t)x->weight_bytes, "resident_bytes", (json_int_t)resident, "handoff_bytes_copied",
         (json_int_t)copied, "graph_kv_bytes", (json_int_t)graph_kv, "client", holder, "workers",
         workers);
+    if (x->options->plan) /* what clients get that name none */
+        json_object_set_new(status, "plan_given", json_string(x->options->plan));
     if (x->options->threads) /* otherwise the backend's default, which its device's name says */
         json_object_set_new(status, "threads", json_integer(x->options->threads));
     return status;

@@ -17,7 +17,7 @@
 #include "executive_shard/status_command.h"
 
 struct options {
-    const char *model, *instance, *plan, *log_level, *root, *cache_dir;
+    const char *model, *instance, *plan, *first_plan, *log_level, *root, *cache_dir;
     int64_t context, slots, threads, failure_window, cache_mib, worker_mib;
     bool foreground, json, watch, help, version;
 };
@@ -128,6 +128,7 @@ static int command_run(const struct options *o)
     ofr_executive_options options = {.package_directory = model,
                                      .instance = instance,
                                      .plan = o->plan,
+                                     .first_plan = o->first_plan,
                                      .threads = (uint32_t)o->threads,
                                      .context = (uint32_t)o->context,
                                      .n_slots = (uint32_t)o->slots,
@@ -199,6 +200,8 @@ int main(int argc, char **argv)
          "run: stay attached, log to stderr"},
         {"plan", OFR_OPTION_STRING, &o.plan, 0, 0, "PLAN",
          "run: devices per phase and layers, for clients that name none (default auto)"},
+        {"first_plan", OFR_OPTION_STRING, &o.first_plan, 0, 0, "PLAN",
+         "run: the plan to begin with, of the client that starts it"},
         {"context", OFR_OPTION_INT, &o.context, 16, 1 << 24, "N",
          "run: tokens a sequence may have"},
         {"slots", OFR_OPTION_INT, &o.slots, 1, OFR_SESSION_SEGMENTS_MAX, "N",

@@ -170,6 +170,8 @@ static int answer(ofr_chat *chat, ofr_error *err)
     int r = 0;
     if (!chat->session.client)
         r = ofr_engine_session_connect(&chat->session, &chat->common, err);
+    else
+        r = ofr_engine_session_replan(&chat->session, &chat->common, err);
     if (r == 0)
         r = make_prompt(chat, &ids, &count, err);
     ofr_generation_options options = {

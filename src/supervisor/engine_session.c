@@ -1,9 +1,12 @@
 /* The opened package and the connection to its executive. */
 #include "supervisor/engine_session.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "supervisor/plan_auto.h"
 
 static char *token_text(const ofr_tokenizer *tokenizer, int32_t id)
 {
@@ -107,16 +110,19 @@ int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_opt
                                ofr_error *err)
 {
     ofr_engine_session_disconnect(session);
+    int r = ofr_plan_auto_text(session, common, false, session->plan, err);
+    if (r < 0)
+        return r;
     ofr_client_options options = {
         .package_directory = ofr_package_directory(session->package),
         .instance = common->instance,
-        .plan = common->plan,
+        .plan = session->plan,
         .start = true,
         .threads = (uint32_t)common->threads,
         .context = (uint32_t)common->context,
         .notify = ofr_command_notify,
     };
-    int r = ofr_client_connect(&options, &session->client, err);
+    r = ofr_client_connect(&options, &session->client, err);
     if (r < 0)
         return r;
     session->info = *ofr_client_get_info(session->client);
@@ -145,6 +151,36 @@ int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_opt
     if (r < 0)
         ofr_engine_session_disconnect(session);
     return r;
+}
+
+int ofr_engine_session_replan(ofr_engine_session *session, const ofr_common_options *common,
+                              ofr_error *err)
+{
+    json_t *status = NULL;
+    if (common->plan && strcmp(common->plan, "auto") != 0)
+        return 0;
+    int r = ofr_engine_session_status(session, &status, err);
+    if (r < 0)
+        return r;
+    const json_t *value = json_object_get(json_object_get(status, "health"), "conditions_version");
+    uint64_t version = (uint64_t)json_integer_value(value);
+    bool given = json_object_get(status, "plan_given") != NULL;
+    json_decref(status);
+    if (version == session->conditions_version || given)
+        return 0;
+    session->conditions_version = version;
+    ofr_plan_auto plan = {0};
+    /* Without figures there is nothing to decide from: the plan stays. */
+    if (ofr_plan_auto_again(session, common, &plan, NULL) < 0)
+        return 0;
+    bool other = strcmp(plan.plan, session->plan) != 0;
+    if (other) {
+        char line[OFR_PLAN_TEXT_MAX + OFR_PLANNER_TEXT_MAX + 64];
+        snprintf(line, sizeof line, "the plan is now %s: %s", plan.plan, plan.reason);
+        ofr_command_notify(NULL, line);
+    }
+    ofr_plan_auto_done(&plan);
+    return other ? ofr_engine_session_connect(session, common, err) : 0;
 }
 
 int ofr_engine_session_render(const ofr_engine_session *session, const json_t *messages,

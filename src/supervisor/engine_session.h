@@ -23,6 +23,8 @@ typedef struct ofr_engine_session {
     ofr_client *client;               /* NULL: not connected */
     ofr_client_info info;             /* of the last connection */
     ofr_sequence sequence;            /* slot 0 of the executive; tokens NULL: not connected */
+    char plan[512];                   /* what the executive was asked for */
+    uint64_t conditions_version;      /* of the devices, when the plan was looked at last */
 } ofr_engine_session;
 
 /* Opens package, tokenizer and (if asked) template; no process is started or spoken to. With
@@ -37,6 +39,12 @@ void ofr_engine_session_disconnect(ofr_engine_session *session);
  * Again after OFR_EGONE: drops the dead connection and starts anew. */
 int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_options *common,
                                ofr_error *err);
+
+/* Between requests of a connected session: where "auto" was asked for, and devices throttle, run
+ * out of memory, are quarantined or recover, the plan may be another one; then says so on stderr
+ * and connects anew. Costs a question to the executive. */
+int ofr_engine_session_replan(ofr_engine_session *session, const ofr_common_options *common,
+                              ofr_error *err);
 
 /* Renders `messages` (borrowed) with the package's template and the generation prompt, and
  * tokenizes the result. *ret_ids is malloc'ed. OFR_ENOENT: the package has no template. */

@@ -1,22 +1,25 @@
 /* Figures that are kept, and the decision from them. */
 #include "supervisor/plan_auto.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "device/condition.h"
 #include "device/device.h"
+#include "executive_shard/control.h"
 #include "executive_shard/instance.h"
 #include "supervisor/plan_key.h"
 #include "supervisor/plan_measure.h"
 #include "supervisor/state_directory.h"
 
 /* CONTEXT: what an executive makes room for where nothing else is asked. */
-enum { FILE_MAX = 1 << 20, KEY_DIGITS = 16, CONTEXT = 8192 };
+enum { FILE_MAX = 1 << 20, KEY_DIGITS = 16, CONTEXT = 8192, END_MS = 20000 };
 
 static void tell(const char *line)
 {
@@ -219,12 +222,11 @@ static int try_combination(const ofr_plan_measure_options *options, ofr_planner_
     return r;
 }
 
-static int measure(const ofr_engine_session *session, const ofr_common_options *common, bool asked,
-                   ofr_plan_auto *plan, ofr_error *err)
+static int measure(const ofr_engine_session *session, const ofr_common_options *common,
+                   double seconds, ofr_plan_auto *plan, ofr_error *err)
 {
     ofr_planner_figures *f = &plan->figures;
     char line[512];
-    double seconds = asked ? 4 * OFR_PLAN_SECONDS : OFR_PLAN_SECONDS;
     ofr_plan_measure_options options = {session, common, seconds};
     size_t used =
         (size_t)snprintf(line, sizeof line, "finding the fastest plan for this model: measuring");
@@ -234,11 +236,19 @@ static int measure(const ofr_engine_session *session, const ofr_common_options *
     if (used < sizeof line)
         snprintf(line + used, sizeof line - used, " (about %.0f s at most, only once)", seconds);
     tell(line);
+    double load[1] = {0};
+    if (getloadavg(load, 1) == 1 && load[0] > 0.75 * (double)sysconf(_SC_NPROCESSORS_ONLN))
+        tell("other programs keep this machine busy: the figures may be off; 'supervisor plan "
+             "--measure' measures again");
     time_t now = time(NULL);
     struct tm tm;
     strftime(f->date, sizeof f->date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
     describe_circumstances(common, f->circumstances, sizeof f->circumstances);
-    int r = ofr_plan_measure_devices(&options, &f->input, &f->seconds, err);
+    ofr_plan_measure_result result = {0};
+    int r = ofr_plan_measure_devices(&options, &f->input, &result, err);
+    f->seconds = result.seconds;
+    plan->started = result.started;
+    snprintf(plan->instance, sizeof plan->instance, "%s", result.instance);
     if (r == 0)
         r = try_combination(&options, &f->input, err);
     plan->measured_now = r == 0;
@@ -255,18 +265,23 @@ static enum ofr_condition condition_of(const char *name)
     return OFR_CONDITION_OK;
 }
 
-/* What the executive that serves the package says of its devices; nothing where none does. */
-static void read_conditions(const ofr_engine_session *session, const ofr_common_options *common,
-                            ofr_conditions *conditions)
+/* The status of the executive that serves the package; NULL where none does. */
+static json_t *executive_status(const ofr_engine_session *session, const ofr_common_options *common)
 {
     char instance[OFR_INSTANCE_NAME_SIZE];
     char *text = NULL;
     if (ofr_instance_resolve(ofr_package_directory(session->package), common->instance, instance,
                              NULL) < 0 ||
         ofr_client_instance_status(instance, &text, NULL) < 0)
-        return;
+        return NULL;
     json_t *status = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
     free(text);
+    return status;
+}
+
+/* What it says of its devices. */
+static void read_conditions(const json_t *status, ofr_conditions *conditions)
+{
     size_t i;
     json_t *entry;
     json_array_foreach(json_object_get(json_object_get(status, "health"), "devices"), i, entry)
@@ -285,7 +300,6 @@ static void read_conditions(const ofr_engine_session *session, const ofr_common_
         if (name && state && strcmp(state, "quarantined") == 0)
             ofr_conditions_set(conditions, name, OFR_CONDITION_QUARANTINED, failure ? failure : "");
     }
-    json_decref(status);
 }
 
 static void apply(ofr_planner_device *d, const ofr_conditions *conditions, const char *name)
@@ -332,37 +346,47 @@ static int decide(ofr_plan_auto *plan, ofr_error *err)
     return 0;
 }
 
-int ofr_plan_auto_open(const ofr_engine_session *session, const ofr_common_options *common,
-                       bool asked, ofr_plan_auto *ret_plan, ofr_error *err)
+static int find_figures(const ofr_engine_session *session, const ofr_common_options *common,
+                        bool saved_only, double seconds, ofr_plan_auto *plan, ofr_error *err)
+{
+    char key[OFR_SHA256_HEX_SIZE];
+    int r = ofr_plan_key(NULL, ofr_package_fingerprint(session->package), (uint32_t)common->threads,
+                         key, err);
+    if (r < 0 || (seconds <= 0 && find_saved(session, key, plan) == 0))
+        return r;
+    if (saved_only)
+        return ofr_fail(err, OFR_ENOENT, "no figures of this machine are saved");
+    ofr_planner_figures *f = &plan->figures;
+    uint32_t context = ofr_package_params(session->package)->context_length;
+    if (common->context)
+        context = (uint32_t)common->context;
+    else if (context > CONTEXT)
+        context = CONTEXT;
+    *f = (ofr_planner_figures){.measured = true};
+    snprintf(f->key, sizeof f->key, "%s", key);
+    fill_model(session->package, context, &f->input.model);
+    r = list_devices(&f->input, err);
+    if (r == 0)
+        snprintf(f->title, sizeof f->title, "%.127s", f->input.devices[0].description);
+    if (r == 0 && (seconds > 0 || f->input.n_devices > 1))
+        r = measure(session, common, seconds > 0 ? seconds : OFR_PLAN_SECONDS, plan, err);
+    if (r == 0)
+        save(session, plan);
+    return r;
+}
+
+static int open_plan(const ofr_engine_session *session, const ofr_common_options *common,
+                     bool saved_only, double seconds, ofr_plan_auto *ret_plan, ofr_error *err)
 {
     ofr_plan_auto *plan = calloc(1, sizeof *plan);
     if (!plan)
         return ofr_fail(err, OFR_ENOMEM, "no memory for a plan");
-    char key[OFR_SHA256_HEX_SIZE];
-    int r = ofr_plan_key(NULL, ofr_package_fingerprint(session->package), (uint32_t)common->threads,
-                         key, err);
-    bool saved = r == 0 && !asked && find_saved(session, key, plan) == 0;
-    if (r == 0 && !saved) {
-        ofr_planner_figures *f = &plan->figures;
-        uint32_t context = ofr_package_params(session->package)->context_length;
-        if (common->context)
-            context = (uint32_t)common->context;
-        else if (context > CONTEXT)
-            context = CONTEXT;
-        *f = (ofr_planner_figures){.measured = true};
-        snprintf(f->key, sizeof f->key, "%s", key);
-        fill_model(session->package, context, &f->input.model);
-        r = list_devices(&f->input, err);
-        if (r == 0)
-            snprintf(f->title, sizeof f->title, "%.127s", f->input.devices[0].description);
-        if (r == 0 && (asked || f->input.n_devices > 1))
-            r = measure(session, common, asked, plan, err);
-        if (r == 0)
-            save(session, plan);
-    }
+    int r = find_figures(session, common, saved_only, seconds, plan, err);
     if (r == 0) {
         ofr_conditions conditions = {0};
-        read_conditions(session, common, &conditions);
+        json_t *status = executive_status(session, common);
+        read_conditions(status, &conditions);
+        json_decref(status);
         apply_conditions(&plan->figures.input, &conditions);
         r = decide(plan, err);
     }
@@ -377,6 +401,18 @@ int ofr_plan_auto_open(const ofr_engine_session *session, const ofr_common_optio
         ofr_plan_auto_done(plan);
     free(plan);
     return r;
+}
+
+int ofr_plan_auto_open(const ofr_engine_session *session, const ofr_common_options *common,
+                       double seconds, ofr_plan_auto *ret_plan, ofr_error *err)
+{
+    return open_plan(session, common, false, seconds, ret_plan, err);
+}
+
+int ofr_plan_auto_again(const ofr_engine_session *session, const ofr_common_options *common,
+                        ofr_plan_auto *ret_plan, ofr_error *err)
+{
+    return open_plan(session, common, true, 0, ret_plan, err);
 }
 
 void ofr_plan_auto_done(ofr_plan_auto *plan)
@@ -399,28 +435,74 @@ static void fill_in(ofr_plan *plan, const ofr_plan *chosen)
     }
 }
 
-int ofr_plan_auto_text(const ofr_engine_session *session, const ofr_common_options *common,
-                       char ret_text[OFR_PLAN_TEXT_MAX], ofr_error *err)
+/* Ends the executive that was started for measuring, and waits for its end. */
+static int end_executive(const ofr_plan_auto *decided, ofr_error *err)
 {
+    char path[OFR_RUNTIME_PATH_SIZE];
+    int directory_fd = -1, fd = -1;
+    pid_t pid = 0;
+    int process = (int)syscall(SYS_pidfd_open, decided->started, 0);
+    int r = ofr_runtime_dir_open(decided->instance, false, &directory_fd, path, err);
+    if (r == 0)
+        r = ofr_control_connect(directory_fd, &fd, &pid, err);
+    if (r == 0) {
+        json_t *request = json_pack("{s:s}", "op", "stop");
+        r = ofr_control_call(fd, request, NULL, err);
+        json_decref(request);
+    }
+    if (r == 0 && process >= 0) {
+        struct pollfd end = {.fd = process, .events = POLLIN};
+        if (poll(&end, 1, END_MS) != 1)
+            r = ofr_fail(err, OFR_ETIMEDOUT, "the executive (pid %d) does not end",
+                         (int)decided->started);
+    }
+    int fds[] = {directory_fd, fd, process};
+    for (int i = 0; i < 3; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    return r;
+}
+
+/* The plan that the running executive was started with; false: none is, or without one. */
+static bool executive_plan(const ofr_engine_session *session, const ofr_common_options *common,
+                           char ret_text[OFR_PLAN_TEXT_MAX])
+{
+    json_t *status = executive_status(session, common);
+    const char *given = json_string_value(json_object_get(status, "plan_given"));
+    bool found = given && strlen(given) < OFR_PLAN_TEXT_MAX;
+    if (found)
+        strcpy(ret_text, given);
+    json_decref(status);
+    return found;
+}
+
+static bool names_all(const ofr_plan *plan)
+{
+    return plan->phases[OFR_PLAN_PHASE_PREFILL].n_stages &&
+           plan->phases[OFR_PLAN_PHASE_DECODE].n_stages;
+}
+
+int ofr_plan_auto_text(const ofr_engine_session *session, const ofr_common_options *common,
+                       bool end_started, char ret_text[OFR_PLAN_TEXT_MAX], ofr_error *err)
+{
+    char given[OFR_PLAN_TEXT_MAX] = "auto";
     const char *text = common->plan ? common->plan : "auto";
+    if (strcmp(text, "auto") == 0 && executive_plan(session, common, given))
+        text = given;
     ofr_plan plan, chosen;
     int r = ofr_plan_parse(text, &plan, err);
-    if (r < 0)
-        return r;
-    if (plan.phases[OFR_PLAN_PHASE_PREFILL].n_stages && plan.phases[OFR_PLAN_PHASE_DECODE].n_stages)
-        return ofr_plan_format(&plan, 0, ret_text, OFR_PLAN_TEXT_MAX) < 0
-                   ? ofr_fail(err, OFR_ELIMIT, "the plan is too long")
-                   : 0;
-    ofr_plan_auto decided = {0};
-    r = ofr_plan_auto_open(session, common, false, &decided, err);
-    if (r < 0)
-        return r;
-    r = ofr_plan_parse(decided.plan, &chosen, err);
-    ofr_plan_auto_done(&decided);
-    if (r < 0)
-        return r;
-    fill_in(&plan, &chosen);
-    if (ofr_plan_format(&plan, 0, ret_text, OFR_PLAN_TEXT_MAX) < 0)
-        return ofr_fail(err, OFR_ELIMIT, "the plan is too long");
-    return 0;
+    if (r == 0 && !names_all(&plan)) {
+        ofr_plan_auto decided = {0};
+        r = ofr_plan_auto_open(session, common, 0, &decided, err);
+        if (r == 0)
+            r = ofr_plan_parse(decided.plan, &chosen, err);
+        if (r == 0 && end_started && decided.started)
+            r = end_executive(&decided, err);
+        if (r == 0)
+            fill_in(&plan, &chosen);
+        ofr_plan_auto_done(&decided);
+    }
+    if (r == 0 && ofr_plan_format(&plan, 0, ret_text, OFR_PLAN_TEXT_MAX) < 0)
+        r = ofr_fail(err, OFR_ELIMIT, "the plan is too long");
+    return r;
 }

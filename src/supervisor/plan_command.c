@@ -8,6 +8,7 @@
 #include "supervisor/commands.h"
 #include "supervisor/engine_session.h"
 #include "supervisor/plan_auto.h"
+#include "supervisor/plan_key.h"
 #include "supervisor/report.h"
 #include "supervisor/state_directory.h"
 
@@ -28,6 +29,7 @@ static const ofr_command_help help = {
 struct plan_options {
     ofr_common_options common;
     bool why, measure;
+    int64_t seconds;
     const char *profile;
 };
 
@@ -219,11 +221,16 @@ static int plan_as_asked(const struct plan_options *o, ofr_engine_session *sessi
     int r = ofr_engine_session_connect(session, &o->common, err);
     if (r < 0)
         return r;
+    char key[OFR_SHA256_HEX_SIZE];
+    r = ofr_plan_key(NULL, ofr_package_fingerprint(session->package), (uint32_t)o->common.threads,
+                     key, err);
+    if (r < 0)
+        return r;
     json_t *bench = last_bench(session);
     if (o->common.json) {
-        r = ofr_report_print(json_pack("{s:s, s:s, s:s, s:O?}", "plan", session->info.plan,
-                                       "reason", "as asked for", "device", session->info.device,
-                                       "measured", bench));
+        r = ofr_report_print(json_pack("{s:s, s:s, s:s, s:s, s:O?}", "key", key, "plan",
+                                       session->info.plan, "reason", "as asked for", "device",
+                                       session->info.device, "measured", bench));
     } else {
         printf("plan: %s\n", session->info.plan);
         if (o->why) {
@@ -242,7 +249,7 @@ static int plan_for_machine(const struct plan_options *o, const ofr_engine_sessi
     ofr_plan_auto *plan = calloc(1, sizeof *plan);
     if (!plan)
         return ofr_fail(err, OFR_ENOMEM, "no memory for a plan");
-    int r = ofr_plan_auto_open(session, &o->common, o->measure, plan, err);
+    int r = ofr_plan_auto_open(session, &o->common, o->measure ? (double)o->seconds : 0, plan, err);
     if (r == 0) {
         json_t *bench = last_bench(session);
         if (o->common.json) {
@@ -269,10 +276,12 @@ static int plan_for_machine(const struct plan_options *o, const ofr_engine_sessi
 
 int ofr_command_plan(int argc, char **argv)
 {
-    struct plan_options o = {0};
+    struct plan_options o = {.seconds = 4 * OFR_PLAN_SECONDS};
     const ofr_option table[] = {
         {"why", OFR_OPTION_FLAG, &o.why, 0, 0, NULL, "say why"},
         {"measure", OFR_OPTION_FLAG, &o.measure, 0, 0, NULL, "measure the devices again"},
+        {"seconds", OFR_OPTION_INT, &o.seconds, 1, 3600, "N",
+         "about as long, at most, for all devices (default 80)"},
         {"profile", OFR_OPTION_STRING, &o.profile, 0, 0, "F",
          "decide for the machine that this file describes"},
         OFR_OPTIONS_ENGINE(o.common),

@@ -32,13 +32,14 @@ static int add(ofr_sha256 *sha, const char *text, ofr_error *err)
     return ofr_sha256_update(sha, text, strlen(text) + 1, err);
 }
 
-static int add_file(ofr_sha256 *sha, const char *path, ofr_error *err)
+/* `path` below a root of `root_length` characters, which do not count. */
+static int add_file(ofr_sha256 *sha, const char *path, size_t root_length, ofr_error *err)
 {
     struct stat info;
     char text[1200];
     if (stat(path, &info) < 0)
         info = (struct stat){0};
-    snprintf(text, sizeof text, "%.1024s %lld %lld", path, (long long)info.st_size,
+    snprintf(text, sizeof text, "%.1024s %lld %lld", path + root_length, (long long)info.st_size,
              (long long)info.st_mtime);
     return add(sha, text, err);
 }
@@ -53,7 +54,7 @@ static int add_program(ofr_sha256 *sha, ofr_error *err)
     if (!slash || (size_t)(slash - path) + sizeof "/executive_shard" > sizeof path)
         return 0;
     strcpy(slash, "/executive_shard");
-    return add_file(sha, path, err);
+    return add_file(sha, path, 0, err);
 }
 
 static int add_drivers(ofr_sha256 *sha, const char *root, ofr_error *err)
@@ -65,11 +66,11 @@ static int add_drivers(ofr_sha256 *sha, const char *root, ofr_error *err)
         snprintf(pattern, sizeof pattern, "%.1024s%s", root, driver_files[i]);
         if (glob(pattern, 0, NULL, &found) == 0) /* sorted */
             for (size_t k = 0; r == 0 && k < found.gl_pathc; k++)
-                r = add_file(sha, found.gl_pathv[k] + strlen(root), err);
+                r = add_file(sha, found.gl_pathv[k], strlen(root), err);
         globfree(&found);
     }
     const char *openvino = getenv("OFFERING_OPENVINO_LIBRARY");
-    return r < 0 ? r : add_file(sha, openvino ? openvino : OFR_OPENVINO_LIBRARY, err);
+    return r < 0 ? r : add_file(sha, openvino ? openvino : OFR_OPENVINO_LIBRARY, 0, err);
 }
 
 static int add_devices(ofr_sha256 *sha, const char *root, ofr_error *err)

@@ -152,12 +152,16 @@ static void fail_device(ofr_planner_device *d, const char *why)
 }
 
 static int measure_device(const ofr_plan_measure_options *options, ofr_planner_device *d,
-                          double deadline, ofr_error *err)
+                          double deadline, ofr_plan_measure_result *result, ofr_error *err)
 {
     ofr_engine_session session = {0};
     char expected[2 * OFR_PLAN_NAME_MAX + 32];
     double begin = now_s();
     int r = connect_plan(options, d->name, &session, err);
+    if (r == 0 && session.info.started) {
+        result->started = session.info.executive_pid;
+        snprintf(result->instance, sizeof result->instance, "%s", session.info.instance);
+    }
     snprintf(expected, sizeof expected, "prefill=%s,decode=%s", d->name, d->name);
     if (r == 0 && strcmp(session.info.plan, expected) != 0) {
         char why[sizeof d->failure];
@@ -182,8 +186,9 @@ static int measure_device(const ofr_plan_measure_options *options, ofr_planner_d
 }
 
 int ofr_plan_measure_devices(const ofr_plan_measure_options *options, ofr_planner_input *input,
-                             double *ret_seconds, ofr_error *err)
+                             ofr_plan_measure_result *ret_result, ofr_error *err)
 {
+    ofr_plan_measure_result result = {0};
     struct sigaction before;
     double begin = now_s();
     int r = 0;
@@ -198,7 +203,7 @@ int ofr_plan_measure_devices(const ofr_plan_measure_options *options, ofr_planne
             continue;
         }
         ofr_error why = {0};
-        r = measure_device(options, d, now + left / (input->n_devices - i), &why);
+        r = measure_device(options, d, now + left / (input->n_devices - i), &result, &why);
         if (*ofr_interrupt_flag())
             r = ofr_fail(&why, OFR_ECANCELED,
                          "measuring the devices was interrupted and nothing was saved; '--plan "
@@ -211,7 +216,8 @@ int ofr_plan_measure_devices(const ofr_plan_measure_options *options, ofr_planne
         }
     }
     sigaction(SIGINT, &before, NULL);
-    *ret_seconds = now_s() - begin;
+    result.seconds = now_s() - begin;
+    *ret_result = result;
     return r;
 }
 

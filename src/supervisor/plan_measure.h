@@ -12,12 +12,17 @@ typedef struct ofr_plan_measure_options {
     double seconds; /* for all devices together; one that opens slowly may need more */
 } ofr_plan_measure_options;
 
+typedef struct ofr_plan_measure_result {
+    double seconds;    /* what it took */
+    pid_t started;     /* the executive that was started for it; 0: one was there */
+    char instance[64]; /* its name */
+} ofr_plan_measure_result;
+
 /* Fills in the times of input->devices, whose names and kinds are known. A device that cannot be
- * opened or measured gets its `failure`; the first one, the CPU, must not fail. *ret_seconds is
- * what it took. Tells on stderr what happens. OFR_ECANCELED after Ctrl-C, OFR_EBUSY where another
- * program holds the executive. */
+ * opened or measured gets its `failure`; the first one, the CPU, must not fail. Tells on stderr
+ * what happens. OFR_ECANCELED after Ctrl-C, OFR_EBUSY where another program holds the executive. */
 int ofr_plan_measure_devices(const ofr_plan_measure_options *options, ofr_planner_input *input,
-                             double *ret_seconds, ofr_error *err);
+                             ofr_plan_measure_result *ret_result, ofr_error *err);
 
 /* Runs a plan that hands over from one device to another and measures what that costs: sets hop_us
  * (and copy_gb_s of a device with memory of its own) of the decoding device. */

@@ -1,10 +1,12 @@
-"""'supervisor plan': what it decides for machines described in files, and what it says of them."""
+"""The plan: what is decided for machines described in files, what is measured on this one, kept and
+used, and what 'supervisor plan' says of it all."""
 import json
 import os
+import shutil
 
-from support.supervisor_process import Session, contains, equal, require, run_tests
+from support.supervisor_process import PACKAGE, Session, contains, equal, require, run_tests
 
-require(executive=False)
+require()
 
 PROFILES = os.path.join(os.environ["OFFERING_SOURCE_DIR"], "data", "device_profiles")
 NAMES = ["meteor_lake", "arrow_lake_h", "lunar_lake", "panther_lake"]
@@ -123,5 +125,133 @@ def bad_profiles_are_refused():
                  "exclude")
 
 
+class Machine(Session):
+    """Without OFFERING_PLAN, with a package of its own (hard links), and with the CPU alone."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.package = self.path("package")
+        shutil.copytree(PACKAGE, self.package, copy_function=os.link,
+                        ignore=shutil.ignore_patterns("plans"))
+        del self.environment["OFFERING_PLAN"]
+        self.environment["OFFERING_OPENVINO_LIBRARY"] = self.path("no_openvino.so")
+        self.environment["OCL_ICD_VENDORS"] = self.path("no_opencl")
+        return self
+
+    def command(self, *arguments, model=True):
+        words = super().command(*arguments, model=False)
+        return words + (["--model", self.package] if model else [])
+
+    def figures(self):
+        """(path, content) of the one file of figures"""
+        directory = os.path.join(self.package, "plans")
+        names = os.listdir(directory)
+        equal(len(names), 1, names)
+        with open(os.path.join(directory, names[0])) as file:
+            return os.path.join(directory, names[0]), json.load(file)
+
+
+RUN = ["run", "--prompt", "What is the capital of France?", "--max_tokens", "8"]
+
+
+def a_cpu_alone_is_not_measured():
+    with Machine() as s:
+        done = s.run(*RUN, "--json")
+        equal(json.loads(done.stdout)["plan"], "prefill=cpu,decode=cpu")
+        assert b"measuring" not in done.stderr, done.stderr
+        path, figures = s.figures()
+        equal([d["name"] for d in figures["devices"]], ["cpu"])
+        equal(figures["devices"][0]["prefill"], [])
+        report = s.json("plan")
+        equal(report["path"], path)
+        equal(report["devices_present"], ["cpu"])
+        contains(report["reason"], "only device")
+        contains(s.run("plan", "--why").stdout, "the CPU is the only device")
+
+
+def measured_when_asked_and_kept():
+    with Machine() as s:
+        done = s.run("plan", "--measure", "--seconds", "2", "--json")
+        contains(done.stderr, "measuring cpu")
+        contains(done.stderr, "cpu: reads prompts at")
+        report = json.loads(done.stdout)
+        equal(report["measured_now"], True)
+        equal(report["plan"], "prefill=cpu,decode=cpu")
+        cpu = report["figures"]["devices"][0]
+        assert len(cpu["prefill"]) >= 2 and len(cpu["decode"]) >= 1, cpu
+        assert all(p["ms"] > 0 for p in cpu["prefill"] + cpu["decode"]), cpu
+        path, saved = s.figures()
+        equal(saved["devices"], report["figures"]["devices"])
+        again = s.json("plan")
+        equal((again["measured_now"], again["path"]), (False, path))
+        equal(again["figures"]["date"], saved["date"])
+        why = s.run("plan", "--why").stdout.decode()
+        for part in ("Measured " + saved["date"], "best single device", path, "--measure"):
+            contains(why, part)
+        # A file that is damaged, or of another machine, is told and replaced.
+        for damage in ("{", json.dumps(dict(saved, key="0" * 64)),
+                       json.dumps(dict(saved, devices=[]))):
+            with open(path, "w") as file:
+                file.write(damage)
+            done = s.run("plan", "--json")
+            contains(done.stderr, os.path.basename(path))
+            equal(json.loads(done.stdout)["plan"], "prefill=cpu,decode=cpu")
+            equal(s.figures()[1]["key"], saved["key"])
+        # Where the package takes no file, the state directory does.
+        shutil.rmtree(os.path.dirname(path))
+        with open(os.path.dirname(path), "w"):
+            pass
+        report = s.json("plan")
+        contains(report["path"], s.state)
+        assert os.path.exists(report["path"]), report["path"]
+
+
+def another_driver_is_another_machine():
+    with Machine() as s:
+        s.run("plan")
+        before = s.figures()[0]
+        with open(s.path("no_openvino.so"), "w") as file:
+            file.write("no library")
+        s.run("plan")
+        equal(len(os.listdir(os.path.dirname(before))), 2)
+
+
+def write_figures(s):
+    """Made-up times of real devices, where this machine's figures are kept: OpenVINO reads prompts
+    13 times as fast as the CPU and writes a tenth as fast."""
+    figures = s.json("plan")["figures"]
+    del s.environment["OFFERING_OPENVINO_LIBRARY"]
+    key = s.json("plan", "--plan", "cpu")["key"]
+
+    def device(name, prefill, decode):
+        return {"name": name, "kind": "cpu", "description": name, "hop_us": 100,
+                "prefill": [{"tokens": t, "ms": ms} for t, ms in prefill],
+                "decode": [{"tokens": 16, "ms": decode}]}
+    figures.update(key=key, devices=[device("cpu", ((16, 160), (512, 4000)), 10),
+                                     device("openvino:CPU", ((16, 10), (512, 300)), 100)])
+    path = os.path.join(s.package, "plans", key[:16] + ".json")
+    with open(path, "w") as file:
+        json.dump(figures, file)
+
+
+def combinations_are_used():
+    with Machine() as s:
+        write_figures(s)
+        asked = s.json(*RUN, "--plan", "prefill=openvino:CPU,decode=cpu")
+        if asked["plan"] != "prefill=openvino:CPU,decode=cpu":
+            print("not tested: OpenVINO's CPU plug-in does not run here:", asked["plan"])
+            return
+        r = s.json(*RUN)
+        equal(r["plan"], "prefill=openvino:CPU,decode=cpu")
+        equal(r["text"], asked["text"])
+        contains(s.run("plan", "--why").stdout, "openvino:CPU prefills and cpu decodes")
+        # What names one phase is asked for; the other one is chosen.
+        equal(s.json(*RUN, "--plan", "decode=openvino:CPU")["plan"],
+              "prefill=openvino:CPU,decode=openvino:CPU")
+        equal(s.json(*RUN, "--plan", "prefill=cpu")["plan"], "prefill=cpu,decode=cpu")
+
+
 run_tests([every_figure_has_a_source, strong_gpus_need_no_npu, meteor_lake_needs_its_npu,
-           a_gpu_too_small_gets_some_layers, the_table_says_all, bad_profiles_are_refused])
+           a_gpu_too_small_gets_some_layers, the_table_says_all, bad_profiles_are_refused,
+           a_cpu_alone_is_not_measured, measured_when_asked_and_kept,
+           another_driver_is_another_machine, combinations_are_used])

@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/sha256.h"
 #include "supervisor/commands.h"
+#include "supervisor/plan_auto.h"
 #include "supervisor/serve/http.h"
 
 enum { KEYS_MAX = 1024, KEY_FILE_CAP = 1 << 20, RECONNECT_TRIES = 3 };
@@ -407,6 +408,10 @@ int ofr_command_serve(int argc, char **argv)
         r = open_socket(&o, &listen_fd, &loopback, &port, &err);
     if (r == 0)
         r = ofr_engine_session_open(&session, &o.common, false, true, &err);
+    char plan[OFR_PLAN_TEXT_MAX];
+    if (r == 0)
+        r = ofr_plan_auto_text(&session, &o.common, true, plan, &err);
+    engine.common.plan = plan;
     if (r == 0)
         r = engine_connect(&engine, &err);
     if (r == 0) {

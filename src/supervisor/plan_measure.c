@@ -73,22 +73,24 @@ static void find_refusal(ofr_engine_session *session, const char *device, char *
 }
 
 /* The time of a prompt of `n` tokens: two samples, a third where they disagree (the first one may
- * have compiled something). */
+ * have compiled something); fewer where the time is up. */
 static int measure_length(ofr_engine_session *session, ofr_measure_source *source, uint32_t n,
-                          double *ret_ms, ofr_error *err)
+                          double deadline, double *ret_ms, ofr_error *err)
 {
     double ms[3] = {0};
-    for (int i = 0; i < 3; i++) {
+    int taken = 0;
+    while (taken < 3) {
         uint64_t ns = 0;
         ofr_measure_restart(&session->sequence, source);
         int r = ofr_measure_prefill(&session->sequence, source, n, &ns, NULL, err);
         if (r < 0)
             return r;
-        ms[i] = (double)ns / 1e6;
-        if (i == 1 && fabs(ms[0] - ms[1]) < AGREE * ms[1])
+        ms[taken++] = (double)ns / 1e6;
+        if ((taken == 2 && fabs(ms[0] - ms[1]) < AGREE * ms[1]) ||
+            now_s() + ms[taken - 1] / 1e3 > deadline)
             break;
     }
-    *ret_ms = ms[2] > 0 ? fmin(ms[1], ms[2]) : fmin(ms[0], ms[1]);
+    *ret_ms = taken == 1 ? ms[0] : taken == 2 ? fmin(ms[0], ms[1]) : fmin(ms[1], ms[2]);
     return 0;
 }
 
@@ -122,12 +124,12 @@ static int measure_points(ofr_engine_session *session, ofr_planner_device *d, do
         if (i && n + DECODE_STEPS + 1 > session->info.context)
             break;
         double last = i ? d->prefill[i - 1].ms / 1e3 * n / lengths[i - 1] : 0;
-        /* Beyond two points only what fits into the time, and the longest only where it is quick:
-         * the line through the others goes on. */
-        if (i > 1 && (now_s() + 2 * last > deadline || (n > 512 && last > 0.3)))
+        /* Only what fits into the time, and the longest only where it is quick: the line through
+         * the others goes on. */
+        if (i && (now_s() + 2 * last > deadline || (n > 512 && last > 0.3)))
             break;
         double ms = 0;
-        r = measure_length(session, &source, n, &ms, err);
+        r = measure_length(session, &source, n, deadline, &ms, err);
         if (r < 0)
             return r;
         d->prefill[d->n_prefill++] = (ofr_planner_point){n, ms};
@@ -137,7 +139,7 @@ static int measure_points(ofr_engine_session *session, ofr_planner_device *d, do
         if (r == 0)
             d->decode[d->n_decode++] = (ofr_planner_point){n, ms};
     }
-    if (r == 0 && d->n_prefill == 1) { /* a context this short has no long prompts */
+    if (r == 0 && d->n_prefill == 1) { /* a device this slow, or a context this short */
         d->prefill[1] = (ofr_planner_point){2 * d->prefill[0].tokens, 2 * d->prefill[0].ms};
         d->n_prefill = 2;
     }

@@ -31,31 +31,39 @@ static void replace_fd(int *fd, int *by)
     *by = -1;
 }
 
-/* "device openvino:NPU is refused: ..." */
-static void format_notice(const json_t *event, char *ret_line, size_t size)
+/* "device openvino:NPU is refused: ..."; the condition of a device is a whole sentence already.
+ * False: the event is neither. */
+static bool format_notice(const json_t *event, char *ret_line, size_t size)
 {
+    char name[32] = "";
     char device[OFR_PLAN_NAME_MAX] = "";
     char text[480] = "";
+    ofr_control_get_text(event, "event", name, sizeof name, NULL);
     ofr_control_get_text(event, "device", device, sizeof device, NULL);
     ofr_control_get_text(event, "text", text, sizeof text, NULL);
-    snprintf(ret_line, size, "device %s is refused: %s", device, text);
+    if (strcmp(name, "condition") == 0)
+        snprintf(ret_line, size, "%s", text);
+    else
+        snprintf(ret_line, size, "device %s is refused: %s", device, text);
+    return strcmp(name, "condition") == 0 || strcmp(name, "notice") == 0;
 }
 
-static void keep_notice(ofr_client *client, const json_t *event)
+static void keep_notice(ofr_client *client, const char *line)
 {
     size_t used = strlen(client->notices);
-    char line[sizeof client->notices];
-    format_notice(event, line, sizeof line);
     snprintf(client->notices + used, sizeof client->notices - used, "%s%s", used ? "\n" : "", line);
 }
 
 static void take_event(ofr_client *client, json_t *event, int fds[2])
 {
     char name[32] = "";
+    char line[640];
     ofr_control_get_text(event, "event", name, sizeof name, NULL);
     pthread_mutex_lock(&client->lock);
-    if (strcmp(name, "notice") == 0) {
-        keep_notice(client, event);
+    if (format_notice(event, line, sizeof line)) {
+        keep_notice(client, line);
+        client->conditions_changed |= strcmp(name, "condition") == 0;
+        client->plan_changed |= strcmp(name, "notice") == 0;
         pthread_mutex_unlock(&client->lock);
         return;
     }
@@ -279,11 +287,8 @@ static int receive_answer(ofr_client *client, char *data, json_t **ret_answer,
             *ret_answer = answer;
             return r;
         }
-        char name[16] = "";
         char line[640];
-        ofr_control_get_text(answer, "event", name, sizeof name, NULL);
-        format_notice(answer, line, sizeof line);
-        if (client->notify && strcmp(name, "notice") == 0)
+        if (format_notice(answer, line, sizeof line) && client->notify)
             client->notify(client->user, line);
         json_decref(answer);
         while (*ret_count)
@@ -426,15 +431,30 @@ static void tell_notices(ofr_client *client)
     pthread_mutex_lock(&client->lock);
     memcpy(notices, client->notices, sizeof notices);
     client->notices[0] = 0;
+    bool plan_changed = client->plan_changed;
+    client->plan_changed = false;
     pthread_mutex_unlock(&client->lock);
     if (!client->notify || !notices[0])
         return;
     char *rest = NULL;
     for (char *line = strtok_r(notices, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
         client->notify(client->user, line);
+    if (!plan_changed)
+        return;
     char line[sizeof client->info.plan + 32];
     snprintf(line, sizeof line, "the plan is now %s", client->info.plan);
     client->notify(client->user, line);
+}
+
+bool ofr_client_take_conditions(ofr_client *client)
+{
+    pthread_mutex_lock(&client->lock);
+    bool changed = client->conditions_changed;
+    client->conditions_changed = false;
+    pthread_mutex_unlock(&client->lock);
+    if (changed)
+        tell_notices(client);
+    return changed;
 }
 
 int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *err)

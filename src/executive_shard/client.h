@@ -120,6 +120,11 @@ int ofr_client_copy(ofr_client *client, uint32_t from, uint32_t to, uint32_t n, 
  * earlier clients left there. Valid until the slot is part of a job, or a worker is lost. */
 const int32_t *ofr_client_slot_tokens(const ofr_client *client, uint32_t slot, uint32_t *ret_n);
 
+/* Whether a device's condition changed since the last call (it throttles, runs out of memory, is
+ * well again): what was said of it is told now, and a plan that was chosen may be chosen again.
+ * Between jobs. */
+bool ofr_client_take_conditions(ofr_client *client);
+
 /* Figures of the executive and its workers, as `executive_shard status --json` prints them:
  * resident bytes, handoff_bytes_copied, restarts, ... *ret_json is malloc'ed. */
 int ofr_client_status(ofr_client *client, char **ret_json, ofr_error *err);

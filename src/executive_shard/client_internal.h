@@ -84,6 +84,7 @@ struct ofr_client {
     json_t *next;                /* and what is said of it; owned */
     char failure[512];
     char notices[1024]; /* lines that the owner has not been told yet */
+    bool conditions_changed, plan_changed; /* of them: of devices' conditions, of refused devices */
     _Atomic int state;  /* enum ofr_client_state */
 };
 

@@ -108,12 +108,14 @@ static void take_tick(ofr_executive *x)
 static void take_sample(ofr_executive *x)
 {
     ofr_health_work work = ofr_executive_work_done(x);
-    if (!ofr_monitor_take_sample(&x->monitor, &work))
-        return;
-    for (size_t i = 0; i < x->monitor.conditions.count; i++) {
-        const ofr_condition_entry *entry = &x->monitor.conditions.entries[i];
-        ofr_log(OFR_LOG_LEVEL_WARNING, "device %s is %s%s%s", entry->device,
-                ofr_condition_name(entry->condition), entry->reason[0] ? ": " : "", entry->reason);
+    ofr_monitor_take_sample(&x->monitor, &work);
+    ofr_monitor_change change;
+    while (ofr_monitor_next_change(&x->monitor, &change)) {
+        ofr_log(OFR_LOG_LEVEL_WARNING, "%s", change.text);
+        json_t *event = json_pack("{s:s, s:s, s:s, s:s}", "event", "condition", "device",
+                                  change.device, "condition", change.condition, "text",
+                                  change.text);
+        ofr_executive_tell(x, event, NULL, 0);
     }
 }
 

@@ -1,6 +1,8 @@
 /* The executive's side of health monitoring. */
 #include "executive_shard/monitor.h"
 
+#include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -8,6 +10,7 @@
 #include "base/clock.h"
 
 enum { SAMPLER_CRASHES_MAX = 3 };
+static const uint64_t LOOK_GAP_NS = UINT64_C(2000000000);
 
 int ofr_monitor_init(ofr_monitor *monitor, ofr_error *err)
 {
@@ -41,13 +44,95 @@ void ofr_monitor_forget(ofr_monitor *monitor)
     monitor->timer_fd = -1;
 }
 
+static void restart_sampler(ofr_monitor *monitor)
+{
+    if (monitor->sampler.crashes < SAMPLER_CRASHES_MAX)
+        ofr_sampler_start(&monitor->sampler, &monitor->health.devices, NULL, OFR_MONITOR_PERIOD_MS,
+                          NULL);
+}
+
+void ofr_monitor_look_at_sampler(ofr_monitor *monitor, uint64_t now_ns)
+{
+    bool gap = now_ns - monitor->looked_ns > LOOK_GAP_NS;
+    monitor->looked_ns = now_ns;
+    if (gap || monitor->sampler.fd < 0)
+        monitor->heard_ns = now_ns;
+    if (now_ns < monitor->heard_ns || monitor->sampler.pid <= 0 ||
+        now_ns - monitor->heard_ns < (uint64_t)OFR_MONITOR_SILENCE_MS * 1000000)
+        return;
+    /* Not waited for: one that hangs inside the kernel cannot be killed. SIGCHLD reaps it. */
+    kill(monitor->sampler.pid, SIGKILL);
+    close(monitor->sampler.fd);
+    monitor->sampler = (ofr_sampler){.fd = -1, .crashes = monitor->sampler.crashes + 1};
+    monitor->heard_ns = now_ns;
+    restart_sampler(monitor);
+}
+
+/* What the condition means for plans. */
+static const char *consequence(enum ofr_condition condition)
+{
+    switch (condition) {
+    case OFR_CONDITION_THROTTLED:
+        return "; plans count it as slower from now on";
+    case OFR_CONDITION_MEMORY:
+        return "; plans avoid it from now on";
+    case OFR_CONDITION_OK:
+    case OFR_CONDITION_WARM:
+    case OFR_CONDITION_QUARANTINED:
+        break;
+    }
+    return "";
+}
+
+static bool next_of_machine(ofr_monitor *monitor, ofr_monitor_change *ret_change)
+{
+    const ofr_health *health = &monitor->health;
+    const char *text = "";
+    if (health->pressure.on != monitor->told_memory) {
+        monitor->told_memory = health->pressure.on;
+        text = health->pressure.on
+                   ? "the machine is short of memory: weights are read from the disk again and "
+                     "again; end other programs or use a smaller model"
+                   : "the machine has memory again";
+    } else if (health->shm_low.on != monitor->told_shm) {
+        monitor->told_shm = health->shm_low.on;
+        text = health->shm_low.on ? "/dev/shm is nearly full; another executive or program fills it"
+                                  : "/dev/shm has room again";
+    } else {
+        return false;
+    }
+    *ret_change = (ofr_monitor_change){.device = "", .condition = ""};
+    snprintf(ret_change->text, sizeof ret_change->text, "%s", text);
+    return true;
+}
+
+bool ofr_monitor_next_change(ofr_monitor *monitor, ofr_monitor_change *ret_change)
+{
+    for (size_t i = 0; i < monitor->conditions.count; i++) {
+        const ofr_condition_entry *entry = &monitor->conditions.entries[i];
+        enum ofr_condition before = monitor->told[i];
+        monitor->told[i] = entry->condition;
+        if (entry->condition == before || entry->condition == OFR_CONDITION_QUARANTINED)
+            continue;
+        *ret_change = (ofr_monitor_change){.device = entry->device,
+                                           .condition = ofr_condition_name(entry->condition)};
+        snprintf(ret_change->text, sizeof ret_change->text, "%s is %s%s%s%s", entry->device,
+                 entry->condition == OFR_CONDITION_MEMORY ? "out of memory"
+                 : entry->condition == OFR_CONDITION_OK   ? "well again"
+                                                          : ret_change->condition,
+                 entry->reason[0] ? ": " : "", entry->reason, consequence(entry->condition));
+        return true;
+    }
+    return next_of_machine(monitor, ret_change);
+}
+
 bool ofr_monitor_take_sample(ofr_monitor *monitor, const ofr_health_work *work)
 {
     ofr_telemetry record;
     int r = ofr_sampler_read(&monitor->sampler, &record, NULL);
-    if (r == OFR_EGONE && monitor->sampler.crashes < SAMPLER_CRASHES_MAX)
-        ofr_sampler_start(&monitor->sampler, &monitor->health.devices, NULL, OFR_MONITOR_PERIOD_MS,
-                          NULL);
+    if (r == OFR_EGONE)
+        restart_sampler(monitor);
+    monitor->heard_ns = ofr_clock_ns();
     if (r < 0)
         return false;
     ofr_health_system system;
@@ -70,6 +155,7 @@ void ofr_monitor_take_tick(ofr_monitor *monitor)
     uint64_t ticks;
     ssize_t n = read(monitor->timer_fd, &ticks, sizeof ticks);
     (void)n;
+    ofr_monitor_look_at_sampler(monitor, ofr_clock_ns());
 }
 
 /* A job that was put into the ring and not taken out. Only a hint: clients can write there. */

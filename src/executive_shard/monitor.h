@@ -9,7 +9,7 @@
 #include "executive_shard/session_abi.h"
 #include "executive_shard/watchdog.h"
 
-enum { OFR_MONITOR_PERIOD_MS = 1000 };
+enum { OFR_MONITOR_PERIOD_MS = 1000, OFR_MONITOR_SILENCE_MS = 15000 };
 
 typedef struct ofr_monitor {
     ofr_health health;
@@ -17,6 +17,9 @@ typedef struct ofr_monitor {
     ofr_sampler sampler;       /* .fd is to be polled; -1: none */
     int timer_fd;              /* to be polled; ticks while armed */
     bool armed;
+    uint64_t heard_ns, looked_ns; /* when the sampler last spoke; when it was last looked at */
+    enum ofr_condition told[OFR_DEVICES_MAX]; /* as conditions.entries */
+    bool told_memory, told_shm;
 } ofr_monitor;
 
 /* Lists the devices that the kernel knows and starts the sampler for them. Without one (no /sys, no
@@ -30,10 +33,24 @@ void ofr_monitor_forget(ofr_monitor *monitor);
  * the workers have done so far. A sampler that died is started again, twice at most. */
 bool ofr_monitor_take_sample(ofr_monitor *monitor, const ofr_health_work *work);
 
+/* What is to be said of the devices and the machine since the last call: false where there is
+ * nothing more, else one line ("igpu is throttled: thermal, 97 C; ..."). A quarantine is not: who
+ * sets it says so. */
+typedef struct ofr_monitor_change {
+    const char *device,
+        *condition; /* stable name, ofr_condition_name; "" where it is the machine */
+    char text[400];
+} ofr_monitor_change;
+bool ofr_monitor_next_change(ofr_monitor *monitor, ofr_monitor_change *ret_change);
+
 /* The watchdog ticks only while somebody waits for work. */
 void ofr_monitor_arm(ofr_monitor *monitor, bool armed);
-/* After POLLIN on timer_fd. */
+/* After POLLIN on timer_fd; looks at the sampler, too. */
 void ofr_monitor_take_tick(ofr_monitor *monitor);
+/* A sampler that is silent for OFR_MONITOR_SILENCE_MS hangs in a driver: it is killed and started
+ * again without drivers. A gap between two looks (a suspended machine, nobody at work) begins the
+ * time again. */
+void ofr_monitor_look_at_sampler(ofr_monitor *monitor, uint64_t now_ns);
 
 /* Looks at one worker by its board and its job ring (descriptors of the segments, read with
  * pread(); session_fd -1: no session). True: it hangs, ret_reason says how. */

@@ -12,6 +12,7 @@ import subprocess
 import time
 
 from support import supervisor_process as process
+from support.supervisor_process import until
 
 process.require()
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -205,6 +206,100 @@ def a_slow_reader_blocks_nobody(session):
     assert answer(session)
 
 
+def instance_directory(session):
+    root = os.path.join(session.runtime, "offering")
+    return os.path.join(root, os.listdir(root)[0])
+
+
+def private_whatever_the_umask(session):
+    """Directories 0700, socket and files 0600, under the umask that hides nothing."""
+    mask = os.umask(0)
+    try:
+        start(session)
+    finally:
+        os.umask(mask)
+    directory = instance_directory(session)
+    modes = {os.path.dirname(directory): 0o700, directory: 0o700}
+    modes.update({os.path.join(directory, name): 0o600 for name in os.listdir(directory)})
+    assert os.path.join(directory, "executive.sock") in modes, modes
+    for path, mode in modes.items():
+        found = os.stat(path).st_mode & 0o777
+        assert found & ~mode == 0, (path, oct(found))
+
+
+def as_nobody(function):
+    """Exit code of function() in a process of another user."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            code = function()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def another_user_is_not_served(session):
+    if os.geteuid() != 0:
+        print("     skipped: only root can play another user")
+        return
+    start(session)
+    path = os.path.join(instance_directory(session), "executive.sock")
+
+    def knock():
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        client.settimeout(60)
+        try:
+            client.connect(path)
+        except PermissionError:
+            return 1
+        try:
+            client.send(b'{"op":"status"}')
+            return 3 if client.recv(65536) else 2
+        except (ConnectionResetError, BrokenPipeError):
+            return 2
+
+    assert as_nobody(knock) == 1, "the directory is closed"
+    # Even where somebody has opened everything, the peer's uid decides.
+    at = path
+    while at != "/tmp" and at != "/":
+        os.chmod(at, 0o777)
+        at = os.path.dirname(at)
+    assert as_nobody(knock) == 2, "the connection is closed without an answer"
+    os.chmod(instance_directory(session), 0o700)
+    os.chmod(os.path.join(session.runtime, "offering"), 0o700)
+    assert answer(session), "and its own user is served on"
+
+
+def descriptors_that_nobody_asked_for(session):
+    """Clients that send descriptors, many of them: none stays open in the executive."""
+    start(session)
+    status(session)
+    pid = session.status()["pid"]
+    until(lambda: session.status()["client"] is None, "no client")
+    before = len(os.listdir(f"/proc/{pid}/fd"))
+    null = os.open("/dev/null", os.O_RDONLY)
+    for number in (1, 4, 64, 200):
+        for _ in range(5):
+            client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            client.settimeout(60)
+            client.connect(os.path.join(instance_directory(session), "executive.sock"))
+            rights = array.array("i", [null] * number)
+            client.sendmsg([b'{"op":"status"}'],
+                           [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights.tobytes())])
+            try:
+                client.recv(1 << 16)
+            except ConnectionResetError:
+                pass
+            client.close()
+    os.close(null)
+    until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before, "the descriptors' end")
+    assert answer(session)
+
+
 def more_than_there_is_is_refused(session):
     run = program(session, "executive_shard", "run", "--model", process.PACKAGE, "--context",
                   "16777216", "--slots", "16")
@@ -222,4 +317,5 @@ def in_a_session(test):
 
 process.run_tests([in_a_session(test) for test in (
     impossible_jobs_are_answered, random_bytes_everywhere, truncated_segments,
-    a_slow_reader_blocks_nobody, more_than_there_is_is_refused)])
+    a_slow_reader_blocks_nobody, private_whatever_the_umask,
+    another_user_is_not_served, descriptors_that_nobody_asked_for, more_than_there_is_is_refused)])

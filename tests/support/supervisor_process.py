@@ -250,7 +250,7 @@ class Terminal:
         self.unread += data
         self.all += data
 
-    def until(self, *wanted, timeout=120):
+    def until(self, *wanted, timeout=TIMEOUT):
         """Reads up to the first of the texts; returns what came before and with it."""
         end = time.time() + timeout
         wanted = [text.encode() if isinstance(text, str) else text for text in wanted]
@@ -264,14 +264,14 @@ class Terminal:
     def prompt(self):
         return self.until("\x1b[?2004h> ")
 
-    def answering(self, size=40, timeout=60):
+    def answering(self, size=40, timeout=TIMEOUT):
         """Waits until so many bytes of an answer are there."""
         end = time.time() + timeout
         self.until("\x1b[?2004l")
         while len(self.unread) < size:
             self._more(end)
 
-    def finish(self, timeout=60):
+    def finish(self, timeout=TIMEOUT):
         """Exit code of the program."""
         end = time.time() + timeout
         while time.time() < end:

@@ -365,10 +365,13 @@ ofr_client *ofr_client_close(ofr_client *client)
 {
     if (!client)
         return NULL;
+    bool gone = client->watching && atomic_load(&client->state) == OFR_CLIENT_STATE_GONE;
     if (client->fd >= 0)
         shutdown(client->fd, SHUT_RDWR);
     if (client->watching)
         pthread_join(client->watcher, NULL);
+    if (gone)
+        ofr_instance_clear(client->info.instance);
     if (client->fd >= 0)
         close(client->fd);
     if (client->next_fd >= 0)

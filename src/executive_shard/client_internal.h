@@ -83,9 +83,9 @@ struct ofr_client {
     int next_fd, next_ledger_fd; /* of the next session; -1: none */
     json_t *next;                /* and what is said of it; owned */
     char failure[512];
-    char notices[1024]; /* lines that the owner has not been told yet */
+    char notices[1024];                    /* lines that the owner has not been told yet */
     bool conditions_changed, plan_changed; /* of them: of devices' conditions, of refused devices */
-    _Atomic int state;  /* enum ofr_client_state */
+    _Atomic int state;                     /* enum ofr_client_state */
 };
 
 /* 0 while workers and executive live; else all jobs are lost, and why. */

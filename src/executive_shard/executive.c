@@ -112,9 +112,9 @@ static void take_sample(ofr_executive *x)
     ofr_monitor_change change;
     while (ofr_monitor_next_change(&x->monitor, &change)) {
         ofr_log(OFR_LOG_LEVEL_WARNING, "%s", change.text);
-        json_t *event = json_pack("{s:s, s:s, s:s, s:s}", "event", "condition", "device",
-                                  change.device, "condition", change.condition, "text",
-                                  change.text);
+        json_t *event =
+            json_pack("{s:s, s:s, s:s, s:s}", "event", "condition", "device", change.device,
+                      "condition", change.condition, "text", change.text);
         ofr_executive_tell(x, event, NULL, 0);
     }
 }
@@ -300,7 +300,7 @@ int ofr_executive_run(const ofr_executive_options *options,
     if (r == 0) {
         ofr_error why = {0};
         ofr_instance_lock_started(&x->lock);
-        if (ofr_monitor_init(&x->monitor, &why) < 0)
+        if (ofr_monitor_init(&x->monitor, x->options->root, &why) < 0)
             ofr_log(OFR_LOG_LEVEL_WARNING, "no health monitoring: %s", why.text);
         r = serve(x, ready, user, err);
     }

@@ -13,6 +13,7 @@
 typedef struct ofr_executive_options {
     const char *package_directory;
     const char *instance;        /* resolved name */
+    const char *root;            /* of the machine that health is read of; NULL: "/" */
     const char *plan;            /* for clients that ask for "auto"; NULL: chosen */
     const char *first_plan;      /* to begin with, as the client that starts it will ask; or NULL */
     uint32_t threads;            /* 0: the backend's default */
@@ -20,7 +21,7 @@ typedef struct ofr_executive_options {
     uint32_t n_slots;            /* 0: what memory allows */
     const char *cache_directory; /* NULL: KV ends with the executive */
     uint64_t cache_bytes;        /* most that its files may take */
-    /* More than three deaths of a worker within this time are a defect that a restart does not
+    /* Three deaths of a worker within this time are a defect that a restart does not
      * cure: quarantine. 0: never. */
     uint32_t failure_window_s;
     /* Most private memory that the worker of a device which compiles may take beside what it starts

@@ -372,9 +372,9 @@ static bool died_too_often(const ofr_executive *x, ofr_executive_worker *worker)
     if (!worker->was_ready && ++worker->start_deaths >= OFR_EXECUTIVE_START_DEATHS_MAX)
         return true;
     uint64_t now = ofr_clock_ns();
-    uint64_t oldest = worker->failures_ns[worker->n_failures % OFR_EXECUTIVE_FAILURES_MAX];
     worker->failures_ns[worker->n_failures++ % OFR_EXECUTIVE_FAILURES_MAX] = now;
-    return worker->n_failures > OFR_EXECUTIVE_FAILURES_MAX &&
+    uint64_t oldest = worker->failures_ns[worker->n_failures % OFR_EXECUTIVE_FAILURES_MAX];
+    return worker->n_failures >= OFR_EXECUTIVE_FAILURES_MAX &&
            now - oldest < (uint64_t)x->options->failure_window_s * 1000000000;
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/sha256.h"
+#include "executive_shard/control.h"
 
 /* Byte ranges of the lock file. */
 enum { LOCK_SERVE = 0, LOCK_START = 1, INSTANCES_MAX = 256 };
@@ -76,6 +77,41 @@ int ofr_instance_holder(const char *name, pid_t *ret_pid, ofr_error *err)
     }
     *ret_pid = pid;
     return 0;
+}
+
+/* A service manager binds the path itself; an executive binds through /proc, so that nobody finds
+ * this name among the sockets that are bound. */
+static bool bound_by_name(const char *path)
+{
+    char line[OFR_RUNTIME_PATH_SIZE + 256];
+    bool found = false;
+    FILE *file = fopen("/proc/net/unix", "re");
+    while (file && !found && fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\n")] = 0;
+        const char *name = strchr(line, '/');
+        found = name && strcmp(name, path) == 0;
+    }
+    if (file)
+        fclose(file);
+    return found;
+}
+
+void ofr_instance_clear(const char *name)
+{
+    char path[OFR_RUNTIME_PATH_SIZE];
+    char socket[OFR_RUNTIME_PATH_SIZE + 32];
+    int fd = -1;
+    ofr_instance_lock lock = {-1};
+    pid_t holder = 0;
+    if (ofr_runtime_dir_open(name, false, &fd, path, NULL) < 0)
+        return;
+    snprintf(socket, sizeof socket, "%s/" OFR_CONTROL_SOCKET, path);
+    if (ofr_instance_lock_acquire(fd, &lock, &holder, NULL) == 0) {
+        if (!bound_by_name(socket))
+            unlinkat(fd, OFR_CONTROL_SOCKET, 0);
+        ofr_instance_lock_release(&lock);
+    }
+    close(fd);
 }
 
 static int compare_names(const void *a, const void *b)

@@ -26,6 +26,10 @@ int ofr_instance_holder(const char *name, pid_t *ret_pid, ofr_error *err);
 int ofr_instance_resolve(const char *package, const char *instance,
                          char ret_name[OFR_INSTANCE_NAME_SIZE], ofr_error *err);
 
+/* Removes what a killed executive left in its runtime directory: its socket. Nothing where one
+ * serves (again), or where a service manager holds the socket. */
+void ofr_instance_clear(const char *name);
+
 /* All that run, sorted; *ret_names is malloc'ed, one block. */
 int ofr_instance_list(char (**ret_names)[OFR_INSTANCE_NAME_SIZE], size_t *ret_count,
                       ofr_error *err);

@@ -134,6 +134,7 @@ static int command_run(const struct options *o)
                                      .n_slots = (uint32_t)o->slots,
                                      .cache_directory = o->cache_dir,
                                      .cache_bytes = (uint64_t)o->cache_mib << 20,
+                                     .root = o->root,
                                      .failure_window_s = (uint32_t)o->failure_window,
                                      .worker_memory_bytes = (uint64_t)o->worker_mib << 20};
     return o->foreground ? serve(&options, -1) : daemonize(&options);
@@ -213,12 +214,12 @@ int main(int argc, char **argv)
         {"threads", OFR_OPTION_INT, &o.threads, 1, 256, "N",
          "run: CPU threads (default: one per core)"},
         {"failure_window", OFR_OPTION_INT, &o.failure_window, 0, 3600, "S",
-         "run: more than 3 worker deaths in S seconds quarantine a device (default 30, 0: never)"},
+         "run: 3 deaths of a worker in S seconds quarantine its device (default 30, 0: never)"},
         {"worker_memory", OFR_OPTION_INT, &o.worker_mib, 1, 1 << 24, "MIB",
          "run: most that compiling for a device may take (default: half of what is free)"},
         {"log_level", OFR_OPTION_STRING, &o.log_level, 0, 0, "L", "error, warning, info or debug"},
         {"root", OFR_OPTION_STRING, &o.root, 0, 0, "DIR",
-         "devices, doctor: the machine whose files are below DIR"},
+         "devices, doctor, run (health): the machine whose files are below DIR"},
         {"watch", OFR_OPTION_FLAG, &o.watch, 0, 0, NULL, "status: again every second"},
         {"json", OFR_OPTION_FLAG, &o.json, 0, 0, NULL,
          "status, devices, doctor: one JSON object on stdout"},

@@ -12,16 +12,16 @@
 enum { SAMPLER_CRASHES_MAX = 3 };
 static const uint64_t LOOK_GAP_NS = UINT64_C(2000000000);
 
-int ofr_monitor_init(ofr_monitor *monitor, ofr_error *err)
+int ofr_monitor_init(ofr_monitor *monitor, const char *root, ofr_error *err)
 {
-    *monitor = (ofr_monitor){.sampler = {.fd = -1}, .timer_fd = -1};
+    *monitor = (ofr_monitor){.sampler = {.fd = -1}, .timer_fd = -1, .root = root};
     monitor->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (monitor->timer_fd < 0)
         return ofr_fail(err, OFR_EIO, "cannot make a timer");
-    ofr_device_options options = {.skip_drivers = true};
+    ofr_device_options options = {.root = root, .skip_drivers = true};
     int r = ofr_devices_discover(&options, &monitor->health.devices, err);
     if (r == 0)
-        r = ofr_sampler_start(&monitor->sampler, &monitor->health.devices, NULL,
+        r = ofr_sampler_start(&monitor->sampler, &monitor->health.devices, monitor->root,
                               OFR_MONITOR_PERIOD_MS, err);
     return r;
 }
@@ -47,8 +47,8 @@ void ofr_monitor_forget(ofr_monitor *monitor)
 static void restart_sampler(ofr_monitor *monitor)
 {
     if (monitor->sampler.crashes < SAMPLER_CRASHES_MAX)
-        ofr_sampler_start(&monitor->sampler, &monitor->health.devices, NULL, OFR_MONITOR_PERIOD_MS,
-                          NULL);
+        ofr_sampler_start(&monitor->sampler, &monitor->health.devices, monitor->root,
+                          OFR_MONITOR_PERIOD_MS, NULL);
 }
 
 void ofr_monitor_look_at_sampler(ofr_monitor *monitor, uint64_t now_ns)

@@ -17,14 +17,16 @@ typedef struct ofr_monitor {
     ofr_sampler sampler;       /* .fd is to be polled; -1: none */
     int timer_fd;              /* to be polled; ticks while armed */
     bool armed;
+    const char *root;
     uint64_t heard_ns, looked_ns; /* when the sampler last spoke; when it was last looked at */
     enum ofr_condition told[OFR_DEVICES_MAX]; /* as conditions.entries */
     bool told_memory, told_shm;
 } ofr_monitor;
 
-/* Lists the devices that the kernel knows and starts the sampler for them. Without one (no /sys, no
+/* Lists the devices that the kernel knows and starts the sampler for them. `root` (device/root.h;
+ * NULL: "/") is borrowed for the monitor's life. Without one (no /sys, no
  * process) the executive still serves: the error is for the log. */
-int ofr_monitor_init(ofr_monitor *monitor, ofr_error *err);
+int ofr_monitor_init(ofr_monitor *monitor, const char *root, ofr_error *err);
 void ofr_monitor_done(ofr_monitor *monitor);
 /* In a child of the executive: closes what is the executive's. */
 void ofr_monitor_forget(ofr_monitor *monitor);

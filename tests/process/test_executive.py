@@ -127,7 +127,7 @@ def a_worker_that_keeps_dying_is_quarantined(session):
 
     until(quarantined)
     worker = session.worker()
-    assert len(killed) == 4, killed
+    assert len(killed) == 3, killed
     assert "SIGKILL" in worker["failure"], worker
     run = program(session, "supervisor", "run", "--model", process.PACKAGE, "--prompt", "Hello")
     assert run.returncode == 1 and "failed" in run.stderr, run.stderr

@@ -265,6 +265,8 @@ def the_executive_is_killed(session):
     contains(errors, "executive")
     until(lambda: session.executive() == (None, []), "the workers' end")
     process.no_segments_stay()
+    left = [name for _, _, names in os.walk(session.runtime) for name in names]
+    equal(sorted(set(left)), ["executive.log", "lock"], "the client has removed the socket")
     equal(generate(session)[0], EXPECTED, "another one is started when asked")
 
 

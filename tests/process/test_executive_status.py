@@ -1,16 +1,19 @@
 """executive_shard status: once, watched as JSON lines, watched on a terminal."""
+import ctypes.util
 import json
 import os
+import socket
 import subprocess
-import time
 
+from support import machines
 from support import supervisor_process as process
+from support.supervisor_process import contains, equal, until
 
 process.require()
 
 
-def start(session):
-    run = subprocess.run([process.EXECUTIVE, "run", "--model", process.PACKAGE],
+def start(session, *arguments):
+    run = subprocess.run([process.EXECUTIVE, "run", "--model", process.PACKAGE, *arguments],
                          env=session.environment, capture_output=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
 
@@ -23,10 +26,7 @@ def status(session):
 
 def it_knows_the_machine(session):
     start(session)
-    end = time.monotonic() + 30
-    while not status(session)["health"]["devices"]:
-        assert time.monotonic() < end, "no telemetry came"
-        time.sleep(0.2)
+    until(lambda: session.status()["health"]["devices"], "telemetry")
     health = status(session)["health"]
     devices = {device["name"]: device for device in health["devices"]}
     assert devices["cpu"]["condition"] in ("ok", "warm", "throttled"), devices
@@ -74,6 +74,56 @@ def a_watch_on_a_terminal(session):
     assert terminal.finish() == 0
 
 
+def devices_that_throttle_and_run_out_of_memory(session):
+    """A Lunar Lake with an Arc card, played by the fake driver: its integrated GPU throttles, the
+    card's memory is full. The status shows it, the log and the attached client are told, once."""
+    if not ctypes.util.find_library("ze_loader") or not os.path.exists(machines.DRIVERS["gpu"]):
+        print("     skipped: no Level Zero loader, or no fake driver")
+        return
+    with machines.lunar_lake_with_arc() as machine:
+        machine.ze = machine.ze.replace("temperature 48 52 61", "temperature 70 97").replace(
+            "throttle 0 0 8", "throttle 0 8").replace("memory_used 2e9 15.9e9",
+                                                      "memory_used 2e9 16e9")
+        played = machine.environment()
+        session.environment.update({key: played[key] for key in
+                                    ("OFFERING_FAKE_ZE", "ZE_ENABLE_ALT_DRIVERS")})
+        start(session, "--root", machine.root)
+        root = os.path.join(session.runtime, "offering")
+        directory = os.path.join(root, os.listdir(root)[0])
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        client.settimeout(process.TIMEOUT)
+        client.connect(os.path.join(directory, "executive.sock"))
+        client.send(b'{"op":"hello","version":1,"program":"watcher"}')
+        assert json.loads(client.recv(65536))["ok"]
+        client.send(b'{"op":"attach"}')
+        told = {}
+        while len(told) < 2:
+            message = json.loads(client.recv(65536))
+            if message.get("event") == "condition":
+                assert message["device"] not in told, "told once"
+                told[message["device"]] = message
+        equal({name: t["condition"] for name, t in told.items()},
+              {"igpu": "throttled", "dgpu": "out_of_memory"})
+        contains(told["igpu"]["text"], "97 C")
+        contains(told["igpu"]["text"], "plans count it as slower")
+        contains(told["dgpu"]["text"], "plans avoid it")
+        health = status(session)["health"]
+        devices = {device["name"]: device for device in health["devices"]}
+        equal(devices["igpu"]["condition"], "throttled")
+        equal(devices["igpu"]["temperature_c"], 97)
+        equal(devices["dgpu"]["condition"], "out_of_memory")
+        equal(devices["dgpu"]["memory_total_bytes"], 16225243136)
+        assert health["conditions_version"] >= 2, health
+        text = subprocess.run([process.EXECUTIVE, "status"], env=session.environment, text=True,
+                              capture_output=True, timeout=60, check=True).stdout
+        contains(text, "throttled")
+        with open(os.path.join(directory, "executive.log"), encoding="utf-8") as file:
+            log = file.read()
+        equal(log.count("igpu is throttled"), 1, log)
+        equal(log.count("dgpu is out of memory"), 1, log)
+        client.close()
+
+
 def in_a_session(test):
     def run():
         with process.Session() as session:
@@ -84,4 +134,4 @@ def in_a_session(test):
 
 process.run_tests([in_a_session(test) for test in (
     it_knows_the_machine, counters_tell_prefill_from_decode, a_watch_of_lines,
-    a_watch_on_a_terminal)])
+    a_watch_on_a_terminal, devices_that_throttle_and_run_out_of_memory)])

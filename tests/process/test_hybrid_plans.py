@@ -270,7 +270,7 @@ def a_worker_that_keeps_dying_is_replaced(session):
     client = session.start("run", "--prompt", PROMPT, "--max_tokens", "12", "--temperature", "0",
                            "--ignore_eos", "--json", "--plan", plan)
     begun = workers(session)["openvino:CPU"]["generation"]
-    for death in range(4):
+    for death in range(3):
         def works():
             worker = workers(session)["openvino:CPU"]
             return worker["generation"] == begun + death and worker["state"] == "busy"

@@ -1,12 +1,16 @@
 /* Names of instances, the lock that decides who serves, and which one a command means. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -155,6 +159,48 @@ static void the_only_one_that_runs(void **state)
     close(b);
 }
 
+static bool bind_at(const char *path, int *ret_fd)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%.107s", path);
+    *ret_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    return bind(*ret_fd, (struct sockaddr *)&address, sizeof address) == 0;
+}
+
+/* What a killed executive leaves is removed; what somebody serves or holds is not. */
+static void a_socket_without_an_owner(void **state)
+{
+    (void)state;
+    int directory = open_directory("left");
+    int fd = -1;
+    char through[128];
+    char path[128];
+    ofr_instance_lock lock = {-1};
+    pid_t holder = 0;
+    ofr_error err = {0};
+    snprintf(through, sizeof through, "/proc/self/fd/%d/executive.sock", directory);
+    snprintf(path, sizeof path, "%s/offering/left/executive.sock", root);
+    ofr_instance_clear("never");
+    ofr_instance_clear("left");
+    assert_true(bind_at(through, &fd));
+    close(fd);
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_equal(ofr_instance_lock_acquire(directory, &lock, &holder, &err), 0);
+    ofr_instance_lock_started(&lock);
+    ofr_instance_clear("left"); /* somebody serves */
+    assert_int_equal(access(path, F_OK), 0);
+    ofr_instance_lock_release(&lock);
+    ofr_instance_clear("left");
+    assert_int_equal(access(path, F_OK), -1);
+    assert_true(bind_at(path, &fd)); /* as a service manager does */
+    ofr_instance_clear("left");
+    assert_int_equal(access(path, F_OK), 0);
+    close(fd);
+    ofr_instance_clear("left");
+    assert_int_equal(access(path, F_OK), -1);
+    close(directory);
+}
+
 static int clean(void **state)
 {
     (void)state;
@@ -166,10 +212,9 @@ int main(void)
     if (!mkdtemp(root) || setenv("XDG_RUNTIME_DIR", root, 1) < 0)
         return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_package_has_one_name),
-        cmocka_unit_test(one_serves),
-        cmocka_unit_test(the_lock_ends_with_its_process),
-        cmocka_unit_test(the_only_one_that_runs),
+        cmocka_unit_test(a_package_has_one_name),         cmocka_unit_test(one_serves),
+        cmocka_unit_test(the_lock_ends_with_its_process), cmocka_unit_test(the_only_one_that_runs),
+        cmocka_unit_test(a_socket_without_an_owner),
     };
     return cmocka_run_group_tests(tests, NULL, clean);
 }

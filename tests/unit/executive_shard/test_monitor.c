@@ -35,7 +35,7 @@ static void a_silent_sampler_is_replaced(void **state)
     (void)state;
     ofr_monitor monitor;
     ofr_error err = {0};
-    assert_int_equal(ofr_monitor_init(&monitor, &err), 0);
+    assert_int_equal(ofr_monitor_init(&monitor, NULL, &err), 0);
     wait_for_sample(&monitor);
     pid_t first = monitor.sampler.pid;
     assert_int_equal(kill(first, SIGSTOP), 0); /* as a driver that never returns */
@@ -67,7 +67,7 @@ static void a_killed_sampler_is_replaced_but_not_for_ever(void **state)
     ofr_monitor monitor;
     ofr_error err = {0};
     ofr_health_work work = {0};
-    assert_int_equal(ofr_monitor_init(&monitor, &err), 0);
+    assert_int_equal(ofr_monitor_init(&monitor, NULL, &err), 0);
     for (unsigned i = 0; i < 3; i++) {
         assert_true(monitor.sampler.fd >= 0);
         assert_int_equal(kill(monitor.sampler.pid, SIGKILL), 0);

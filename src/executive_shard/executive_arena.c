@@ -19,6 +19,9 @@ enum {
     ZEROS = 1 << 20,
 };
 
+/* OpenCL devices take the arena as one buffer, which most bound by 4 GiB. */
+static const uint64_t ARENA_ENOUGH = (UINT64_C(4) << 30) - (UINT64_C(1) << 20);
+
 /* Bytes that KV may take: a quarter of the memory that is free. */
 static int kv_budget(uint64_t *ret_budget, ofr_error *err)
 {
@@ -32,9 +35,20 @@ static int kv_budget(uint64_t *ret_budget, ofr_error *err)
     return 0;
 }
 
+static uint32_t choose_slots(uint64_t budget, uint64_t slot_bytes)
+{
+    uint64_t room = budget / slot_bytes;
+    uint64_t enough = ARENA_ENOUGH / slot_bytes;
+    if (enough < SLOTS_WANTED)
+        enough = SLOTS_WANTED;
+    if (room > enough)
+        room = enough;
+    return room < 1 ? 1 : room > SLOTS_MAX ? SLOTS_MAX : (uint32_t)room;
+}
+
 /* Where neither is given: the model's context if memory allows it, cut to CONTEXT_ENOUGH where that
- * makes room for SLOTS_WANTED; then as many slots as fit. Pages of a slot that is never used are
- * never committed. */
+ * makes room for SLOTS_WANTED; then as many slots as fit, beyond SLOTS_WANTED only up to
+ * ARENA_ENOUGH. Pages of a slot that is never used are never committed. */
 static int choose_sizes(ofr_executive *x, const ofr_model_params *params, ofr_error *err)
 {
     const ofr_executive_options *options = x->options;
@@ -53,7 +67,7 @@ static int choose_sizes(ofr_executive *x, const ofr_model_params *params, ofr_er
                       (options->n_slots || room >= SLOTS_WANTED || context <= CONTEXT_ENOUGH);
         if (options->context || enough || context <= 512) {
             if (!options->n_slots)
-                wanted = room < 1 ? 1 : room > SLOTS_MAX ? SLOTS_MAX : (uint32_t)room;
+                wanted = choose_slots(budget, x->kv_layout.slot_bytes);
             break;
         }
         context /= 2;

@@ -55,7 +55,8 @@ static void print_workers(const json_t *status, const json_t *before, FILE *out)
                 number_of(worker, "jobs"), number_of(worker, "tokens"),
                 number_of(worker, "decode_tokens"), number_of(worker, "restarts"),
                 number_of(worker, "resident_bytes") >> 20);
-        fprintf(out, "           %s\n", text_of(worker, "device"));
+        if (text_of(worker, "device")[0])
+            fprintf(out, "           %s\n", text_of(worker, "device"));
         if (text_of(worker, "failure")[0])
             fprintf(out, "           last failure: %s\n", text_of(worker, "failure"));
         const json_t *old = json_array_get(old_workers, i);
@@ -98,11 +99,13 @@ void ofr_status_print(const json_t *status, const json_t *before, FILE *out)
     fprintf(out, "instance   %s (pid %lld, up %lld s)\n", text_of(status, "instance"),
             number_of(status, "pid"), number_of(status, "uptime_ms") / 1000);
     fprintf(out, "package    %s (%s)\n", text_of(status, "package"), text_of(status, "model"));
+    fprintf(out, "plan       %s\n", text_of(status, "plan"));
     fprintf(out, "context    %lld tokens, %lld slots, KV %lld of %lld MiB in use\n",
             number_of(status, "context"), number_of(status, "n_slots"),
             number_of(status, "kv_committed_bytes") >> 20, number_of(status, "kv_bytes") >> 20);
     print_workers(status, before, out);
-    fprintf(out, "resident   %lld MiB\n", number_of(status, "resident_bytes") >> 20);
+    fprintf(out, "resident   %lld MiB, %lld bytes copied between devices\n",
+            number_of(status, "resident_bytes") >> 20, number_of(status, "handoff_bytes_copied"));
     if (json_is_object(client))
         fprintf(out, "client     %s (pid %lld)\n", text_of(client, "program"),
                 number_of(client, "pid"));

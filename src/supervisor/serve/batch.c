@@ -23,10 +23,26 @@ struct sequence {
     int32_t *tokens;       /* [room], owned */
     uint32_t n_tokens, room;
     uint32_t n_prompt, n_reused, n_in_kv;
+    uint32_t n_begin; /* tokens in the strips when the prefill began */
     uint32_t slot;
     enum state state;
+    bool in_job;         /* of a lane: may not end before the job has */
     uint64_t id, leader; /* leader: not admitted while that one is not prefilled; 0: none */
     uint64_t submitted_ns, admitted_ns, prefilled_ns;
+};
+
+enum lane_kind { LANE_DECODE, LANE_PROMPT, LANE_COUNT };
+
+/* A job of one kind: being made, or on its way. */
+struct lane {
+    bool busy, embed;
+    uint32_t ticket, n, total;
+    struct sequence **members; /* [n_slots], owned */
+    ofr_segment *segments;     /* [n_slots], owned */
+    int32_t *ids;              /* [chunk_max], owned: the tokens */
+    enum ofr_forward_output output;
+    uint64_t begin_ns;
+    ofr_client_result result;
 };
 
 struct ofr_batch {
@@ -46,9 +62,7 @@ struct ofr_batch {
     struct sequence **running; /* [n_slots], owned; by slot; NULL: free */
     ofr_slot_view *views;      /* [n_slots], owned */
     uint64_t *last_used_ns;    /* [n_slots], owned */
-    ofr_segment *segments;     /* [n_slots], owned */
-    struct sequence **members; /* [n_slots], owned: the sequences of a job */
-    int32_t *ids;              /* [chunk_max], owned: the tokens of a job */
+    struct lane lanes[LANE_COUNT];
     uint32_t n_running;
     uint32_t losses;
     double prefill_ns_per_token;
@@ -126,7 +140,8 @@ static void end_canceled(struct ofr_batch *batch, bool all)
         taken = next;
     }
     for (uint32_t i = 0; i < batch->options.engine.n_slots; i++)
-        if (batch->running[i] && (all || is_canceled(batch->running[i])))
+        if (batch->running[i] && !batch->running[i]->in_job &&
+            (all || is_canceled(batch->running[i])))
             end_sequence(batch, batch->running[i], OFR_ECANCELED, NULL);
 }
 
@@ -190,6 +205,15 @@ static void look_at_slots(struct ofr_batch *batch)
 }
 
 static int recover(struct ofr_batch *batch, int code, ofr_error *err);
+static void end_job(struct ofr_batch *batch, struct lane *lane);
+
+/* Waits for all that is on its way. */
+static void drain(struct ofr_batch *batch)
+{
+    for (int i = 0; i < LANE_COUNT; i++)
+        if (batch->lanes[i].busy)
+            end_job(batch, &batch->lanes[i]);
+}
 
 /* True if the sequence got a slot. */
 static bool admit(struct ofr_batch *batch, struct sequence *sequence)
@@ -201,6 +225,8 @@ static bool admit(struct ofr_batch *batch, struct sequence *sequence)
     if (!ofr_slot_choose(batch->views, engine->n_slots, sequence->tokens, sequence->n_tokens,
                          may_reuse, engine->copy != NULL, &choice))
         return false;
+    if (choice.copy)
+        drain(batch); /* the slot that is copied from may be in a job */
     sequence->slot = choice.slot;
     sequence->n_in_kv = sequence->n_reused = choice.reused;
     sequence->admitted_ns = ofr_clock_ns();
@@ -217,6 +243,7 @@ static bool admit(struct ofr_batch *batch, struct sequence *sequence)
         if (r == OFR_EDEVICE || r == OFR_EGONE)
             recover(batch, r, &err);
     }
+    sequence->n_begin = sequence->n_in_kv;
     atomic_fetch_add(&batch->counters.prompt_tokens, sequence->n_prompt);
     atomic_fetch_add(&batch->counters.reused_tokens, sequence->n_reused);
     return true;
@@ -240,9 +267,30 @@ static void forget_strips(struct ofr_batch *batch)
 {
     for (uint32_t i = 0; i < batch->options.engine.n_slots; i++) {
         if (batch->running[i]) {
-            batch->running[i]->n_in_kv = 0;
+            batch->running[i]->n_in_kv = batch->running[i]->n_begin = 0;
             batch->running[i]->state = STATE_PREFILL;
         }
+    }
+}
+
+static void release(struct lane *lane)
+{
+    lane->busy = false;
+    for (uint32_t i = 0; i < lane->n; i++)
+        lane->members[i]->in_job = false;
+}
+
+/* Jobs that were on their way when a device was lost; their sequences are prefilled again. */
+static void abandon(struct ofr_batch *batch)
+{
+    const ofr_engine *engine = &batch->options.engine.engine;
+    for (int i = 0; i < LANE_COUNT; i++) {
+        struct lane *lane = &batch->lanes[i];
+        ofr_error ignored = {0};
+        if (!lane->busy)
+            continue;
+        engine->wait(engine->user, lane->ticket, &lane->result, &ignored);
+        release(lane);
     }
 }
 
@@ -252,6 +300,7 @@ static int recover(struct ofr_batch *batch, int code, ofr_error *err)
     const ofr_batch_engine *engine = &batch->options.engine;
     bool gone = code == OFR_EGONE;
     int r = code;
+    abandon(batch);
     forget_strips(batch);
     if (batch->losses++ < LOSSES_MAX) {
         if (batch->options.notify)
@@ -273,37 +322,44 @@ static int recover(struct ofr_batch *batch, int code, ofr_error *err)
     return r;
 }
 
-/* One job of the sequences in batch->members. 0: completed. */
-static int run_job(struct ofr_batch *batch, uint32_t n, enum ofr_forward_output output,
-                   uint64_t *ret_ns)
+static void take_result(struct ofr_batch *batch, struct lane *lane, int r, ofr_error *err);
+
+/* The lane's job: runs it, or puts it on its way where another may be at the same time. */
+static void begin_job(struct ofr_batch *batch, struct lane *lane, bool overlap)
 {
     const ofr_engine *engine = &batch->options.engine.engine;
-    uint32_t total = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const struct sequence *sequence = batch->members[i];
-        const ofr_segment *segment = &batch->segments[i];
-        memcpy(batch->ids + total, sequence->tokens + segment->position,
-               segment->n_tokens * sizeof *batch->ids);
-        total += segment->n_tokens;
+    lane->total = 0;
+    for (uint32_t i = 0; i < lane->n; i++) {
+        const ofr_segment *segment = &lane->segments[i];
+        memcpy(lane->ids + lane->total, lane->members[i]->tokens + segment->position,
+               segment->n_tokens * sizeof *lane->ids);
+        lane->total += segment->n_tokens;
+        lane->members[i]->in_job = true;
     }
-    ofr_client_job job = {
-        .segments = batch->segments, .n_segments = n, .tokens = batch->ids, .output = output};
-    ofr_client_result result = {0};
+    const struct sequence *first = lane->members[0];
+    ofr_client_job job = {.segments = lane->segments,
+                          .n_segments = lane->n,
+                          .tokens = lane->ids,
+                          .output = lane->output,
+                          .prompt_tokens = first->n_tokens - first->n_begin};
     ofr_error err = {0};
-    uint64_t begin = ofr_clock_ns();
-    int r = engine->run(engine->user, &job, &result, &err);
-    *ret_ns = ofr_clock_ns() - begin;
-    if (r == OFR_EDEVICE || r == OFR_EGONE) {
-        recover(batch, r, &err);
-    } else if (r < 0) {
-        for (uint32_t i = 0; i < n; i++)
-            end_sequence(batch, batch->members[i], r, &err);
-    } else {
-        batch->losses = 0;
-        for (uint32_t i = 0; i < n; i++)
-            batch->members[i]->n_in_kv += batch->segments[i].n_tokens;
-    }
-    return r;
+    lane->result = (ofr_client_result){0};
+    lane->begin_ns = ofr_clock_ns();
+    int r = overlap ? engine->submit(engine->user, &job, &lane->ticket, &err)
+                    : engine->run(engine->user, &job, &lane->result, &err);
+    if (overlap && r == 0)
+        lane->busy = true;
+    else
+        take_result(batch, lane, r, &err);
+}
+
+static void end_job(struct ofr_batch *batch, struct lane *lane)
+{
+    const ofr_engine *engine = &batch->options.engine.engine;
+    ofr_error err = {0};
+    int r = engine->wait(engine->user, lane->ticket, &lane->result, &err);
+    lane->busy = false;
+    take_result(batch, lane, r, &err);
 }
 
 static int append(struct ofr_batch *batch, struct sequence *sequence, int32_t token)
@@ -345,29 +401,41 @@ static void choose_next(struct ofr_batch *batch, struct sequence *sequence, uint
     end_sequence(batch, sequence, r, err.text[0] ? &err : NULL);
 }
 
-static void decode_round(struct ofr_batch *batch)
+static uint32_t remaining(const struct sequence *sequence)
 {
+    return sequence->n_tokens - sequence->n_in_kv;
+}
+
+/* One token: of every answer, and of prompts that have no more. */
+static void begin_decode(struct ofr_batch *batch, bool overlap)
+{
+    struct lane *lane = &batch->lanes[LANE_DECODE];
     uint32_t n = 0, limit = batch->options.engine.engine.chunk_max;
     for (uint32_t i = 0; i < batch->options.engine.n_slots && n < limit; i++) {
         struct sequence *sequence = batch->running[i];
-        if (!sequence || sequence->state != STATE_DECODE)
+        if (!sequence || sequence->in_job || sequence->request.embed || remaining(sequence) != 1)
             continue;
-        batch->segments[n] = (ofr_segment){sequence->slot, sequence->n_in_kv, 1};
-        batch->members[n++] = sequence;
+        lane->segments[n] = (ofr_segment){sequence->slot, sequence->n_in_kv, 1};
+        lane->members[n++] = sequence;
     }
-    uint64_t ns = 0;
-    if (n == 0 || run_job(batch, n, OFR_FORWARD_OUTPUT_LAST, &ns) < 0)
-        return;
-    atomic_fetch_add(&batch->counters.decode_ns, ns);
-    atomic_fetch_add(&batch->counters.decode_jobs, 1);
-    for (uint32_t i = 0; i < n; i++)
-        choose_next(batch, batch->members[i], i);
+    lane->n = n;
+    lane->output = OFR_FORWARD_OUTPUT_LAST;
+    if (n)
+        begin_job(batch, lane, overlap);
 }
 
 /* Tokens that one round may prefill. */
-static uint32_t prefill_budget(const struct ofr_batch *batch)
+static uint32_t prefill_budget(const struct ofr_batch *batch, const struct sequence *first,
+                               bool overlap)
 {
-    uint32_t most = batch->options.engine.engine.chunk_max;
+    const ofr_engine *engine = &batch->options.engine.engine;
+    uint32_t most = engine->chunk_max;
+    if (overlap) {
+        uint32_t chunk = engine->chunk
+                             ? engine->chunk(engine->user, first->n_tokens - first->n_begin)
+                             : engine->chunk_preferred;
+        return chunk && chunk < most ? chunk : most;
+    }
     bool decoding = false;
     for (uint32_t i = 0; i < batch->options.engine.n_slots; i++)
         decoding = decoding || (batch->running[i] && batch->running[i]->state == STATE_DECODE);
@@ -379,36 +447,33 @@ static uint32_t prefill_budget(const struct ofr_batch *batch)
     return tokens < most ? (uint32_t)tokens : most;
 }
 
-static uint32_t remaining(const struct sequence *sequence)
+/* Puts the sequences to prefill into the lane's members: the one admitted first, then those with
+ * least left to do. Returns their number. */
+static uint32_t order_prefill(const struct ofr_batch *batch, struct lane *lane, bool embed)
 {
-    return sequence->n_tokens - sequence->n_in_kv;
-}
-
-/* Puts the sequences to prefill into batch->members: the one admitted first, then those with least
- * left to do. Returns their number. */
-static uint32_t order_prefill(struct ofr_batch *batch, bool embed)
-{
+    struct sequence **members = lane->members;
     uint32_t n = 0;
     for (uint32_t i = 0; i < batch->options.engine.n_slots; i++) {
         struct sequence *sequence = batch->running[i];
-        if (sequence && sequence->state == STATE_PREFILL && sequence->request.embed == embed)
-            batch->members[n++] = sequence;
+        if (sequence && sequence->state == STATE_PREFILL && !sequence->in_job &&
+            sequence->request.embed == embed && (embed || remaining(sequence) > 1))
+            members[n++] = sequence;
     }
     for (uint32_t i = 1; i < n; i++) {
-        struct sequence *moved = batch->members[i];
+        struct sequence *moved = members[i];
         uint32_t at = i;
-        for (; at > 0 && remaining(batch->members[at - 1]) > remaining(moved); at--)
-            batch->members[at] = batch->members[at - 1];
-        batch->members[at] = moved;
+        for (; at > 0 && remaining(members[at - 1]) > remaining(moved); at--)
+            members[at] = members[at - 1];
+        members[at] = moved;
     }
     uint32_t first = 0;
     for (uint32_t i = 1; i < n; i++)
-        if (batch->members[i]->id < batch->members[first]->id)
+        if (members[i]->id < members[first]->id)
             first = i;
     for (; first > 0; first--) {
-        struct sequence *swap = batch->members[first];
-        batch->members[first] = batch->members[first - 1];
-        batch->members[first - 1] = swap;
+        struct sequence *swap = members[first];
+        members[first] = members[first - 1];
+        members[first - 1] = swap;
     }
     return n;
 }
@@ -423,51 +488,102 @@ static void note_prefill(struct ofr_batch *batch, uint32_t tokens, uint64_t ns)
         batch->prefill_ns_per_token = batch->prefill_ns_per_token * 0.7 + sample * 0.3;
 }
 
-static void prefill_round(struct ofr_batch *batch)
+static void begin_prefill(struct ofr_batch *batch, bool overlap)
 {
-    uint32_t left = prefill_budget(batch), total = 0, n = 0;
-    uint32_t count = order_prefill(batch, false);
+    struct lane *lane = &batch->lanes[LANE_PROMPT];
+    uint32_t count = order_prefill(batch, lane, false), n = 0;
+    uint32_t left = count ? prefill_budget(batch, lane->members[0], overlap) : 0;
     bool complete = false;
     for (uint32_t i = 0; i < count && left > 0; i++) {
-        struct sequence *sequence = batch->members[i];
+        struct sequence *sequence = lane->members[i];
         /* The one that came first gets half at least, so that it is done some time. */
         uint32_t share = i == 0 && count > 1 ? (left + 1) / 2 : left;
         uint32_t tokens = remaining(sequence) < share ? remaining(sequence) : share;
-        batch->segments[n] = (ofr_segment){sequence->slot, sequence->n_in_kv, tokens};
-        batch->members[n++] = sequence;
+        lane->segments[n] = (ofr_segment){sequence->slot, sequence->n_in_kv, tokens};
+        lane->members[n++] = sequence;
         complete = complete || tokens == remaining(sequence);
         left -= tokens;
-        total += tokens;
     }
-    uint64_t ns = 0;
-    if (n == 0 ||
-        run_job(batch, n, complete ? OFR_FORWARD_OUTPUT_LAST : OFR_FORWARD_OUTPUT_NONE, &ns) < 0)
-        return;
-    note_prefill(batch, total, ns);
-    for (uint32_t i = 0; i < n; i++)
-        if (remaining(batch->members[i]) == 0)
-            choose_next(batch, batch->members[i], i);
+    lane->n = n;
+    lane->embed = false;
+    lane->output = complete ? OFR_FORWARD_OUTPUT_LAST : OFR_FORWARD_OUTPUT_NONE;
+    if (n)
+        begin_job(batch, lane, overlap);
 }
 
 /* One chunk of one sequence that is to be embedded. */
-static void embed_round(struct ofr_batch *batch)
+static void begin_embed(struct ofr_batch *batch, bool overlap)
+{
+    struct lane *lane = &batch->lanes[LANE_PROMPT];
+    lane->n = order_prefill(batch, lane, true) > 0;
+    if (lane->n == 0)
+        return;
+    struct sequence *sequence = lane->members[0];
+    uint32_t tokens = prefill_budget(batch, sequence, overlap);
+    tokens = remaining(sequence) < tokens ? remaining(sequence) : tokens;
+    if (overlap && tokens == 1) {
+        /* One token goes the way of answers, whose results it would be mixed up with. */
+        uint32_t slot = sequence->slot;
+        uint64_t id = sequence->id;
+        drain(batch);
+        if (!batch->running[slot] || batch->running[slot]->id != id || remaining(sequence) != 1)
+            return; /* a device was lost meanwhile */
+        overlap = false;
+    }
+    lane->n = 1;
+    lane->embed = true;
+    lane->segments[0] = (ofr_segment){sequence->slot, sequence->n_in_kv, tokens};
+    lane->members[0] = sequence;
+    lane->output = OFR_FORWARD_OUTPUT_HIDDEN_SUM;
+    begin_job(batch, lane, overlap);
+}
+
+static void take_sums(struct ofr_batch *batch, struct lane *lane)
 {
     const ofr_engine *engine = &batch->options.engine.engine;
-    if (order_prefill(batch, true) == 0)
-        return;
-    struct sequence *sequence = batch->members[0];
-    uint32_t tokens = prefill_budget(batch);
-    tokens = remaining(sequence) < tokens ? remaining(sequence) : tokens;
-    batch->segments[0] = (ofr_segment){sequence->slot, sequence->n_in_kv, tokens};
-    uint64_t ns = 0;
-    if (run_job(batch, 1, OFR_FORWARD_OUTPUT_HIDDEN_SUM, &ns) < 0)
-        return;
-    note_prefill(batch, tokens, ns);
+    struct sequence *sequence = lane->members[0];
     ofr_error err = {0};
     int r = sequence->request.embed_sum(sequence->request.user, engine->logits(engine->user, 0),
-                                        tokens, &err);
+                                        lane->total, &err);
     if (r < 0 || remaining(sequence) == 0)
         end_sequence(batch, sequence, r, err.text[0] ? &err : NULL);
+}
+
+/* The lane's job is done, or has failed with `r`. */
+static void take_result(struct ofr_batch *batch, struct lane *lane, int r, ofr_error *err)
+{
+    uint64_t ns = ofr_clock_ns() - lane->begin_ns;
+    bool prompts = lane == &batch->lanes[LANE_PROMPT];
+    release(lane);
+    if (r == OFR_EDEVICE || r == OFR_EGONE) {
+        recover(batch, r, err);
+        return;
+    }
+    if (r < 0) {
+        for (uint32_t i = 0; i < lane->n; i++)
+            end_sequence(batch, lane->members[i], r, err);
+        return;
+    }
+    batch->losses = 0;
+    for (uint32_t i = 0; i < lane->n; i++)
+        lane->members[i]->n_in_kv += lane->segments[i].n_tokens;
+    if (prompts) {
+        note_prefill(batch, lane->total, ns);
+    } else {
+        atomic_fetch_add(&batch->counters.decode_ns, ns);
+        atomic_fetch_add(&batch->counters.decode_jobs, 1);
+        atomic_fetch_add(&batch->counters.overlapped_jobs, batch->lanes[LANE_PROMPT].busy);
+        for (uint32_t i = 0; i < lane->n; i++)
+            if (lane->members[i]->state == STATE_PREFILL)
+                atomic_fetch_add(&batch->counters.prefill_tokens, 1);
+    }
+    if (prompts && lane->embed) {
+        take_sums(batch, lane);
+        return;
+    }
+    for (uint32_t i = 0; i < lane->n; i++)
+        if (remaining(lane->members[i]) == 0)
+            choose_next(batch, lane->members[i], i);
 }
 
 static void publish(struct ofr_batch *batch)
@@ -495,6 +611,32 @@ static void publish(struct ofr_batch *batch)
     atomic_store(&batch->counters.kv_tokens, kv_tokens);
 }
 
+static bool can_overlap(const struct ofr_batch *batch)
+{
+    const ofr_batch_engine *engine = &batch->options.engine;
+    return engine->engine.submit && engine->engine.wait && engine->wait_any && engine->overlaps &&
+           engine->overlaps(engine->engine.user);
+}
+
+/* Until one of the jobs on their way is done. */
+static void wait_for_job(struct ofr_batch *batch)
+{
+    const ofr_batch_engine *engine = &batch->options.engine;
+    struct lane *decode = &batch->lanes[LANE_DECODE], *prompt = &batch->lanes[LANE_PROMPT];
+    if (!decode->busy && !prompt->busy)
+        return;
+    ofr_error err = {0};
+    uint32_t ticket = decode->busy ? decode->ticket : prompt->ticket;
+    if (decode->busy && prompt->busy) {
+        int r = engine->wait_any(engine->engine.user, &ticket, &err);
+        if (r < 0) {
+            recover(batch, r, &err);
+            return;
+        }
+    }
+    end_job(batch, decode->busy && decode->ticket == ticket ? decode : prompt);
+}
+
 static void *loop(void *argument)
 {
     struct ofr_batch *batch = argument;
@@ -505,13 +647,20 @@ static void *loop(void *argument)
             pthread_cond_wait(&batch->changed, &batch->lock);
         bool stop = batch->stop;
         pthread_mutex_unlock(&batch->lock);
+        if (stop)
+            drain(batch);
         end_canceled(batch, stop);
         if (stop)
             break;
         admit_all(batch);
-        decode_round(batch);
-        prefill_round(batch);
-        embed_round(batch);
+        bool overlap = can_overlap(batch);
+        if (!batch->lanes[LANE_DECODE].busy)
+            begin_decode(batch, overlap);
+        if (!batch->lanes[LANE_PROMPT].busy)
+            begin_prefill(batch, overlap);
+        if (!batch->lanes[LANE_PROMPT].busy)
+            begin_embed(batch, overlap);
+        wait_for_job(batch);
     }
     publish(batch);
     return NULL;
@@ -533,13 +682,18 @@ int ofr_batch_new(const ofr_batch_options *options, ofr_batch **ret_batch, ofr_e
     batch->running = calloc(n, sizeof *batch->running);
     batch->views = calloc(n, sizeof *batch->views);
     batch->last_used_ns = calloc(n, sizeof *batch->last_used_ns);
-    batch->segments = calloc(n, sizeof *batch->segments);
-    batch->members = calloc(n, sizeof *batch->members);
     batch->slot_status = calloc(n, sizeof *batch->slot_status);
-    batch->ids = calloc(options->engine.engine.chunk_max, sizeof *batch->ids);
+    bool complete =
+        n && batch->running && batch->views && batch->last_used_ns && batch->slot_status;
+    for (int i = 0; i < LANE_COUNT; i++) {
+        struct lane *lane = &batch->lanes[i];
+        lane->members = calloc(n, sizeof *lane->members);
+        lane->segments = calloc(n, sizeof *lane->segments);
+        lane->ids = calloc(options->engine.engine.chunk_max, sizeof *lane->ids);
+        complete = complete && lane->members && lane->segments && lane->ids;
+    }
     int r = 0;
-    if (n == 0 || !batch->running || !batch->views || !batch->last_used_ns || !batch->segments ||
-        !batch->members || !batch->slot_status || !batch->ids)
+    if (!complete)
         r = ofr_fail(err, OFR_ENOMEM, "no memory for a batch of %u slots", n);
     if (r == 0 && pthread_create(&batch->thread, NULL, loop, batch) != 0)
         r = ofr_fail(err, OFR_ENOMEM, "cannot start a thread");
@@ -569,10 +723,12 @@ ofr_batch *ofr_batch_free(ofr_batch *batch)
     free(batch->running);
     free(batch->views);
     free(batch->last_used_ns);
-    free(batch->segments);
-    free(batch->members);
     free(batch->slot_status);
-    free(batch->ids);
+    for (int i = 0; i < LANE_COUNT; i++) {
+        free(batch->lanes[i].members);
+        free(batch->lanes[i].segments);
+        free(batch->lanes[i].ids);
+    }
     free(batch);
     return NULL;
 }

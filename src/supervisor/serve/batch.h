@@ -4,6 +4,10 @@
  * forwards one token of every sequence that decodes, and then a chunk of the prompts that are still
  * being prefilled, sized so that running answers do not stall. It is the only user of the engine.
  *
+ * Where the plan has prompts and answers on different devices, both go on at once: one job of each
+ * kind is on its way at a time, and a chunk is as large as suits its device. A prompt of which one
+ * token is left joins the answers' jobs.
+ *
  * A lost worker costs every sequence its K and V, not its tokens: all are prefilled again and go
  * on. A lost executive is replaced through `reconnect`.
  *
@@ -32,6 +36,10 @@ typedef struct ofr_batch_engine {
     /* After OFR_EGONE: a new executive, every slot empty or as it says. NULL: cannot. The shape
      * (slots, context, chunk, vocabulary) must be the same. */
     int (*reconnect)(void *user, ofr_error *err);
+    /* Whether prompts and answers are on different devices now; with engine.submit, engine.wait and
+     * wait_any, which has the contract of ofr_client_wait_any. NULL: never. */
+    bool (*overlaps)(void *user);
+    int (*wait_any)(void *user, uint32_t *ret_ticket, ofr_error *err);
 } ofr_batch_engine;
 
 /* What the batch counts; read at any time by any thread. */
@@ -43,7 +51,8 @@ typedef struct ofr_batch_counters {
     _Atomic uint64_t generated_tokens;      /* chosen */
     _Atomic uint64_t prefill_ns, decode_ns; /* inside jobs, as the batch sees them */
     _Atomic uint64_t decode_jobs;
-    _Atomic uint64_t last_token_ns; /* CLOCK_MONOTONIC of the last token chosen; 0: none yet */
+    _Atomic uint64_t overlapped_jobs; /* decode jobs that ended while a prompt's job went on */
+    _Atomic uint64_t last_token_ns;   /* CLOCK_MONOTONIC of the last token chosen; 0: none yet */
     _Atomic uint32_t running, waiting, prefilling;
     _Atomic uint32_t worker_losses, executive_losses;
     _Atomic uint64_t kv_tokens; /* rows that running sequences hold */

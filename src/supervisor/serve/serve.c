@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/sha256.h"
+#include "engine/plan.h"
 #include "supervisor/commands.h"
 #include "supervisor/plan_auto.h"
 #include "supervisor/serve/http.h"
@@ -39,6 +40,7 @@ struct engine {
     uint32_t slots;
     const char *cache_dir;
     ofr_client_info shape; /* of the first connection */
+    bool apart;            /* prompts and answers are on different devices */
 };
 
 static bool parse(struct serve_options *o, int argc, char **argv, int *ret_exit)
@@ -94,10 +96,68 @@ static const float *engine_logits(void *user, uint32_t row)
     return ofr_client_logits(engine->session->client, row);
 }
 
+/* Are prompts, of any length, on other devices than answers? */
+static bool phases_are_apart(const char *text)
+{
+    ofr_plan plan;
+    ofr_error ignored;
+    if (ofr_plan_parse(text, &plan, &ignored) < 0)
+        return false;
+    const ofr_plan_phase *decode = &plan.phases[OFR_PLAN_PHASE_DECODE];
+    bool apart = decode->n_stages > 0 && plan.phases[OFR_PLAN_PHASE_PREFILL].n_stages > 0;
+    for (uint32_t i = 0; i <= plan.n_longer; i++) {
+        const ofr_plan_phase *prefill =
+            i == 0 ? &plan.phases[OFR_PLAN_PHASE_PREFILL] : &plan.longer[i - 1].prefill;
+        for (uint32_t p = 0; p < prefill->n_stages; p++)
+            for (uint32_t d = 0; d < decode->n_stages; d++)
+                apart = apart && strcmp(prefill->stages[p].device, decode->stages[d].device) != 0;
+    }
+    return apart;
+}
+
+/* The plan may be another one than before. */
+static void note_plan(struct engine *engine)
+{
+    engine->session->info = *ofr_client_get_info(engine->session->client);
+    engine->apart = phases_are_apart(engine->session->info.plan);
+}
+
+static bool engine_overlaps(void *user)
+{
+    return ((struct engine *)user)->apart;
+}
+
+static int engine_submit(void *user, const ofr_client_job *job, uint32_t *ret_ticket,
+                         ofr_error *err)
+{
+    struct engine *engine = user;
+    if (!engine->session->client)
+        return ofr_fail(err, OFR_EGONE, "there is no executive");
+    return ofr_client_submit(engine->session->client, job, ret_ticket, err);
+}
+
+static int engine_wait(void *user, uint32_t ticket, ofr_client_result *ret_result, ofr_error *err)
+{
+    return ofr_client_wait(((struct engine *)user)->session->client, ticket, ret_result, err);
+}
+
+static int engine_wait_any(void *user, uint32_t *ret_ticket, ofr_error *err)
+{
+    return ofr_client_wait_any(((struct engine *)user)->session->client, ret_ticket, err);
+}
+
+static uint32_t engine_chunk(void *user, uint32_t prompt_tokens)
+{
+    struct engine *engine = user;
+    return engine->session->client ? ofr_client_chunk(engine->session->client, prompt_tokens) : 0;
+}
+
 static int engine_wait_ready(void *user, uint32_t timeout_ms, ofr_error *err)
 {
     struct engine *engine = user;
-    return ofr_client_wait_ready(engine->session->client, timeout_ms, err);
+    int r = ofr_client_wait_ready(engine->session->client, timeout_ms, err);
+    note_plan(engine);
+    return r;
 }
 
 static const int32_t *engine_slot_tokens(void *user, uint32_t slot, uint32_t *ret_n)
@@ -145,7 +205,7 @@ static int engine_connect(struct engine *engine, ofr_error *err)
         return r;
     }
     engine->shape = *info;
-    engine->session->info = *info;
+    note_plan(engine);
     return 0;
 }
 
@@ -313,11 +373,16 @@ static int start_batch(const struct serve_options *o, struct engine *engine, ofr
                         .chunk_max = info->chunk_max,
                         .chunk_preferred = info->chunk_preferred,
                         .vocab_size = info->vocab_size,
+                        .submit = engine_submit,
+                        .wait = engine_wait,
+                        .chunk = engine_chunk,
                     },
                 .n_slots = info->n_slots,
                 .slot_tokens = engine_slot_tokens,
                 .copy = engine_copy,
                 .reconnect = engine_reconnect,
+                .overlaps = engine_overlaps,
+                .wait_any = engine_wait_any,
             },
         .waiting_max = (uint32_t)o->queue,
         .stall_ns = (uint64_t)o->stall_ms * 1000000,

@@ -14,7 +14,18 @@
 
 enum { SLOTS = 3, CONTEXT = 96, CHUNK = 16, VOCAB = 251, SEQUENCES = 12 };
 
+/* A job on its way, where prompts and answers are on different devices. */
+struct model_job {
+    bool used, prompt;
+    int status;
+    uint32_t n_slots, slots[SLOTS];
+    float logits[SLOTS][VOCAB];
+};
+
 struct model {
+    bool overlaps;
+    struct model_job on_way[2];
+    uint32_t passed; /* decode jobs that ended while a prompt's was on its way */
     int32_t strips[SLOTS][CONTEXT];
     uint32_t n[SLOTS];
     float logits[SLOTS][VOCAB];
@@ -66,6 +77,58 @@ static int model_run(void *user, const ofr_client_job *job, ofr_client_result *r
     return 0;
 }
 
+static int model_submit(void *user, const ofr_client_job *job, uint32_t *ret_ticket, ofr_error *err)
+{
+    struct model *m = user;
+    uint32_t ticket = m->on_way[0].used;
+    struct model_job *made = &m->on_way[ticket], *other = &m->on_way[!ticket];
+    assert_false(made->used);
+    *made = (struct model_job){.used = true, .n_slots = job->n_segments};
+    for (uint32_t i = 0; i < job->n_segments; i++) {
+        made->slots[i] = job->segments[i].slot;
+        made->prompt = made->prompt || job->segments[i].n_tokens > 1;
+        for (uint32_t k = 0; other->used && k < other->n_slots; k++)
+            assert_true(other->slots[k] != made->slots[i]);
+    }
+    assert_true(!other->used || other->prompt != made->prompt);
+    ofr_client_result result;
+    made->status = model_run(m, job, &result, err);
+    if (made->status < 0)
+        other->status = made->status;
+    memcpy(made->logits, m->logits, sizeof made->logits);
+    *ret_ticket = ticket;
+    return 0;
+}
+
+static int model_wait_ticket(void *user, uint32_t ticket, ofr_client_result *ret, ofr_error *err)
+{
+    struct model *m = user;
+    struct model_job *job = &m->on_way[ticket];
+    assert_true(job->used);
+    job->used = false;
+    memcpy(m->logits, job->logits, sizeof m->logits);
+    *ret = (ofr_client_result){0};
+    return job->status < 0 ? ofr_fail(err, job->status, "lost") : 0;
+}
+
+/* A prompt's job takes as long as three of the others. */
+static int model_wait_any(void *user, uint32_t *ret_ticket, ofr_error *err)
+{
+    struct model *m = user;
+    assert_true(m->on_way[0].used && m->on_way[1].used);
+    if (m->on_way[0].status < 0)
+        return ofr_fail(err, m->on_way[0].status, "lost");
+    bool prompt = m->passed % 4 == 3;
+    m->passed++;
+    *ret_ticket = m->on_way[1].prompt == prompt;
+    return 0;
+}
+
+static bool model_overlaps(void *user)
+{
+    return ((struct model *)user)->overlaps;
+}
+
 static const float *model_logits(void *user, uint32_t row)
 {
     return ((struct model *)user)->logits[row];
@@ -111,6 +174,8 @@ static ofr_batch *start(struct model *m, uint32_t waiting_max)
         .engine = {.engine = {.run = model_run,
                               .logits = model_logits,
                               .wait_ready = model_wait,
+                              .submit = model_submit,
+                              .wait = model_wait_ticket,
                               .user = m,
                               .context = CONTEXT,
                               .chunk_max = CHUNK,
@@ -118,7 +183,9 @@ static ofr_batch *start(struct model *m, uint32_t waiting_max)
                    .n_slots = SLOTS,
                    .slot_tokens = model_tokens,
                    .copy = model_copy,
-                   .reconnect = model_reconnect},
+                   .reconnect = model_reconnect,
+                   .overlaps = model_overlaps,
+                   .wait_any = model_wait_any},
         .waiting_max = waiting_max,
     };
     ofr_batch *batch = NULL;
@@ -238,7 +305,9 @@ static void run_many(struct model *m)
         wait_for(&heard[i]);
         check_text(&heard[i]);
     }
-    assert_int_equal(atomic_load(&ofr_batch_get_counters(batch)->waiting), 0);
+    const ofr_batch_counters *counters = ofr_batch_get_counters(batch);
+    assert_int_equal(atomic_load(&counters->waiting), 0);
+    assert_int_equal(atomic_load(&counters->overlapped_jobs) > 0, m->overlaps);
     ofr_batch_free(batch);
 }
 
@@ -257,6 +326,22 @@ static void a_lost_worker_costs_no_sequence(void **state)
         run_many(&m);
         assert_int_equal(m.waits, 1);
     }
+}
+
+static void prompts_and_answers_go_on_at_once(void **state)
+{
+    (void)state;
+    struct model m = {.overlaps = true};
+    run_many(&m);
+    assert_true(m.passed > 0);
+    for (uint32_t at = 3; at < 40; at += 2) {
+        struct model lost = {.overlaps = true, .fail_at = at, .fail_code = OFR_EDEVICE};
+        run_many(&lost);
+        assert_int_equal(lost.waits, 1);
+    }
+    struct model gone = {.overlaps = true, .fail_at = 9, .fail_code = OFR_EGONE};
+    run_many(&gone);
+    assert_int_equal(gone.reconnects, 1);
 }
 
 static void a_lost_executive_is_replaced(void **state)
@@ -442,6 +527,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sequences_are_not_mixed_up),
         cmocka_unit_test(a_lost_worker_costs_no_sequence),
+        cmocka_unit_test(prompts_and_answers_go_on_at_once),
         cmocka_unit_test(a_lost_executive_is_replaced),
         cmocka_unit_test(a_device_that_stays_away_ends_them),
         cmocka_unit_test(prefixes_are_reused_and_copied),

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/process.h"
+#include "engine/plan.h"
 
 int ofr_report_check_model(const ofr_service *service, const char *model, ofr_api_error *err)
 {
@@ -200,6 +201,9 @@ static void print_batch(ofr_text *out, const ofr_service *service)
     COUNTER("offering_decode_seconds_total", "Time in decode jobs.", count(&c->decode_ns) / 1e9);
     COUNTER("offering_decode_jobs_total", "Decode jobs, each one token of every running answer.",
             count(&c->decode_jobs));
+    COUNTER("offering_decode_jobs_overlapped_total",
+            "Of those, ended while a prompt was on its way on another device.",
+            count(&c->overlapped_jobs));
     COUNTER("offering_worker_losses_total", "Workers lost under running answers.",
             atomic_load(&c->worker_losses));
     COUNTER("offering_executive_losses_total", "Executives lost under running answers.",
@@ -214,6 +218,36 @@ static void print_batch(ofr_text *out, const ofr_service *service)
           (double)service->n_slots * service->context);
 #undef COUNTER
 #undef GAUGE
+}
+
+static void print_stages(ofr_text *out, const char *name, uint32_t min_tokens,
+                         const ofr_plan_phase *phase)
+{
+    for (uint32_t i = 0; i < phase->n_stages; i++) {
+        const ofr_plan_stage *stage = &phase->stages[i];
+        ofr_text_print(out, "offering_phase_device{phase=\"%s\",min_tokens=\"%u\",device=", name,
+                       min_tokens);
+        ofr_text_add_json_string(out, stage->device);
+        ofr_text_print(out, ",layers=\"%u-", stage->layer_begin);
+        if (stage->layer_end != OFR_PLAN_TO_LAST_LAYER)
+            ofr_text_print(out, "%u", stage->layer_end);
+        ofr_text_print(out, "\"} 1\n");
+    }
+}
+
+/* Which device does which phase and layers. */
+static void print_phases(ofr_text *out, const char *text)
+{
+    ofr_plan plan;
+    ofr_error ignored;
+    if (ofr_plan_parse(text, &plan, &ignored) < 0)
+        return;
+    ofr_text_print(out, "# HELP offering_phase_device Devices by phase, prompt length and layers.\n"
+                        "# TYPE offering_phase_device gauge\n");
+    print_stages(out, "prefill", 0, &plan.phases[OFR_PLAN_PHASE_PREFILL]);
+    for (uint32_t i = 0; i < plan.n_longer; i++)
+        print_stages(out, "prefill", plan.longer[i].min_tokens, &plan.longer[i].prefill);
+    print_stages(out, "decode", 0, &plan.phases[OFR_PLAN_PHASE_DECODE]);
 }
 
 void ofr_report_metrics(ofr_service *service, ofr_text *out)
@@ -239,6 +273,7 @@ void ofr_report_metrics(ofr_service *service, ofr_text *out)
     ofr_text_print(out, ",device=");
     ofr_text_add_json_string(out, service->device);
     ofr_text_print(out, "} 1\n");
+    print_phases(out, service->plan);
     json_t *status = executive_status(service);
     ofr_metrics_value(out, "offering_executive_up", "gauge", "Whether the executive answers.", "",
                       status ? 1 : 0);

@@ -1,0 +1,129 @@
+"""The server on plans over several devices: the OpenVINO CPU plug-in stands in for an NPU. Every feature of the
+API answers as it does on one device, prompts go on while answers do, and a lost worker costs no answer."""
+import os
+import signal
+import sys
+import threading
+
+from support import server_process, supervisor_process as process
+from support.server_process import CHAT, Server, user
+
+server_process.require()
+if not os.environ.get("OFFERING_BUILD_DIR"):
+    process.skip("OFFERING_BUILD_DIR is not set")
+CACHE = os.path.join(os.environ["OFFERING_BUILD_DIR"], "test_packages", "cache")
+MAT = "the cat sat on the mat, " * 6 + "the cat"  # the next tokens lead by 3.6 and more
+LONG = "Some words that a long document begins with. " * 80
+equal, contains = process.equal, process.contains
+
+
+def expect(condition, *what):
+    if not condition:
+        raise AssertionError(" ".join(str(w) for w in what))
+
+
+def features(server):
+    """The parts of the API that the devices see; test_server_api.py has the others."""
+    body = {"prompt": MAT, "max_tokens": 4, "temperature": 0, "logprobs": 3, "n": 2}
+    choices = server.json("/v1/completions", body)["choices"]
+    equal([c["text"] for c in choices], [" sat on the mat"] * 2)
+    expect(choices[0]["logprobs"]["token_logprobs"][0] > -0.2, choices[0])
+    again = server.json("/v1/completions", dict(body, n=1))["usage"]
+    equal(again["prompt_tokens_details"]["cached_tokens"], again["prompt_tokens"] - 1, "reused")
+    stopped = server.json("/v1/completions", {"prompt": MAT, "max_tokens": 9, "temperature": 0, "stop": " the"})
+    equal((stopped["choices"][0]["text"], stopped["choices"][0]["finish_reason"]), (" sat on", "stop"))
+    zebra = server.json("/tokenize", {"prompt": " zebra", "add_special_tokens": False})["tokens"][:1]
+    forced = {"messages": user("Hello"), "max_tokens": 5, "logit_bias": {str(zebra[0]): 100}, "stream": True,
+              "stream_options": {"include_usage": True}}
+    events = [e for e in server.events(CHAT, forced) if e]
+    equal("".join(c["delta"].get("content", "") for e in events for c in e["choices"]),
+          server.json("/detokenize", {"tokens": zebra * 5})["prompt"])
+    equal(events[-1]["usage"]["completion_tokens"], 5)
+    named = server.json(CHAT, {"messages": user("Hello"), "response_format": {
+        "type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["red", "blue"]}}}})
+    expect(named["choices"][0]["message"]["content"] in ('"red"', '"blue"'), named)
+    seeded = {"messages": user("Tell me a story."), "seed": 5, "max_tokens": 8, "temperature": 1.5,
+              "cache_prompt": False}
+    equal(*[server.json(CHAT, seeded)["choices"][0]["message"]["content"] for _ in range(2)], "the same seed")
+    words = ["The cat sat on the mat.", "A cat was sitting on a mat.", "Stocks fell sharply on Monday."]
+    a, b, c = (d["embedding"] for d in server.json("/v1/embeddings", {"input": words})["data"])
+    dot = lambda x, y: sum(p * q for p, q in zip(x, y))
+    expect(abs(dot(a, a) - 1) < 1e-3 and dot(a, b) > dot(a, c) + 0.03, dot(a, b), dot(a, c))
+    long = server.json("/v1/embeddings", {"input": [LONG]})
+    expect(long["usage"]["prompt_tokens"] > 600 and abs(dot(*[long["data"][0]["embedding"]] * 2) - 1) < 1e-3)
+    equal(server.json("/health"), {"status": "ok"})
+
+
+class Answer(threading.Thread):
+    """A long answer, each token the same word; with what it hears before `done` is set."""
+
+    def __init__(self, server, word, tokens):
+        super().__init__(daemon=True)
+        self.server, self.word, self.tokens = server, word, tokens
+        self.text, self.error, self.begun = "", None, threading.Event()
+        self.start()
+
+    def run(self):
+        try:
+            for event in self.server.events("/v1/completions", {
+                    "prompt": MAT, "max_tokens": self.tokens, "ignore_eos": True, "temperature": 0,
+                    "logit_bias": {str(self.word): 100}}):
+                if event:
+                    expect("error" not in event, event)
+                    self.text += event["choices"][0]["text"]
+                    self.begun.set()
+        except Exception as error:  # told by the thread that waits
+            self.error = error
+        self.begun.set()
+
+    def check(self):
+        self.join(300)
+        expect(self.error is None, self.error)
+        equal(self.text, self.server.json("/detokenize", {"tokens": [self.word] * self.tokens})["prompt"])
+
+
+def at_once(server, apart):
+    """A long prompt while an answer runs; then a worker dies under both."""
+    word = server.json("/tokenize", {"prompt": " sea", "add_special_tokens": False})["tokens"][0]
+    before = server.metric("offering_decode_jobs_overlapped_total")
+    answer = Answer(server, word, 150)
+    expect(answer.begun.wait(120), "no answer")
+    server.json("/v1/completions", {"prompt": LONG, "max_tokens": 1})
+    answer.check()
+    overlapped = server.metric("offering_decode_jobs_overlapped_total") - before
+    equal(overlapped > 0, apart, f"{overlapped} jobs overlapped")
+
+
+def a_lost_worker(session, server):
+    word = server.json("/tokenize", {"prompt": " tree", "add_special_tokens": False})["tokens"][0]
+    for index in range(2):
+        answer = Answer(server, word, 100)
+        expect(answer.begun.wait(120), "no answer")
+        _, workers = session.executive()
+        equal(len(workers), 2)
+        os.kill(sorted(workers)[index], signal.SIGKILL)
+        answer.check()
+
+
+def main():
+    for plan, apart in (("prefill=openvino:CPU,decode=cpu", True), ("cpu@0-12,openvino:CPU@12-", False)):
+        with process.Session() as session:
+            # Compiled graphs are kept: compiling is not what is tested.
+            os.makedirs(CACHE, exist_ok=True)
+            session.environment.update({"XDG_CACHE_HOME": CACHE, "OFFERING_CACHE_DIR": CACHE})
+            with Server(session, "--context", "1024", "--slots", "4", "--plan", plan) as server:
+                features(server)
+                print("ok   features", plan, flush=True)
+                at_once(server, apart)
+                print("ok   at_once", plan, flush=True)
+                for part in plan.split(","):
+                    device = part.split("=")[-1].split("@")[0]
+                    _, _, data = server.request("/metrics")
+                    contains(data, f'device="{device}",layers=')
+                if apart:
+                    a_lost_worker(session, server)
+                    print("ok   a_lost_worker", plan, flush=True)
+    sys.exit(0)
+
+
+main()

@@ -88,7 +88,7 @@ def at_once(server, apart):
     before = server.metric("offering_decode_jobs_overlapped_total")
     answer = Answer(server, word, 150)
     expect(answer.begun.wait(120), "no answer")
-    server.json("/v1/completions", {"prompt": LONG, "max_tokens": 1})
+    server.json("/v1/completions", {"prompt": "A new one. " + LONG, "max_tokens": 1})
     answer.check()
     overlapped = server.metric("offering_decode_jobs_overlapped_total") - before
     equal(overlapped > 0, apart, f"{overlapped} jobs overlapped")

@@ -141,18 +141,18 @@ def memory_of(pid, weights):
 
 
 def resident(args, _):
-    """Memory of a process that prefills PROMPT tokens and decodes through folded graphs: what it maps of weights.bin,
+    """Memory of a process that prefills --resident_tokens and decodes through folded graphs: what it maps of weights.bin,
     and everything private but the KV arena, beside the package's weights."""
     with open(os.path.join(args.package, "model.json")) as f:
         model = json.load(f)
     p, size = model["params"], os.path.getsize(os.path.join(args.package, "weights.bin"))
     tool = Tool(args.build, args.package, "folded")
     command = [*tool.command[:5], "2", "unjudged"]
-    command[4] = str(PROMPT)
-    context = min(8192, p["context_length"])
-    arena = p["n_layers"] * 2 * (context + PROMPT) * p["n_kv_heads"] * p["head_dim"] * 2
+    command[4] = str(args.resident_tokens)
+    context, n = min(8192, p["context_length"]), args.resident_tokens
+    arena = p["n_layers"] * 2 * (context + n) * p["n_kv_heads"] * p["head_dim"] * 2
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    process.stdin.write(" ".join(map(str, ids_of(PROMPT, p["vocab_size"], 1))))
+    process.stdin.write(" ".join(map(str, ids_of(n, p["vocab_size"], 1))))
     process.stdin.close()
     best = (0, 0)
     while process.poll() is None:
@@ -171,6 +171,7 @@ def main():
     parser.add_argument("package")
     parser.add_argument("--build", default="build/release")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--resident_tokens", type=int, default=PROMPT)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", default="prefill,short,compile")
     args = parser.parse_args()

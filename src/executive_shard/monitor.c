@@ -116,11 +116,14 @@ bool ofr_monitor_next_change(ofr_monitor *monitor, ofr_monitor_change *ret_chang
             continue;
         *ret_change = (ofr_monitor_change){.device = entry->device,
                                            .condition = ofr_condition_name(entry->condition)};
+        const char *reason = entry->reason;
+        if (strncmp(reason, "throttled: ", 11) == 0) /* it is said before */
+            reason += 11;
         snprintf(ret_change->text, sizeof ret_change->text, "%s is %s%s%s%s", entry->device,
                  entry->condition == OFR_CONDITION_MEMORY ? "out of memory"
                  : entry->condition == OFR_CONDITION_OK   ? "well again"
                                                           : ret_change->condition,
-                 entry->reason[0] ? ": " : "", entry->reason, consequence(entry->condition));
+                 reason[0] ? ": " : "", reason, consequence(entry->condition));
         return true;
     }
     return next_of_machine(monitor, ret_change);

@@ -157,6 +157,7 @@ int ofr_engine_session_replan(ofr_engine_session *session, const ofr_common_opti
                               ofr_error *err)
 {
     json_t *status = NULL;
+    ofr_client_take_conditions(session->client); /* says what changed, whatever the plan */
     if (common->plan && strcmp(common->plan, "auto") != 0)
         return 0;
     int r = ofr_engine_session_status(session, &status, err);

@@ -302,11 +302,13 @@ static void read_conditions(const json_t *status, ofr_conditions *conditions)
     }
 }
 
-static void apply(ofr_planner_device *d, const ofr_conditions *conditions, const char *name)
+/* Slowed by the condition; out where it is quarantined and to `blame`. */
+static void apply(ofr_planner_device *d, const ofr_conditions *conditions, const char *name,
+                  bool blame)
 {
     double penalty = 1;
     const char *reason = "";
-    if (!ofr_conditions_usable(conditions, name, &penalty, &reason))
+    if (!ofr_conditions_usable(conditions, name, &penalty, &reason) && blame)
         snprintf(d->failure, sizeof d->failure, "quarantined: %s", reason);
     if (penalty > 1) {
         d->slowdown = penalty;
@@ -320,10 +322,10 @@ static void apply_conditions(ofr_planner_input *input, const ofr_conditions *con
         ofr_planner_device *d = &input->devices[i];
         if (d->failure[0])
             continue;
-        apply(d, conditions, d->name);
+        apply(d, conditions, d->name, true);
         /* What runs on the CPU is as slow as the CPU, but not to blame for its faults. */
-        if (d->failure[0] == 0 && strcmp(d->machine, "cpu") != 0)
-            apply(d, conditions, d->machine);
+        if (d->failure[0] == 0)
+            apply(d, conditions, d->machine, strcmp(d->machine, "cpu") != 0);
     }
 }
 

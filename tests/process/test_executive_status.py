@@ -124,6 +124,26 @@ def devices_that_throttle_and_run_out_of_memory(session):
         client.close()
 
 
+def a_chat_is_told(session):
+    """What changes while a chat is open is said before its next answer."""
+    with machines.Machine().cpu().gpu() as machine:
+        gt = "/sys/devices/pci0000:00/0000:00:02.0/drm/card0/gt/gt0"
+        machine.file(f"{gt}/throttle_reason_status", "0\n")
+        session.environment["ZE_ENABLE_ALT_DRIVERS"] = "libabsent.so"
+        start(session, "--root", machine.root)
+        terminal = session.terminal("chat", "--plan", "cpu", "--max_tokens", "2")
+        terminal.prompt()
+        machine.file(f"{gt}/throttle_reason_thermal", "1\n")
+        machine.file(f"{gt}/throttle_reason_status", "1\n")
+        until(lambda: "throttled" in [device["condition"] for device in
+                                      session.status()["health"]["devices"]], "throttling")
+        terminal.send("Hello\r")
+        contains(terminal.until("tok/s"), "igpu is throttled: thermal, 1950 MHz; plans count it")
+        terminal.prompt()
+        terminal.send("/quit\r")
+        equal(terminal.finish(), 0)
+
+
 def in_a_session(test):
     def run():
         with process.Session() as session:
@@ -134,4 +154,4 @@ def in_a_session(test):
 
 process.run_tests([in_a_session(test) for test in (
     it_knows_the_machine, counters_tell_prefill_from_decode, a_watch_of_lines,
-    a_watch_on_a_terminal, devices_that_throttle_and_run_out_of_memory)])
+    a_watch_on_a_terminal, devices_that_throttle_and_run_out_of_memory, a_chat_is_told)])

@@ -140,12 +140,12 @@ def soak(executive, arguments):
             env=executive.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         action = numbers.random()
         time.sleep(numbers.random() * 0.4)
-        if action < 0.3:
-            os.kill(executive.worker()["pid"], signal.SIGKILL)
-            counts["worker_kills"] += 1
-        elif action < 0.4:
-            os.kill(executive.worker()["pid"], signal.SIGSTOP)
-            counts["worker_stops"] += 1
+        if action < 0.4:
+            pid = executive.worker()["pid"]
+            hard = action < 0.3
+            if pid > 0:  # 0: just being started again
+                os.kill(pid, signal.SIGKILL if hard else signal.SIGSTOP)
+                counts["worker_kills" if hard else "worker_stops"] += 1
         elif action < 0.55:
             client.kill()
             counts["client_kills"] += 1

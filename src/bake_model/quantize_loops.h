@@ -21,7 +21,6 @@ typedef float lanes __attribute__((vector_size(LANES * 4), aligned(4), may_alias
 typedef int32_t masks __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef float wide __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
-typedef double doubles __attribute__((vector_size(LANES * 8)));
 
 static inline wide quantize_max(wide x, float limit);
 static inline wide quantize_min(wide x, float limit);
@@ -120,18 +119,21 @@ static void round_all(const float *w, size_t n, float inverse, float low, float 
 static void error(const float *w, size_t n, const int8_t *q, float scale,
                   ofr_quantize_error *add_error)
 {
-    doubles errors = {0}, energies = {0};
-    for (size_t i = 0; i < n; i += LANES) {
-        masks integers = __builtin_convertvector(*(const bytes *)(const void *)(q + i), masks);
-        lanes values = load(w + i), back = __builtin_convertvector(integers, lanes) * scale;
-        doubles x = __builtin_convertvector(values, doubles);
-        doubles difference = x - __builtin_convertvector(back, doubles);
-        errors += difference * difference;
-        energies += x * x;
-    }
-    for (size_t lane = 0; lane < LANES; lane++) {
-        add_error->error += errors[lane];
-        add_error->energy += energies[lane];
+    for (size_t begin = 0; begin < n;
+         begin += CHUNK) { /* short sums of floats, long ones of doubles */
+        size_t end = n - begin < CHUNK ? n : begin + CHUNK;
+        lanes errors = {0}, energies = {0};
+        for (size_t i = begin; i < end; i += LANES) {
+            masks integers = __builtin_convertvector(*(const bytes *)(const void *)(q + i), masks);
+            lanes x = load(w + i),
+                  difference = x - __builtin_convertvector(integers, lanes) * scale;
+            errors += difference * difference;
+            energies += x * x;
+        }
+        for (size_t lane = 0; lane < LANES; lane++) {
+            add_error->error += (double)errors[lane];
+            add_error->energy += (double)energies[lane];
+        }
     }
 }
 

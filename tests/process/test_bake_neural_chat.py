@@ -18,14 +18,15 @@ MEMORY, SCRATCH = 512 << 20, 64 << 20
 
 
 def disk_bytes(directory):
-    total = 0
+    sizes = {}  # a file with two names lies there once
     for top, _, names in os.walk(directory):
         for name in names:
             try:
-                total += os.lstat(os.path.join(top, name)).st_blocks * 512
+                entry = os.lstat(os.path.join(top, name))
+                sizes[entry.st_ino] = entry.st_blocks * 512
             except FileNotFoundError:
                 pass
-    return total
+    return sum(sizes.values())
 
 
 def bake(hub, directory, package):

@@ -29,7 +29,7 @@
 
 enum {
     OFR_CPU_GEMM_ROWS = 32,      /* rows of one gemm call are a multiple, but for the last ones */
-    OFR_CPU_GEMM_ROWS_MAX = 128, /* and at most this */
+    OFR_CPU_GEMM_ROWS_MAX = 256, /* and at most this */
     OFR_CPU_TOKEN_BLOCK = 32,    /* rows of activations are made in blocks of this */
     OFR_CPU_ACTIVATION_GROUP = 32,
     OFR_CPU_SPLIT_BLOCK = 128,

@@ -138,16 +138,29 @@ static prepared_rows prepare(ofr_backend_session *session, uint32_t thread, cons
     return ready;
 }
 
+/* As many rows at once as a gemm can take, but so that all threads have as many: the activations
+ * are read again for each chunk. */
+static uint32_t gemm_rows(uint32_t all, uint32_t threads, uint32_t max_rows)
+{
+    uint32_t best = OFR_CPU_GEMM_ROWS, least = UINT32_MAX;
+    for (uint32_t rows = max_rows; rows >= OFR_CPU_GEMM_ROWS; rows -= OFR_CPU_GEMM_ROWS) {
+        uint32_t chunks = (all - 1) / rows + 1;
+        uint32_t most = ((chunks - 1) / threads + 1) * rows; /* of one thread */
+        if (most < least) {
+            least = most;
+            best = rows;
+        }
+    }
+    return best;
+}
+
 /* Rows of a matrix that are handed out at once. */
 static uint32_t chunk_rows(const ofr_backend_session *session, const ofr_tensor *weight, uint32_t n)
 {
     const ofr_cpu_gemm *gemm = is_dense(weight) ? NULL : gemm_for(session, n);
     uint64_t threads = session->n_threads, all = (uint64_t)weight->shape[0];
     if (gemm != NULL) {
-        /* enough chunks that threads end together, where some are slower */
-        uint64_t share = all / (threads * 4 * OFR_CPU_GEMM_ROWS) * OFR_CPU_GEMM_ROWS;
-        share = share < gemm->max_rows ? share : gemm->max_rows;
-        return share > OFR_CPU_GEMM_ROWS ? (uint32_t)share : OFR_CPU_GEMM_ROWS;
+        return gemm_rows((uint32_t)all, session->n_threads, gemm->max_rows);
     }
     uint64_t row_bytes = (uint64_t)weight->shape[1] * ofr_dtype_bits(weight->dtype) / 8;
     uint64_t rows = CHUNK_BYTES / (row_bytes > 0 ? row_bytes : 1);

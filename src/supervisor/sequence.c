@@ -131,6 +131,14 @@ static int end_job(ofr_sequence *sequence, struct chunk_job *job, ofr_error *err
     return 0;
 }
 
+/* Jobs of one device are done in order; one of another device must not begin before the rows that
+ * it reads are there: what is replayed changes between prompts and decoding, and so does one token.
+ */
+static bool must_wait(const ofr_sequence *sequence, uint32_t begin, uint32_t chunk)
+{
+    return sequence->n_in_kv < sequence->n_replayed || next_job_tokens(sequence, begin, chunk) == 1;
+}
+
 /* All that is not in the strips. OFR_ECANCELED after the chunks that were on their way. */
 static int forward_rest(ofr_sequence *sequence, const volatile sig_atomic_t *cancel, ofr_error *err)
 {
@@ -143,7 +151,8 @@ static int forward_rest(ofr_sequence *sequence, const volatile sig_atomic_t *can
     int r = 0;
     while (r == 0 && sequence->n_in_kv < sequence->n_tokens) {
         bool canceled = cancel && *cancel;
-        while (r == 0 && !canceled && n < most && sent < sequence->n_tokens) {
+        while (r == 0 && !canceled && n < most && sent < sequence->n_tokens &&
+               (n == 0 || !must_wait(sequence, sent, chunk))) {
             r = begin_job(sequence, sent, length, chunk, &jobs[n], err);
             if (r == 0)
                 sent += jobs[n++].n_tokens;

@@ -27,7 +27,7 @@ TEXT = ("The committee met on Tuesday to discuss the new bridge over the river. 
 PROMPTS = ("List the planets of the solar system and say one sentence about each of them.",
            "Write one sentence about the sea.", "What is the capital of France?")
 PROMPT = PROMPTS[0]
-PROMPT_TOKENS, STEPS = 272, 10
+PROMPT_TOKENS, STEPS = 272, 6
 NEAR_TIE, KL_MAX = 0.5, 1e-3
 
 

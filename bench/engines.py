@@ -59,7 +59,7 @@ class Ours(Engine):
 
     def supervisor(self, command, *arguments):
         return [os.path.join(self.bin, "supervisor"), command, "--model", self.package, "--instance", self.name,
-                "--threads", str(self.threads), "--context", str(CONTEXT), *map(str, arguments)]
+                "--threads", str(self.threads), "--context", str(CONTEXT), "--plan", "cpu", *map(str, arguments)]
 
     def bench(self, prompt, gen, depth=0, bandwidth=False):
         command = self.supervisor("bench", "--prompt_tokens", prompt, "--gen_tokens", gen, "--depth", depth,

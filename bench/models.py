@@ -1,6 +1,7 @@
 """The files that each engine reads: made once, kept in .cache/bench."""
 import glob
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -68,10 +69,8 @@ def baked(bin_directory, gguf, directory, *options):
     if newer(os.path.join(directory, "model.json"), program, gguf):
         return directory
     say("baking %s" % os.path.basename(directory))
-    for path in glob.glob(os.path.join(glob.escape(directory), "*")):
-        os.unlink(path)
     if os.path.isdir(directory):
-        os.rmdir(directory)
+        shutil.rmtree(directory)
     run(program, "--gguf", gguf, "--output", directory, *options)
     return directory
 

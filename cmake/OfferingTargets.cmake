@@ -39,7 +39,7 @@ function(offering_unit_tests module library)
             RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests/unit)
         add_test(NAME unit.${prefix}.${stem} COMMAND ${target})
         set_tests_properties(unit.${prefix}.${stem} PROPERTIES
-            SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS unit)
+            SKIP_RETURN_CODE 77 TIMEOUT 1200 LABELS unit)
     endforeach()
 endfunction()
 

@@ -7,13 +7,20 @@
 typedef struct variant {
     const char *kernels;
     enum ofr_opencl_memory memory;
+    enum ofr_opencl_launches launches;
 } variant;
+
+static void set_up_with(opencl_rig *rig, const memory_model_options *options,
+                        const memory_model_features *features, const variant *v)
+{
+    rig_model_with(rig, options, features);
+    ofr_backend_options open = rig_options(rig, v->kernels);
+    rig->session = rig_open_launching(&open, v->memory, v->launches);
+}
 
 static void set_up(opencl_rig *rig, const memory_model_options *options, const variant *v)
 {
-    rig_model(rig, options);
-    ofr_backend_options open = rig_options(rig, v->kernels);
-    rig->session = rig_open(&open, v->memory);
+    set_up_with(rig, options, &(memory_model_features){0}, v);
 }
 
 /* Shapes: GQA ratios 1 to 9, head_dim 32 to 128 and odd ones, widths that tiles do not fill. */
@@ -40,7 +47,7 @@ static const memory_model_options shapes[] = {
      {24, 500, 0, 0, 0, 0, 0, 0, 0, 0},
      7},
 };
-/* Weights with minima, which "dot" leaves to "plain". */
+/* Weights with minima. */
 static const memory_model_options minima = {
     2, 64, 2, 2, 32, 96, 101, OFR_DTYPE_I4M, OFR_DTYPE_I8, 32, false, false, false, {0}, 11};
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
@@ -56,11 +63,11 @@ static ofr_reference *make_reference(const opencl_rig *rig)
 }
 
 /* Prefill of 40 tokens in one call, then 5 single tokens. */
-static void compare_with_reference(const memory_model_options *options, const variant *v,
-                                   double limit)
+static void compare_features(const memory_model_options *options,
+                             const memory_model_features *features, const variant *v, double limit)
 {
     opencl_rig rig;
-    set_up(&rig, options, v);
+    set_up_with(&rig, options, features, v);
     uint32_t vocab = options->vocab_size;
     int32_t *tokens = rig_tokens(45, vocab);
     float *expected = rig_floats((size_t)45 * vocab), *got = rig_floats((size_t)45 * vocab);
@@ -84,6 +91,47 @@ static void compare_with_reference(const memory_model_options *options, const va
     rig_done(&rig);
 }
 
+static void compare_with_reference(const memory_model_options *options, const variant *v,
+                                   double limit)
+{
+    compare_features(options, &(memory_model_features){0}, v, limit);
+}
+
+/* What each architecture asks for beyond llama, alone and together. */
+static void architectures_match_the_reference(void **state)
+{
+    const variant *v = *state;
+    static const memory_model_features features[] = {
+        {.head_norms = true},
+        {.output_norms = true,
+         .activation = OFR_ACTIVATION_GELU_TANH,
+         .embedding_scale = 8,
+         .attention_softcap = 5,
+         .logit_softcap = 4,
+         .sliding_window = 12},
+        {.output_norms = true,
+         .head_norms = true,
+         .activation = OFR_ACTIVATION_GELU_TANH,
+         .sliding_window = 9,
+         .rope_local = {.dims = 64, .base = 100}},
+        {.embedding_scale = 3,
+         .residual_scale = 0.4f,
+         .attention_scale = 0.08f,
+         .logit_scale = 0.3f},
+        {.unrotated = 2, .sliding_window = 7},
+        {.mixed = true},
+        {.head_norms = true, .attention_softcap = 3, .sliding_window = 20},
+    };
+    bool dot = strcmp(v->kernels, "dot") == 0;
+    for (size_t i = 0; i < sizeof features / sizeof features[0]; i++) {
+        memory_model_options options = shapes[1];
+        options.seed = 100 + i;
+        options.weights = dot ? (i % 2 ? OFR_DTYPE_I4 : OFR_DTYPE_I4M) : OFR_DTYPE_F32;
+        options.table = dot ? OFR_DTYPE_I8 : OFR_DTYPE_F32;
+        compare_features(&options, &features[i], v, dot ? 0.05 : 1e-3);
+    }
+}
+
 /* Without quantized activations only the fp16 KV differs: a wrong formula cannot hide. */
 static void unquantized_models_match_the_reference(void **state)
 {
@@ -103,9 +151,7 @@ static void quantized_models_match_the_reference(void **state)
     for (size_t i = 0; i < N_SHAPES; i++) {
         compare_with_reference(&shapes[i], v, strcmp(v->kernels, "dot") == 0 ? 0.04 : 1e-3);
     }
-    if (strcmp(v->kernels, "plain") == 0) {
-        compare_with_reference(&minima, v, 1e-3);
-    }
+    compare_with_reference(&minima, v, strcmp(v->kernels, "dot") == 0 ? 0.04 : 1e-3);
 }
 
 /* Widths that are a multiple of nothing but what the format asks for, drawn anew for each seed. */
@@ -384,7 +430,7 @@ static void layer_ranges_compose_also_with_the_cpu(void **state)
                 open.threads = 1;
                 rig_check(backends[i]->open(&open, &sessions[i], &err), &err);
             } else {
-                sessions[i] = rig_open(&open, v->memory);
+                sessions[i] = rig_open_launching(&open, v->memory, v->launches);
             }
         }
         ofr_segment segment = {2, 0, N - 1};
@@ -503,25 +549,36 @@ static void greedy_tokens_are_the_cpus(void **state)
     rig_done(&rig);
 }
 
-int main(void)
+/* test_opencl_forward [PATTERN of tests] [PART of a variant's name]: all without. */
+int main(int argc, char **argv)
 {
     rig_require_device();
+    if (argc > 1) {
+        cmocka_set_test_filter(argv[1]);
+    }
     static variant variants[] = {
-        {"plain", OFR_OPENCL_MEMORY_SHARED},
-        {"dot", OFR_OPENCL_MEMORY_SHARED},
-        {"plain", OFR_OPENCL_MEMORY_DISCRETE},
-        {"dot", OFR_OPENCL_MEMORY_DISCRETE},
+        {"plain", OFR_OPENCL_MEMORY_SHARED, OFR_OPENCL_LAUNCHES_AUTO},
+        {"dot", OFR_OPENCL_MEMORY_SHARED, OFR_OPENCL_LAUNCHES_STEPS},
+        {"dot", OFR_OPENCL_MEMORY_SHARED, OFR_OPENCL_LAUNCHES_TOKEN},
+        {"plain", OFR_OPENCL_MEMORY_DISCRETE, OFR_OPENCL_LAUNCHES_AUTO},
+        {"dot", OFR_OPENCL_MEMORY_DISCRETE, OFR_OPENCL_LAUNCHES_STEPS},
+        {"dot", OFR_OPENCL_MEMORY_DISCRETE, OFR_OPENCL_LAUNCHES_TOKEN},
     };
     int failed = 0;
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
         variant *v = &variants[i];
         char name[64];
-        snprintf(name, sizeof name, "%s, %s", v->kernels,
-                 v->memory == OFR_OPENCL_MEMORY_SHARED ? "shared" : "mirrored");
+        snprintf(name, sizeof name, "%s, %s%s", v->kernels,
+                 v->memory == OFR_OPENCL_MEMORY_SHARED ? "shared" : "mirrored",
+                 v->launches == OFR_OPENCL_LAUNCHES_TOKEN ? ", one launch" : "");
+        if (argc > 2 && strstr(name, argv[2]) == NULL) {
+            continue;
+        }
         const struct CMUnitTest shared[] = {
             cmocka_unit_test_prestate(unquantized_models_match_the_reference, v),
             cmocka_unit_test_prestate(quantized_models_match_the_reference, v),
             cmocka_unit_test_prestate(random_shapes_match_the_reference, v),
+            cmocka_unit_test_prestate(architectures_match_the_reference, v),
             cmocka_unit_test_prestate(chunks_cut_anywhere_give_the_same, v),
             cmocka_unit_test_prestate(log_probabilities_are_those_of_the_logits, v),
             cmocka_unit_test_prestate(greedy_tokens_are_the_cpus, v),

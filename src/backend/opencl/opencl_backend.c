@@ -291,7 +291,13 @@ static int prepare(ofr_backend_session *session, const ofr_opencl_options *openc
     }
     if (result == 0 && session->dot) {
         session->tunes = (session->device.type & CL_DEVICE_TYPE_GPU) != 0 ? opencl->autotune : 0;
-        ofr_opencl_tune(session, session->tunes);
+        if (opencl->launches == OFR_OPENCL_LAUNCHES_STEPS) { /* nothing that others may read */
+            session->tunes &= ~(unsigned)OFR_OPENCL_AUTOTUNE_TOKEN;
+        }
+        bool decided = ofr_opencl_tune(session, session->tunes);
+        if (!decided && opencl->launches == OFR_OPENCL_LAUNCHES_AUTO) {
+            session->token_groups = 0;
+        }
         result = ofr_opencl_error(session, err);
     }
     return result;

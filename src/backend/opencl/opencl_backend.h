@@ -34,7 +34,7 @@ enum ofr_opencl_memory {
 
 /* How single tokens go through the layers. */
 enum ofr_opencl_launches {
-    OFR_OPENCL_LAUNCHES_AUTO,  /* in one launch where the device runs all its work-groups at once */
+    OFR_OPENCL_LAUNCHES_AUTO,  /* in one launch where tuning measured that it is faster */
     OFR_OPENCL_LAUNCHES_STEPS, /* a launch a step */
     OFR_OPENCL_LAUNCHES_TOKEN, /* in one launch, with one work-group where no more are sure to run
                                 */

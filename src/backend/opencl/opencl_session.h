@@ -304,8 +304,9 @@ void ofr_opencl_note(ofr_backend_session *session, cl_int status, const char *wh
 int ofr_opencl_error(const ofr_backend_session *session, ofr_error *err);
 
 /* opencl_tune.c: sizes from the cache directory, or measured on the model's own weights and then
- * kept there. Without a result the sizes stay as they are: tuning never fails an open. */
-void ofr_opencl_tune(ofr_backend_session *session, unsigned sizes);
+ * kept there. Without a result the sizes stay as they are: tuning never fails an open. True if
+ * the cache or a measurement says whether one launch for all layers is faster. */
+bool ofr_opencl_tune(ofr_backend_session *session, unsigned sizes);
 
 /* opencl_forward.c: a checked call. */
 int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_error *err);

@@ -281,8 +281,9 @@ static void describe_tokens(ofr_backend_session *session, uint32_t n)
                     "sending a batch");
 }
 
-void ofr_opencl_tune(ofr_backend_session *session, unsigned sizes)
+bool ofr_opencl_tune(ofr_backend_session *session, unsigned sizes)
 {
+    bool decided = false;
     char *path = cache_path(session);
     opencl_tuning found;
     if (path != NULL && load(session, path, &found)) {
@@ -300,7 +301,7 @@ void ofr_opencl_tune(ofr_backend_session *session, unsigned sizes)
         }
         if (result == 0) {
             free(path);
-            return;
+            return true;
         }
         session->tuning = before;
     }
@@ -313,6 +314,9 @@ void ofr_opencl_tune(ofr_backend_session *session, unsigned sizes)
         }
         if ((sizes & OFR_OPENCL_AUTOTUNE_TOKEN) && session->token_groups > 0) {
             tune_token(session);
+            decided = true;
+        } else if (sizes & OFR_OPENCL_AUTOTUNE_TOKEN) {
+            session->tuning.token_items = 0; /* not measured: the cache must not recommend it */
         }
         if (products && most >= 4) {
             describe_tokens(session, 4);
@@ -328,4 +332,5 @@ void ofr_opencl_tune(ofr_backend_session *session, unsigned sizes)
         }
     }
     free(path);
+    return decided;
 }

@@ -613,25 +613,31 @@ ofr_ir_value ofr_graph_head(graph *g, ofr_ir_value hidden)
     return ofr_graph_cap(g, scaled(g, x, p->logit_scale), p->logit_softcap);
 }
 
+graph_needs ofr_graph_needs(const ofr_model_params *p)
+{
+    graph_needs needs = {0};
+    for (uint32_t i = 0; i < p->n_layers; i++) {
+        const ofr_rope_params *rope = ofr_graph_layer_rope(p, i);
+        needs.rotated |= rope == &p->rope;
+        needs.local |= rope == &p->rope_local;
+        needs.window |= ofr_graph_layer_windowed(p, i);
+    }
+    return needs;
+}
+
 /* What the layers of a whole graph share: [0] for most layers, [1] for windowed ones. */
 static void whole_positions(graph *g, graph_positions at[2])
 {
     const ofr_model_params *p = g->source->params;
-    bool rotated = false, local = false, window = false;
-    for (uint32_t i = 0; i < p->n_layers; i++) {
-        const ofr_rope_params *rope = ofr_graph_layer_rope(p, i);
-        rotated |= rope == &p->rope;
-        local |= rope == &p->rope_local;
-        window |= ofr_graph_layer_windowed(p, i);
-    }
-    if (rotated)
+    graph_needs needs = ofr_graph_needs(p);
+    if (needs.rotated)
         rope_inputs(g, &p->rope, false, &at[0]);
     mask_inputs(g, false, &at[0]);
     row_inputs(g, &at[0]);
     at[1] = at[0];
-    if (local)
+    if (needs.local)
         rope_inputs(g, &p->rope_local, true, &at[1]);
-    if (window)
+    if (needs.window)
         mask_inputs(g, true, &at[1]);
 }
 

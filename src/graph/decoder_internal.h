@@ -11,6 +11,14 @@ typedef struct graph_positions {
     ofr_ir_value cosines, sines, mask, mask_past, past_rows;
 } graph_positions;
 
+/* Which of them any layer asks for. */
+typedef struct graph_needs {
+    bool rotated; /* the model's RoPE */
+    bool local;   /* the RoPE of windowed layers */
+    bool window;
+} graph_needs;
+graph_needs ofr_graph_needs(const ofr_model_params *params);
+
 typedef struct graph {
     const ofr_graph_source *source;
     ofr_ir *ir;

@@ -186,20 +186,14 @@ static void make_positions(stateful *s, ofr_ir_value attention_mask, ofr_ir_valu
 {
     graph *g = &s->g;
     const ofr_model_params *p = g->source->params;
-    bool rotated = false, local = false, window = false;
-    for (uint32_t i = 0; i < p->n_layers; i++) {
-        const ofr_rope_params *rope = ofr_graph_layer_rope(p, i);
-        rotated |= rope == &p->rope;
-        local |= rope == &p->rope_local;
-        window |= ofr_graph_layer_windowed(p, i);
-    }
-    if (rotated)
+    graph_needs needs = ofr_graph_needs(p);
+    if (needs.rotated)
         make_rope(s, &p->rope, true, position_ids, &s->at[0]);
     s->at[0].mask = make_mask(s, attention_mask, 0);
     s->at[1] = s->at[0];
-    if (local)
+    if (needs.local)
         make_rope(s, &p->rope_local, false, position_ids, &s->at[1]);
-    if (window)
+    if (needs.window)
         s->at[1].mask = make_mask(s, attention_mask, p->sliding_window);
 }
 

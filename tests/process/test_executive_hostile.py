@@ -307,15 +307,7 @@ def more_than_there_is_is_refused(session):
     assert "/dev/shm" in run.stderr and "--context" in run.stderr, run.stderr
 
 
-def in_a_session(test):
-    def run():
-        with process.Session() as session:
-            test(session)
-    run.__name__ = test.__name__
-    return run
-
-
-process.run_tests([in_a_session(test) for test in (
+process.run_tests([process.in_a_session(test) for test in (
     impossible_jobs_are_answered, random_bytes_everywhere, truncated_segments,
     a_slow_reader_blocks_nobody, private_whatever_the_umask,
     another_user_is_not_served, descriptors_that_nobody_asked_for, more_than_there_is_is_refused)])

@@ -118,14 +118,6 @@ def the_units_are_installed(session):
     assert not wrong, run.stderr
 
 
-def in_a_session(test):
-    def run():
-        with process.Session() as session:
-            test(session)
-    run.__name__ = test.__name__
-    return run
-
-
-process.run_tests([in_a_session(test) for test in (
+process.run_tests([process.in_a_session(test) for test in (
     activated_by_its_socket, another_kind_of_socket_is_refused,
     variables_of_another_process_are_ignored, the_units_are_installed)])

@@ -146,14 +146,6 @@ def a_chat_is_told(session):
         equal(terminal.finish(), 0)
 
 
-def in_a_session(test):
-    def run():
-        with process.Session() as session:
-            test(session)
-    run.__name__ = test.__name__
-    return run
-
-
-process.run_tests([in_a_session(test) for test in (
+process.run_tests([process.in_a_session(test) for test in (
     it_knows_the_machine, counters_tell_prefill_from_decode, a_watch_of_lines,
     a_watch_on_a_terminal, devices_that_throttle_and_run_out_of_memory, a_chat_is_told)])

@@ -323,14 +323,6 @@ def devices_that_fail_are_refused(session):
     assert all(answer == answers[0] for answer in answers), answers
 
 
-def in_a_session(test):
-    def run():
-        with process.Session() as session:
-            test(session)
-    run.__name__ = test.__name__
-    return run
-
-
-process.run_tests([in_a_session(test) for test in (
+process.run_tests([process.in_a_session(test) for test in (
     plans_agree, a_prompt_and_an_answer_at_once, killed_workers_come_back,
     a_worker_that_keeps_dying_is_replaced, devices_that_fail_are_refused)])

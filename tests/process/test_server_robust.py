@@ -231,24 +231,14 @@ class Forced(threading.Thread):
             self.error = error
 
 
-def worker_of(session):
-    """(pid of the executive, pid of its worker): the sampler of devices is its child, too."""
-    executive, children = session.executive()
-    for pid in children:
-        with open(f"/proc/{pid}/comm") as file:
-            if file.read().startswith("offering-"):
-                return executive, pid
-    raise AssertionError(f"no worker among {children}")
-
-
 def lost_devices(session, server):
     words = [server.json("/tokenize", {"prompt": w, "add_special_tokens": False})["tokens"][0]
              for w in (" sea", " tree", " stone")]
     for victim in ("worker", "executive"):
         streams = [Forced(server, word) for word in words]
         until(lambda: all(s.text or s.error for s in streams))
-        executive, worker = worker_of(session)
-        os.kill(worker if victim == "worker" else executive, signal.SIGKILL)
+        pid = session.worker()["pid"] if victim == "worker" else session.executive()[0]
+        os.kill(pid, signal.SIGKILL)
         for s, word in zip(streams, words):
             s.join(300)
             expect(s.error is None, victim, s.error)

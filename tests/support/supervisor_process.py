@@ -301,6 +301,15 @@ def contains(text, part, what=""):
         raise AssertionError(f"{what}: {part!r} is not in {text!r}")
 
 
+def in_a_session(test):
+    """`test`, which takes a Session, as one that makes its own."""
+    def run():
+        with Session() as session:
+            test(session)
+    run.__name__ = test.__name__
+    return run
+
+
 def run_tests(tests):
     """Runs all, reports each, fails if any did."""
     failed = 0

@@ -12,10 +12,13 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "tests"))
+from support import hub_server  # noqa: E402
+from support.disk import Watch, disk_bytes  # noqa: E402
+
 ID = "random/model"
 
 
@@ -31,18 +34,6 @@ def seconds(command):
     return time.monotonic() - begin
 
 
-def disk_bytes(directory):
-    sizes = {}  # a file with two names lies there once
-    for top, _, names in os.walk(directory):
-        for name in names:
-            try:
-                entry = os.lstat(os.path.join(top, name))
-                sizes[entry.st_ino] = entry.st_blocks * 512
-            except FileNotFoundError:
-                pass
-    return sum(sizes.values())
-
-
 def bake(arguments, environment, work):
     """(report of bake_model, wall seconds, most disk bytes below the directory)"""
     scratch = os.path.join(work, "bake")
@@ -51,24 +42,15 @@ def bake(arguments, environment, work):
     process = subprocess.Popen([*arguments, "--output", os.path.join(scratch, "package"), "--json", "--data_free"],
                                env={**environment, "TMPDIR": os.path.join(scratch, "tmp")},
                                stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
-    most, done = [0], threading.Event()
-
-    def watch():
-        while not done.wait(0.5):
-            most[0] = max(most[0], disk_bytes(scratch))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    out = process.communicate()[0]
-    wall = time.monotonic() - begin
-    done.set()
-    watcher.join()
+    with Watch(scratch, 0.5) as watch:
+        out = process.communicate()[0]
+        wall = time.monotonic() - begin
     if process.returncode:
         sys.exit("measure_bake: bake_model failed")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     report = json.loads(out)
     report["cpu_seconds"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return report, wall, max(most[0], disk_bytes(scratch))
+    return report, wall, max(watch.most, disk_bytes(scratch))
 
 
 def main():
@@ -91,8 +73,6 @@ def main():
     drop_caches()
     shutil.rmtree(os.path.join(args.work, "bake"), ignore_errors=True)
     if args.hub:
-        sys.path.insert(0, os.path.join(ROOT, "tests"))
-        from support import hub_server
         files = {name: os.path.join(source, name) for name in os.listdir(source)}
         with hub_server.Hub({ID: files}) as hub:
             for path in shards:  # the real hub knows its checksums

@@ -5,28 +5,16 @@ import json
 import os
 import subprocess
 import sys
-import threading
 
 from support import hub_server
 from support.bake import expect
+from support.disk import Watch, disk_bytes
 from support.supervisor_process import BIN, Session, require
 
 require()
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ID = "Intel/neural-chat-7b-v3-1"
 MEMORY, SCRATCH = 512 << 20, 64 << 20
-
-
-def disk_bytes(directory):
-    sizes = {}  # a file with two names lies there once
-    for top, _, names in os.walk(directory):
-        for name in names:
-            try:
-                entry = os.lstat(os.path.join(top, name))
-                sizes[entry.st_ino] = entry.st_blocks * 512
-            except FileNotFoundError:
-                pass
-    return sum(sizes.values())
 
 
 def bake(hub, directory, package):
@@ -36,19 +24,10 @@ def bake(hub, directory, package):
     process = subprocess.Popen([os.path.join(BIN, "bake_model"), "--model_id", ID, "--output", package, "--json",
                                 "--data_free"],  # the default above 1.3 billion weights
                                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    most, done = [0], threading.Event()
-
-    def watch():
-        while not done.wait(0.2):
-            most[0] = max(most[0], disk_bytes(directory))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    out, messages = process.communicate(timeout=600)
-    done.set()
-    watcher.join()
+    with Watch(directory) as watch:
+        out, messages = process.communicate(timeout=600)
     expect(process.returncode == 0, messages)
-    return json.loads(out), most[0] - disk_bytes(package)
+    return json.loads(out), watch.most - disk_bytes(package)
 
 
 def main():

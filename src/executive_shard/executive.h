@@ -10,6 +10,10 @@
 
 #include "base/status.h"
 
+/* Tokens of context that an executive makes room for where nobody asks for more and memory for
+ * several slots is scarce. */
+enum { OFR_EXECUTIVE_CONTEXT_ENOUGH = 8192 };
+
 typedef struct ofr_executive_options {
     const char *package_directory;
     const char *instance;        /* resolved name */

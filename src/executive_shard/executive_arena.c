@@ -13,7 +13,6 @@
 enum {
     SLOTS_MAX = OFR_SESSION_SEGMENTS_MAX,
     SLOTS_WANTED = 4,
-    CONTEXT_ENOUGH = 8192,
     CHUNK_MIN = 512,
     CHUNK_LONGEST = 1024,
     ZEROS = 1 << 20,
@@ -46,9 +45,10 @@ static uint32_t choose_slots(uint64_t budget, uint64_t slot_bytes)
     return room < 1 ? 1 : room > SLOTS_MAX ? SLOTS_MAX : (uint32_t)room;
 }
 
-/* Where neither is given: the model's context if memory allows it, cut to CONTEXT_ENOUGH where that
- * makes room for SLOTS_WANTED; then as many slots as fit, beyond SLOTS_WANTED only up to
- * ARENA_ENOUGH. Pages of a slot that is never used are never committed. */
+/* Where neither is given: the model's context if memory allows it, cut to
+ * OFR_EXECUTIVE_CONTEXT_ENOUGH where that makes room for SLOTS_WANTED; then as many slots as fit,
+ * beyond SLOTS_WANTED only up to ARENA_ENOUGH. Pages of a slot that is never used are never
+ * committed. */
 static int choose_sizes(ofr_executive *x, const ofr_model_params *params, ofr_error *err)
 {
     const ofr_executive_options *options = x->options;
@@ -63,8 +63,8 @@ static int choose_sizes(ofr_executive *x, const ofr_model_params *params, ofr_er
         if (r < 0)
             return r;
         uint64_t room = budget / x->kv_layout.slot_bytes;
-        bool enough = room >= wanted &&
-                      (options->n_slots || room >= SLOTS_WANTED || context <= CONTEXT_ENOUGH);
+        bool enough = room >= wanted && (options->n_slots || room >= SLOTS_WANTED ||
+                                         context <= OFR_EXECUTIVE_CONTEXT_ENOUGH);
         if (options->context || enough || context <= 512) {
             if (!options->n_slots)
                 wanted = choose_slots(budget, x->kv_layout.slot_bytes);

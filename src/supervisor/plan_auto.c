@@ -13,13 +13,13 @@
 #include "device/condition.h"
 #include "device/device.h"
 #include "executive_shard/control.h"
+#include "executive_shard/executive.h"
 #include "executive_shard/instance.h"
 #include "supervisor/plan_key.h"
 #include "supervisor/plan_measure.h"
 #include "supervisor/state_directory.h"
 
-/* CONTEXT: what an executive makes room for where nothing else is asked. */
-enum { FILE_MAX = 1 << 20, KEY_DIGITS = 16, CONTEXT = 8192, END_MS = 20000 };
+enum { FILE_MAX = 1 << 20, KEY_DIGITS = 16, END_MS = 20000 };
 
 static void tell(const char *line)
 {
@@ -362,8 +362,8 @@ static int find_figures(const ofr_engine_session *session, const ofr_common_opti
     uint32_t context = ofr_package_params(session->package)->context_length;
     if (common->context)
         context = (uint32_t)common->context;
-    else if (context > CONTEXT)
-        context = CONTEXT;
+    else if (context > OFR_EXECUTIVE_CONTEXT_ENOUGH)
+        context = OFR_EXECUTIVE_CONTEXT_ENOUGH;
     *f = (ofr_planner_figures){.measured = true};
     snprintf(f->key, sizeof f->key, "%s", key);
     fill_model(session->package, context, &f->input.model);

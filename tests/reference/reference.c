@@ -241,6 +241,14 @@ void ofr_reference_rewind(ofr_reference *r, uint32_t position)
     r->position = position < r->position ? position : r->position;
 }
 
+/* Compiled twice, for AVX2 with FMA and for any x86-64. ("arch=haswell" would be taken on that one
+ * generation only.) */
+#if defined(__GNUC__) && !defined(__clang__)
+#define CLONED __attribute__((target_clones("arch=x86-64-v3", "default")))
+#else
+#define CLONED
+#endif
+
 /* y[t][n] = sum_k w[n][k] x[t][k] + bias[n], rows split over threads. */
 typedef struct product {
     const float *w, *bias, *x; /* x transposed in blocks: [blocks][K][TOKEN_BLOCK] */
@@ -248,11 +256,7 @@ typedef struct product {
     uint32_t n_tokens, rows, columns, begin, end;
 } product;
 
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((target_clones("arch=haswell", "default")))
-#endif
-static void *
-product_main(void *argument)
+CLONED static void *product_main(void *argument)
 {
     const product *p = argument;
     for (uint32_t first = 0; first < p->n_tokens; first += TOKEN_BLOCK) {
@@ -376,16 +380,22 @@ typedef struct attention {
     uint32_t n, part, n_parts;
 } attention;
 
-static double dot(const float *x, const float *y, uint32_t n)
+static inline double dot(const float *x, const float *y, uint32_t n)
 {
     double sum[8] = {0};
-    for (uint32_t i = 0; i < n; i++) {
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        for (uint32_t k = 0; k < 8; k++) {
+            sum[k] += (double)x[i + k] * (double)y[i + k];
+        }
+    }
+    for (; i < n; i++) {
         sum[i % 8] += (double)x[i] * (double)y[i];
     }
     return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
 }
 
-static void attend_head(const attention *a, uint32_t t, uint32_t h, double *weights, double *sum)
+CLONED static void attend_head(const attention *a, uint32_t t, uint32_t h, double *weights, double *sum)
 {
     const ofr_model_params *p = &a->r->params;
     uint32_t d = p->head_dim, kv = p->n_kv_heads * d, shared = p->n_heads / p->n_kv_heads;

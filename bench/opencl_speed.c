@@ -3,11 +3,13 @@
  *
  *   opencl_speed [--device opencl:N] [--shape llama-7b|mistral-7b|smollm2-135m|tiny]
  *                [--kernels dot|plain] [--depth 512] [--tokens 64] [--prompt 512] [--repeat 3]
- *                [--no_autotune] [--profile]
+ *                [--no_autotune | --tune_token] [--profile] [--launches auto|steps|token]
+ *                [--candidates K]
  *
- * Decode: `tokens` single tokens from `depth` on, logits fetched each time. Prefill: `prompt`
- * tokens in one call. Peaks: the best of the repeats. With --profile a second
- * session follows whose kernels are timed one by one, to stderr. */
+ * Decode: `tokens` single tokens from `depth` on, logits fetched each time; with --candidates only
+ * the K best, chosen on the device. Prefill: `prompt` tokens in one call. Peaks: the best of the
+ * repeats. With --profile a second session follows whose kernels are timed one by one, to stderr.
+ */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,8 +37,10 @@ static const shape shapes[] = {
 
 typedef struct speed_options {
     const char *device, *shape, *kernels;
-    uint32_t depth, tokens, prompt, repeat;
-    bool autotune, profile;
+    uint32_t depth, tokens, prompt, repeat, candidates;
+    unsigned autotune;
+    bool profile;
+    enum ofr_opencl_launches launches;
 } speed_options;
 
 static _Noreturn void die(const char *what, const ofr_error *err)
@@ -250,7 +254,7 @@ static peaks measure_peaks(const ofr_opencl_api *api, const ofr_opencl_device *d
     uint32_t rounds = gpu ? 200 : 4;
     p.byte_tops = peak_operations(&d, "peak_bytes", groups, rounds, repeat) * 8 / 1e12;
     p.float_tflops = peak_operations(&d, "peak_float", groups, rounds, repeat) * 2 / 1e12;
-    if (device->nvidia) {
+    if (device->nvidia > 0) {
         p.half_tflops = peak_operations(&d, "peak_half", groups, rounds, repeat) * 4 / 1e12;
     }
     api->ReleaseKernel(read);
@@ -279,6 +283,19 @@ static double run_call(ofr_backend_session *session, const ofr_forward *call)
     return (double)(ofr_clock_ns() - start) / 1e9;
 }
 
+/* Seconds to choose the k best of the call before. */
+static double choose(ofr_backend_session *session, uint32_t k)
+{
+    ofr_error err = {0};
+    float values[8 * OFR_OPENCL_TOP_MAX];
+    int32_t ids[8 * OFR_OPENCL_TOP_MAX];
+    uint64_t start = ofr_clock_ns();
+    if (ofr_opencl_top_k(session, k, values, ids, &err) < 0) {
+        die("candidates", &err);
+    }
+    return (double)(ofr_clock_ns() - start) / 1e9;
+}
+
 /* Median seconds of a token. */
 static double decode_seconds(ofr_backend_session *session, const speed_options *o, uint32_t n_slots,
                              float *logits)
@@ -295,8 +312,11 @@ static double decode_seconds(ofr_backend_session *session, const speed_options *
                             .n_segments = n_slots,
                             .tokens = tokens,
                             .output = OFR_FORWARD_OUTPUT_LAST,
-                            .logits = logits};
+                            .logits = o->candidates > 0 ? NULL : logits};
         taken[i] = run_call(session, &call);
+        if (o->candidates > 0) {
+            taken[i] += choose(session, o->candidates);
+        }
     }
     qsort(taken, o->tokens, sizeof *taken, by_value);
     double median = taken[o->tokens / 2];
@@ -391,6 +411,12 @@ static void print_profile(const ofr_backend_options *options, const ofr_opencl_o
     ofr_opencl_backend()->close(session);
 }
 
+static void print_measured(void *context, const char *what, double us)
+{
+    (void)context;
+    fprintf(stderr, "  %-40s %10.1f us\n", what, us);
+}
+
 static speed_options parse(int argc, char **argv)
 {
     speed_options o = {.shape = "llama-7b",
@@ -398,17 +424,26 @@ static speed_options parse(int argc, char **argv)
                        .tokens = 64,
                        .prompt = 512,
                        .repeat = 3,
-                       .autotune = true};
+                       .autotune = OFR_OPENCL_AUTOTUNE_ALL};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "--no_autotune") == 0) {
-            o.autotune = false;
+            o.autotune = 0;
+            continue;
+        } else if (strcmp(argv[i], "--tune_token") == 0) {
+            o.autotune = OFR_OPENCL_AUTOTUNE_TOKEN;
             continue;
         } else if (strcmp(argv[i], "--profile") == 0) {
             o.profile = true;
             continue;
         } else if (strcmp(argv[i], "--device") == 0) {
             o.device = value;
+        } else if (strcmp(argv[i], "--launches") == 0) {
+            o.launches = strcmp(value, "steps") == 0   ? OFR_OPENCL_LAUNCHES_STEPS
+                         : strcmp(value, "token") == 0 ? OFR_OPENCL_LAUNCHES_TOKEN
+                                                       : OFR_OPENCL_LAUNCHES_AUTO;
+        } else if (strcmp(argv[i], "--candidates") == 0) {
+            o.candidates = (uint32_t)atoi(value);
         } else if (strcmp(argv[i], "--shape") == 0) {
             o.shape = value;
         } else if (strcmp(argv[i], "--kernels") == 0) {
@@ -426,7 +461,8 @@ static speed_options parse(int argc, char **argv)
         }
         i++;
     }
-    if (o.tokens == 0 || o.prompt == 0 || o.depth > 7000 || o.tokens > 1000 || o.prompt > 4096) {
+    if (o.candidates > OFR_OPENCL_TOP_MAX || o.tokens == 0 || o.prompt == 0 || o.depth > 7000 ||
+        o.tokens > 1000 || o.prompt > 4096) {
         die("sizes: 1 to 1000 tokens, 1 to 4096 of a prompt, at most 7000 deep", NULL);
     }
     return o;
@@ -467,8 +503,8 @@ int main(int argc, char **argv)
     if (ofr_kv_layout_init(&layout, &m.params, 4, longest, o.prompt, &err) < 0) {
         die("KV", &err);
     }
-    void *arena =
-        mmap(NULL, layout.total_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void *arena = mmap(NULL, layout.total_bytes, PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0); /* no faults are timed */
     float *logits = calloc((size_t)s->vocab_size * 8, sizeof *logits);
     if (arena == MAP_FAILED || logits == NULL) {
         die("out of memory", NULL);
@@ -480,7 +516,8 @@ int main(int argc, char **argv)
                                    .max_batch_tokens = o.prompt > 8 ? o.prompt : 8,
                                    .kernels = o.kernels,
                                    .device = o.device};
-    ofr_opencl_options opencl = {.api = &api, .autotune = o.autotune};
+    ofr_opencl_options opencl = {
+        .api = &api, .autotune = o.autotune, .launches = o.launches, .measured = print_measured};
     ofr_backend_session *session = NULL;
     start = ofr_clock_ns();
     if (ofr_opencl_open(&options, &opencl, &session, &err) < 0) {
@@ -491,7 +528,7 @@ int main(int argc, char **argv)
     ofr_opencl_backend()->close(session);
     if (o.profile) {
         opencl.profile = true;
-        opencl.autotune = false;
+        opencl.autotune = 0;
         print_profile(&options, &opencl, &o, logits);
     }
     return 0;

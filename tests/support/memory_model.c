@@ -15,6 +15,7 @@ enum { MAX_TENSORS = 4096 };
 typedef struct builder {
     memory_model *made;
     uint64_t random;
+    const memory_model_features *features;
 } builder;
 
 static void *checked(void *p)
@@ -107,12 +108,43 @@ static ofr_linear add_linear(builder *b, const memory_model_options *o, uint32_t
     char name[96];
     ofr_linear linear = {0};
     snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, part);
-    linear.weight = add_matrix(b, name, o->weights, o->group, rows, columns);
+    enum ofr_dtype dtype = o->weights;
+    if (b->features->mixed) {
+        dtype = strstr(part, "v_proj") || strstr(part, "down") ? OFR_DTYPE_I8
+                : strstr(part, "up_proj")                      ? OFR_DTYPE_I4
+                                                               : dtype;
+    }
+    linear.weight = add_matrix(b, name, dtype, o->group, rows, columns);
     if (o->biases) {
         snprintf(name, sizeof name, "model.layers.%u.%s.bias", layer, part);
         linear.bias = add_vector(b, name, rows, 0, 0.3f);
     }
     return linear;
+}
+
+static const float *add_layer_vector(builder *b, uint32_t layer, const char *part, uint64_t n)
+{
+    char name[96];
+    snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, part);
+    return add_vector(b, name, n, 1, 0.5f);
+}
+
+static void add_features(builder *b, const memory_model_options *o, uint32_t index,
+                         ofr_layer *layer)
+{
+    const memory_model_features *f = b->features;
+    if (f->head_norms) {
+        layer->q_norm = add_layer_vector(b, index, "self_attn.q_norm", o->head_dim);
+        layer->k_norm = add_layer_vector(b, index, "self_attn.k_norm", o->head_dim);
+    }
+    if (f->output_norms) {
+        layer->attention_output_norm =
+            add_layer_vector(b, index, "attention_output_norm", o->d_model);
+        layer->mlp_output_norm = add_layer_vector(b, index, "mlp_output_norm", o->d_model);
+    }
+    layer->flags = f->sliding_window > 0 && index % 2 == 0 ? OFR_LAYER_WINDOWED : 0;
+    layer->flags |= f->unrotated > 0 && index % f->unrotated == 0 ? OFR_LAYER_UNROTATED : 0;
+    b->made->params.layer_flags[index] = (uint8_t)layer->flags;
 }
 
 static void add_layer(builder *b, const memory_model_options *o, uint32_t index, ofr_layer *layer)
@@ -130,12 +162,18 @@ static void add_layer(builder *b, const memory_model_options *o, uint32_t index,
     layer->gate = add_linear(b, o, index, "mlp.gate_proj", o->d_ff, o->d_model);
     layer->up = add_linear(b, o, index, "mlp.up_proj", o->d_ff, o->d_model);
     layer->down = add_linear(b, o, index, "mlp.down_proj", o->d_model, o->d_ff);
+    add_features(b, o, index, layer);
 }
 
 memory_model *memory_model_new(const memory_model_options *o)
 {
+    return memory_model_new_with(o, &(memory_model_features){0});
+}
+
+memory_model *memory_model_new_with(const memory_model_options *o, const memory_model_features *f)
+{
     memory_model *made = checked(calloc(1, sizeof *made));
-    builder b = {.made = made, .random = o->seed};
+    builder b = {.made = made, .random = o->seed, .features = f};
     made->tensors = checked(calloc(MAX_TENSORS, sizeof *made->tensors));
     made->params = (ofr_model_params){
         .architecture = "llama",
@@ -151,6 +189,15 @@ memory_model *memory_model_new(const memory_model_options *o)
         .rms_epsilon = 1e-5f,
         .tied_embedding = !o->separate_head,
         .rope = o->rope,
+        .activation = f->activation,
+        .embedding_scale = f->embedding_scale,
+        .residual_scale = f->residual_scale,
+        .attention_scale = f->attention_scale,
+        .logit_scale = f->logit_scale,
+        .attention_softcap = f->attention_softcap,
+        .logit_softcap = f->logit_softcap,
+        .sliding_window = f->sliding_window,
+        .rope_local = f->rope_local,
     };
     if (o->rope.dims == 0) {
         made->params.rope = (ofr_rope_params){.dims = o->head_dim, .base = 10000};

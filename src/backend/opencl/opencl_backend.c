@@ -84,6 +84,10 @@ static void backend_close(ofr_backend_session *session)
             session->api->EnqueueUnmapMemObject(session->queue, session->stream,
                                                 session->stream_mapped, 0, NULL, NULL);
         }
+        if (session->staging_host != NULL) {
+            session->api->EnqueueUnmapMemObject(session->queue, session->staging,
+                                                session->staging_host, 0, NULL, NULL);
+        }
         session->api->Finish(session->queue);
     }
     ofr_opencl_release_steps(session);
@@ -95,6 +99,7 @@ static void backend_close(ofr_backend_session *session)
         session->api->ReleaseContext(session->context);
     }
     ofr_rope_done(&session->rope);
+    ofr_rope_done(&session->rope_local);
     free(session->layers);
     free(session->cache_directory);
     free(session);
@@ -103,8 +108,6 @@ static void backend_close(ofr_backend_session *session)
 static int check_model(const ofr_backend_options *options, ofr_error *err)
 {
     int result = ofr_backend_options_check(options, backend_name, err);
-    if (result == 0)
-        result = ofr_backend_llama_check(options, backend_name, err);
     const ofr_model_params *p = options->model->params;
     uint32_t group = p->n_heads / p->n_kv_heads;
     if (result == 0 &&
@@ -147,7 +150,10 @@ static void choose_sizes(ofr_backend_session *session)
                          .tile_rows = 32,
                          .item_tokens = 4,
                          .item_rows = 4,
-                         .gemm_units = 1};
+                         .gemm_units = 1,
+                         .token_items = device->warp == 32 ? 512 : 1,
+                         .token_depth = device->warp == 32 ? 4 : 1,
+                         .token_loads = 1};
     if (gpu) {
         *t = (opencl_tuning){.lanes = {32, 32},
                              .team_rows = {4, 4},
@@ -155,16 +161,22 @@ static void choose_sizes(ofr_backend_session *session)
                              .tile_rows = 64,
                              .item_tokens = 4,
                              .item_rows = 4,
-                             .gemm_units = 1};
+                             .gemm_units = 1,
+                             .token_items = t->token_items,
+                             .token_depth = t->token_depth,
+                             .token_loads = 1};
     }
-    if (device->nvidia) {
+    if (device->nvidia > 0) {
         *t = (opencl_tuning){.lanes = {64, 32},
                              .team_rows = {2, 8},
                              .tile_tokens = 64,
                              .tile_rows = 64,
                              .item_tokens = 8,
                              .item_rows = 4,
-                             .gemm_units = 2};
+                             .gemm_units = 2,
+                             .token_items = 512,
+                             .token_depth = 4,
+                             .token_loads = 1};
     }
     const ofr_model_params *p = session->params;
     session->key_block = p->head_dim > 128 ? 32 : 64;
@@ -221,6 +233,24 @@ static int open_device(ofr_backend_session *session, const ofr_opencl_options *o
     return 0;
 }
 
+/* What layers differ in, but for their weights. */
+static void describe_layers(ofr_backend_session *session)
+{
+    for (uint32_t i = session->options.layer_begin; i < session->options.layer_end; i++) {
+        const ofr_layer *from = &session->model->layers[i];
+        opencl_layer *to = &session->layers[i - session->options.layer_begin];
+        bool windowed = (from->flags & OFR_LAYER_WINDOWED) != 0;
+        to->window = windowed ? session->params->sliding_window : 0;
+        to->rope_table = windowed && session->rope_local.half > 0;
+        to->rope_half = to->rope_table ? session->rope_local.half : session->rope.half;
+        if (from->flags & OFR_LAYER_UNROTATED) {
+            to->rope_half = 0;
+        }
+        session->normed_outputs = session->normed_outputs || from->attention_output_norm != NULL ||
+                                  from->mlp_output_norm != NULL;
+    }
+}
+
 static int prepare(ofr_backend_session *session, const ofr_opencl_options *opencl, ofr_error *err)
 {
     const ofr_model_params *p = session->params;
@@ -232,7 +262,15 @@ static int prepare(ofr_backend_session *session, const ofr_opencl_options *openc
     if (session->layers == NULL) {
         return ofr_fail(err, OFR_ENOMEM, "OpenCL backend: out of memory");
     }
-    int result = ofr_rope_init(&session->rope, &p->rope, session->model->rope_freq_factors, err);
+    const float *factors =
+        ofr_model_freq_factors(session->model, session->options.kv_layout.context);
+    int result = ofr_rope_init(&session->rope, &p->rope, factors, err);
+    if (result == 0 && p->rope_local.dims > 0) {
+        result = ofr_rope_init(&session->rope_local, &p->rope_local, NULL, err);
+    }
+    if (result == 0) {
+        describe_layers(session);
+    }
     result = result == 0 ? open_device(session, opencl, err) : result;
     result = result == 0 ? choose_kernels(session, err) : result;
     if (result < 0) {
@@ -247,9 +285,19 @@ static int prepare(ofr_backend_session *session, const ofr_opencl_options *openc
         ofr_opencl_note(session, session->api->Finish(session->queue), "preparing");
         result = ofr_opencl_error(session, err);
     }
+    if (result == 0 && session->dot && opencl->launches != OFR_OPENCL_LAUNCHES_STEPS) {
+        result =
+            ofr_opencl_token_prepare(session, opencl->launches == OFR_OPENCL_LAUNCHES_TOKEN, err);
+    }
     if (result == 0 && session->dot) {
-        session->tunes = opencl->autotune && (session->device.type & CL_DEVICE_TYPE_GPU) != 0;
-        ofr_opencl_tune(session, session->tunes);
+        session->tunes = (session->device.type & CL_DEVICE_TYPE_GPU) != 0 ? opencl->autotune : 0;
+        if (opencl->launches == OFR_OPENCL_LAUNCHES_STEPS) { /* nothing that others may read */
+            session->tunes &= ~(unsigned)OFR_OPENCL_AUTOTUNE_TOKEN;
+        }
+        bool decided = ofr_opencl_tune(session, session->tunes);
+        if (!decided && opencl->launches == OFR_OPENCL_LAUNCHES_AUTO) {
+            session->token_groups = 0;
+        }
         result = ofr_opencl_error(session, err);
     }
     return result;
@@ -268,14 +316,16 @@ int ofr_opencl_open(const ofr_backend_options *options, const ofr_opencl_options
     }
     session->options = *options;
     session->model = options->model;
+    session->measured = opencl->measured;
+    session->measured_context = opencl->measured_context;
     session->params = options->model->params;
     result = prepare(session, opencl, err);
     if (result < 0) {
-        bool tuning = session->tunes;
+        bool tuning = session->tunes != 0;
         backend_close(session);
         if (tuning) { /* a size that the driver cannot run must not cost the device */
             ofr_opencl_options untuned = *opencl;
-            untuned.autotune = false;
+            untuned.autotune = 0;
             return ofr_opencl_open(options, &untuned, ret_session, err);
         }
         return result;
@@ -287,7 +337,7 @@ int ofr_opencl_open(const ofr_backend_options *options, const ofr_opencl_options
 static int backend_open(const ofr_backend_options *options, ofr_backend_session **ret_session,
                         ofr_error *err)
 {
-    const ofr_opencl_options automatic = {.autotune = true};
+    const ofr_opencl_options automatic = {.autotune = OFR_OPENCL_AUTOTUNE_ALL};
     return ofr_opencl_open(options, &automatic, ret_session, err);
 }
 
@@ -314,9 +364,10 @@ void ofr_opencl_session_stats(const ofr_backend_session *session, ofr_opencl_sta
     ret_stats->program_cache_hits = session->compiler.cache_hits;
     const opencl_tuning *t = &session->tuning;
     snprintf(ret_stats->tuning, sizeof ret_stats->tuning,
-             "gemv %ux%u, %ux%u; gemm %ux%u by %ux%u, %u units", t->lanes[0], t->team_rows[0],
-             t->lanes[1], t->team_rows[1], t->tile_tokens, t->tile_rows, t->item_tokens,
-             t->item_rows, t->gemm_units);
+             "gemv %ux%u, %ux%u; gemm %ux%u by %ux%u, %u units; token %u by %u, loads %u",
+             t->lanes[0], t->team_rows[0], t->lanes[1], t->team_rows[1], t->tile_tokens,
+             t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units,
+             session->token_groups > 0 ? t->token_items : 0, t->token_depth, t->token_loads);
 }
 
 static void backend_describe(const ofr_backend_session *session, ofr_backend_capabilities *ret)

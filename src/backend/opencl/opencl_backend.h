@@ -2,7 +2,8 @@
  *
  * Kernel sets, for ofr_backend_options.kernels:
  *   "dot"    int8 activations in units of 32, byte products (dp4a, cl_khr_integer_dot_product; in
- *            plain C where the device has neither), fused: five launches a layer in decoding
+ *            plain C where the device has neither), fused: five launches a layer in decoding, or
+ *            one for all layers where the device runs all work-groups of a launch at once
  *   "plain"  fp32 activations, any weights, no extensions
  * NULL takes "dot" where the device has byte products and the model is quantized, else "plain".
  *
@@ -31,13 +32,31 @@ enum ofr_opencl_memory {
     OFR_OPENCL_MEMORY_DISCRETE, /* upload and mirror, also where memory is shared */
 };
 
+/* How single tokens go through the layers. */
+enum ofr_opencl_launches {
+    OFR_OPENCL_LAUNCHES_AUTO,  /* in one launch where tuning measured that it is faster */
+    OFR_OPENCL_LAUNCHES_STEPS, /* a launch a step */
+    OFR_OPENCL_LAUNCHES_TOKEN, /* in one launch, with one work-group where no more are sure to run
+                                */
+};
+
+enum ofr_opencl_autotune {
+    OFR_OPENCL_AUTOTUNE_PRODUCTS = 1 << 0, /* of one step each */
+    OFR_OPENCL_AUTOTUNE_TOKEN = 1 << 1,    /* of one launch for all layers */
+    OFR_OPENCL_AUTOTUNE_ALL = OFR_OPENCL_AUTOTUNE_PRODUCTS | OFR_OPENCL_AUTOTUNE_TOKEN,
+};
+
 /* What the table's `open` decides by itself. */
 typedef struct ofr_opencl_options {
     const ofr_opencl_api *api; /* NULL: load the ICD loader; else borrowed until close */
     enum ofr_opencl_memory memory;
     const char *cache_directory; /* NULL: the user's; "": none */
     bool profile;                /* time every kernel; slower, for ofr_opencl_profile */
-    bool autotune;               /* measure work-group sizes where the cache has none */
+    unsigned autotune; /* enum ofr_opencl_autotune: sizes to measure where the cache has none */
+    enum ofr_opencl_launches launches;
+    /* Called with what autotuning measured; NULL: nobody listens. */
+    void (*measured)(void *context, const char *what, double us);
+    void *measured_context;
 } ofr_opencl_options;
 
 int ofr_opencl_open(const ofr_backend_options *options, const ofr_opencl_options *opencl,
@@ -52,7 +71,7 @@ typedef struct ofr_opencl_stats {
     uint64_t hidden_copied;              /* bytes of hidden states that were not used in place */
     uint64_t launches;                   /* kernels enqueued */
     uint32_t program_builds, program_cache_hits;
-    char tuning[96]; /* "gemv 128x4, 64x4; gemm 128x128 by 8x8, 2 units": lanes x rows of a team */
+    char tuning[128]; /* "gemv 128x4, 64x4; gemm 128x128 by 8x8, 2 units": lanes x rows of a team */
 } ofr_opencl_stats;
 
 void ofr_opencl_session_stats(const ofr_backend_session *session, ofr_opencl_stats *ret_stats);

@@ -7,6 +7,9 @@
 
 enum { PLATFORMS_MAX = 8, EXTENSIONS_MAX = 16384 };
 
+/* cl_nv_device_attribute_query */
+enum { NV_CAPABILITY_MAJOR = 0x4000, NV_CAPABILITY_MINOR = 0x4001 };
+
 static void device_text(const ofr_opencl_api *api, cl_device_id id, cl_device_info what, char *text,
                         size_t size)
 {
@@ -46,11 +49,15 @@ static void read_capabilities(const ofr_opencl_api *api, ofr_opencl_device *devi
         device_text(api, id, CL_DEVICE_EXTENSIONS, extensions, EXTENSIONS_MAX);
     }
     const char *have = extensions != NULL ? extensions : "";
-    device->nvidia = has_word(have, "cl_nv_device_attribute_query");
+    if (has_word(have, "cl_nv_device_attribute_query")) {
+        device->nvidia =
+            10 * (uint32_t)device_number(api, id, NV_CAPABILITY_MAJOR, sizeof(cl_uint)) +
+            (uint32_t)device_number(api, id, NV_CAPABILITY_MINOR, sizeof(cl_uint));
+    }
     device->intel_subgroups =
         has_word(have, "cl_intel_required_subgroup_size") && has_word(have, "cl_intel_subgroups");
-    device->byte_products = device->nvidia || has_word(have, "cl_khr_integer_dot_product");
-    device->warp = device->nvidia ? 32 : device->intel_subgroups ? 16 : 1;
+    device->byte_products = device->nvidia > 0 || has_word(have, "cl_khr_integer_dot_product");
+    device->warp = device->nvidia > 0 ? 32 : device->intel_subgroups ? 16 : 1;
     free(extensions);
     cl_name_version versions[16];
     size_t bytes = 0;
@@ -62,7 +69,8 @@ static void read_capabilities(const ofr_opencl_api *api, ofr_opencl_device *devi
     }
     uint64_t fences = device_number(api, id, CL_DEVICE_ATOMIC_FENCE_CAPABILITIES, sizeof(cl_ulong));
     const uint64_t needed = CL_DEVICE_ATOMIC_ORDER_ACQ_REL | CL_DEVICE_ATOMIC_SCOPE_DEVICE;
-    device->device_fence = device->nvidia || (device->opencl_c_3 && (fences & needed) == needed);
+    device->device_fence =
+        device->nvidia > 0 || (device->opencl_c_3 && (fences & needed) == needed);
 }
 
 static bool read_device(const ofr_opencl_api *api, cl_platform_id platform, cl_device_id id,

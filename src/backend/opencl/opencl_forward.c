@@ -1,12 +1,13 @@
 /* One forward call: descriptor, layers by the plain, wide or fused steps, outputs. */
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "backend/opencl/opencl_session.h"
 
 /* Indices of the arguments that are set for each use. */
 enum {
-    ARGUMENT_PLAIN_COUNT = 16,
+    ARGUMENT_PLAIN_COUNT = 17,
     ARGUMENT_GEMM_COUNT = 14,
     ARGUMENT_STORE_COUNT = 28,
     ARGUMENT_GATHER_FIRST = 4,
@@ -21,8 +22,26 @@ static uint32_t divide_up(uint32_t n, uint32_t by)
     return (n + by - 1) / by;
 }
 
+void ofr_opencl_note_time(ofr_backend_session *session, const char *name, uint64_t launches,
+                          uint64_t ns)
+{
+    uint32_t at = 0;
+    while (at < session->n_profile && strcmp(session->profile[at].kernel, name) != 0) {
+        at++;
+    }
+    if (at == OFR_OPENCL_PROFILE_MAX) {
+        return;
+    }
+    if (at == session->n_profile) {
+        snprintf(session->profile[session->n_profile++].kernel, sizeof session->profile[0].kernel,
+                 "%s", name);
+    }
+    session->profile[at].launches += launches;
+    session->profile[at].device_ns += ns;
+}
+
 /* Waits for a kernel and adds its time to the line of its name. */
-static void note_time(ofr_backend_session *session, cl_kernel kernel, cl_event event)
+static uint64_t time_kernel(ofr_backend_session *session, cl_kernel kernel, cl_event event)
 {
     char name[48] = "";
     cl_ulong begin = 0, end = 0;
@@ -32,18 +51,8 @@ static void note_time(ofr_backend_session *session, cl_kernel kernel, cl_event e
                                         NULL);
     session->api->GetEventProfilingInfo(event, CL_PROFILING_COMMAND_END, sizeof end, &end, NULL);
     session->api->ReleaseEvent(event);
-    uint32_t at = 0;
-    while (at < session->n_profile && strcmp(session->profile[at].kernel, name) != 0) {
-        at++;
-    }
-    if (at == OFR_OPENCL_PROFILE_MAX) {
-        return;
-    }
-    if (at == session->n_profile) {
-        memcpy(session->profile[session->n_profile++].kernel, name, sizeof name);
-    }
-    session->profile[at].launches++;
-    session->profile[at].device_ns += end - begin;
+    ofr_opencl_note_time(session, name, 1, end - begin);
+    return end - begin;
 }
 
 uint32_t ofr_opencl_profile(const ofr_backend_session *session, ofr_opencl_profile_line *ret_lines,
@@ -54,12 +63,11 @@ uint32_t ofr_opencl_profile(const ofr_backend_session *session, ofr_opencl_profi
     return n;
 }
 
-/* Enqueues groups[i] work-groups of items work-items (the first dimension). */
-static void launch(ofr_backend_session *session, cl_kernel kernel, uint32_t items, uint32_t x,
-                   uint32_t y, uint32_t z)
+uint64_t ofr_opencl_launch(ofr_backend_session *session, cl_kernel kernel, uint32_t items,
+                           uint32_t x, uint32_t y, uint32_t z)
 {
     if (session->status != CL_SUCCESS || kernel == NULL) {
-        return;
+        return 0;
     }
     size_t local[3] = {items, 1, 1}, global[3] = {(size_t)items * x, y, z};
     cl_event event = NULL;
@@ -69,9 +77,7 @@ static void launch(ofr_backend_session *session, cl_kernel kernel, uint32_t item
                                                        local, 0, NULL,
                                                        session->profiled ? &event : NULL),
                     "starting a kernel");
-    if (event != NULL) {
-        note_time(session, kernel, event);
-    }
+    return event != NULL ? time_kernel(session, kernel, event) : 0;
 }
 
 static void set_u32(ofr_backend_session *session, cl_kernel kernel, cl_uint index, uint32_t value)
@@ -155,6 +161,15 @@ static void describe(ofr_backend_session *session)
         ofr_rope_fill(&session->rope, tokens[4 * t + 2], 1, cosines, cosines + (size_t)n * half);
     }
     at += 2 * n * half;
+    half = session->rope_local.half;
+    header[OPENCL_PASS_LOCAL_COSINES_AT] = at;
+    header[OPENCL_PASS_LOCAL_SINES_AT] = at + n * half;
+    for (t = 0; half > 0 && t < n; t++) {
+        float *cosines = (float *)(void *)(header + at + (size_t)t * half);
+        ofr_rope_fill(&session->rope_local, tokens[4 * t + 2], 1, cosines,
+                      cosines + (size_t)n * half);
+    }
+    at += 2 * n * half;
     ofr_opencl_note(session,
                     session->api->EnqueueWriteBuffer(session->queue, session->pass, CL_FALSE, 0,
                                                      (size_t)at * 4, header, 0, NULL, NULL),
@@ -169,15 +184,15 @@ static void attend(ofr_backend_session *session, uint32_t layer, bool into_recor
                     : one       ? OPENCL_STEP_ATTENTION_ONE
                                 : OPENCL_STEP_ATTENTION_BLOCK;
     if (!one) {
-        launch(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_STORE_KV),
-               session->params->head_dim / 2, 1, heads, session->n_tokens);
+        ofr_opencl_launch(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_STORE_KV),
+                          session->params->head_dim / 2, 1, heads, session->n_tokens);
     }
-    launch(session, ofr_opencl_layer_step(session, layer, step), session->attention_items,
-           session->n_blocks, heads, session->n_splits);
+    ofr_opencl_launch(session, ofr_opencl_layer_step(session, layer, step),
+                      session->attention_items, session->n_blocks, heads, session->n_splits);
     if (session->n_splits > 1 && !session->device.device_fence) {
         step = one ? OPENCL_STEP_MERGE_ONE : OPENCL_STEP_MERGE_BLOCK;
-        launch(session, ofr_opencl_layer_step(session, layer, step), session->attention_items,
-               session->n_blocks, heads, 1);
+        ofr_opencl_launch(session, ofr_opencl_layer_step(session, layer, step),
+                          session->attention_items, session->n_blocks, heads, 1);
     }
 }
 
@@ -186,9 +201,9 @@ static void plain_product(ofr_backend_session *session, cl_kernel gemv, cl_kerne
                           uint32_t rows, uint32_t n)
 {
     if (n <= PLAIN_GEMV_TOKENS) {
-        launch(session, gemv, PLAIN_LANES, rows, n, 1);
+        ofr_opencl_launch(session, gemv, PLAIN_LANES, rows, n, 1);
     } else {
-        launch(session, gemm, 128, divide_up(rows, 32), divide_up(n, 16), 1);
+        ofr_opencl_launch(session, gemm, 128, divide_up(rows, 32), divide_up(n, 16), 1);
     }
 }
 
@@ -203,7 +218,21 @@ static void plain_part(ofr_backend_session *session, uint32_t layer, uint32_t pa
 
 static void norm(ofr_backend_session *session, cl_kernel kernel, uint32_t rows)
 {
-    launch(session, kernel, ROW_ITEMS, rows, 1, 1);
+    ofr_opencl_launch(session, kernel, ROW_ITEMS, rows, 1, 1);
+}
+
+static bool present(uint32_t norm)
+{
+    return norm != (uint32_t)OPENCL_NO_VECTOR;
+}
+
+/* What O or down left in the branch, normed, to the residual; nothing where it is there already. */
+static void add_branch(ofr_backend_session *session, uint32_t layer, uint32_t step)
+{
+    const opencl_layer *l = &session->layers[layer];
+    if (present(step == OPENCL_STEP_ADD_O ? l->attention_output_norm : l->mlp_output_norm)) {
+        norm(session, ofr_opencl_layer_step(session, layer, step), session->n_tokens);
+    }
 }
 
 static void plain_layer(ofr_backend_session *session, uint32_t layer)
@@ -215,17 +244,20 @@ static void plain_layer(ofr_backend_session *session, uint32_t layer)
     plain_part(session, layer, OPENCL_PART_V);
     attend(session, layer, false);
     plain_part(session, layer, OPENCL_PART_O);
+    add_branch(session, layer, OPENCL_STEP_ADD_O);
     norm(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_MLP_NORM), n);
     plain_part(session, layer, OPENCL_PART_GATE);
     plain_part(session, layer, OPENCL_PART_UP);
     plain_part(session, layer, OPENCL_PART_DOWN);
+    add_branch(session, layer, OPENCL_STEP_ADD_DOWN);
 }
 
 static void gemm(ofr_backend_session *session, cl_kernel kernel, uint32_t rows, uint32_t n)
 {
     const opencl_tuning *t = &session->tuning;
     uint32_t items = t->tile_tokens / t->item_tokens * (t->tile_rows / t->item_rows);
-    launch(session, kernel, items, divide_up(rows, t->tile_rows), divide_up(n, t->tile_tokens), 1);
+    ofr_opencl_launch(session, kernel, items, divide_up(rows, t->tile_rows),
+                      divide_up(n, t->tile_tokens), 1);
 }
 
 static void wide_part(ofr_backend_session *session, uint32_t layer, uint32_t part)
@@ -236,7 +268,7 @@ static void wide_part(ofr_backend_session *session, uint32_t layer, uint32_t par
 
 static void quantize(ofr_backend_session *session, cl_kernel kernel, uint32_t columns, uint32_t n)
 {
-    launch(session, kernel, 32, divide_up(columns / 32, 32), n, 1);
+    ofr_opencl_launch(session, kernel, 32, divide_up(columns / 32, 32), n, 1);
 }
 
 static void wide_layer(ofr_backend_session *session, uint32_t layer)
@@ -250,12 +282,14 @@ static void wide_layer(ofr_backend_session *session, uint32_t layer)
     quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_O),
              session->q_width, n);
     wide_part(session, layer, OPENCL_PART_O);
+    add_branch(session, layer, OPENCL_STEP_ADD_O);
     quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_MLP), d, n);
     wide_part(session, layer, OPENCL_PART_GATE);
     wide_part(session, layer, OPENCL_PART_UP);
     quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_DOWN),
              session->params->d_ff, n);
     wide_part(session, layer, OPENCL_PART_DOWN);
+    add_branch(session, layer, OPENCL_STEP_ADD_DOWN);
 }
 
 /* rows of all matrices of the step, each rounded up to tiles of 32. */
@@ -263,32 +297,54 @@ static void gemv(ofr_backend_session *session, cl_kernel kernel, uint32_t tiles,
 {
     const opencl_tuning *t = &session->tuning;
     uint32_t several = n > 1, items = t->lanes[several] * 32 / t->team_rows[several];
-    launch(session, kernel, items, tiles, several ? divide_up(n, SEVERAL_TOKENS) : 1, 1);
+    ofr_opencl_launch(session, kernel, items, tiles, several ? divide_up(n, SEVERAL_TOKENS) : 1, 1);
 }
 
-void ofr_opencl_run_tuned(ofr_backend_session *session, uint32_t layer, enum opencl_tuned what,
-                          uint32_t n)
+static bool same_type(const opencl_matrix *a, const opencl_matrix *b)
 {
-    session->n_tokens = n;
-    if (what == OPENCL_TUNED_GEMM) {
-        wide_part(session, layer, OPENCL_PART_GATE);
-    } else {
-        uint32_t several = what == OPENCL_TUNED_GEMV_SEVERAL;
-        gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_SWIGLU + several),
-             session->params->d_ff / 32, n);
-        gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_DOWN + several),
-             session->params->d_model / 32, n);
+    return a->tensor->dtype == b->tensor->dtype;
+}
+
+/* Q, K, V in one launch where their types are the same. */
+static void narrow_heads(ofr_backend_session *session, uint32_t layer, uint32_t n)
+{
+    const opencl_matrix *parts = session->layers[layer].parts;
+    uint32_t several = n > 1, kv_tiles = divide_up(parts[OPENCL_PART_K].rows, 32);
+    if (same_type(&parts[OPENCL_PART_Q], &parts[OPENCL_PART_K]) &&
+        same_type(&parts[OPENCL_PART_Q], &parts[OPENCL_PART_V])) {
+        gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_QKV + several),
+             divide_up(parts[OPENCL_PART_Q].rows, 32) + 2 * kv_tiles, n);
+        return;
+    }
+    for (uint32_t p = OPENCL_PART_Q; p <= OPENCL_PART_V; p++) {
+        gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_PART + 2 * p + several),
+             divide_up(parts[p].rows, 32), n);
     }
 }
 
-/* Five launches: every stage leaves the record that the next one reads. */
+static void narrow_mlp(ofr_backend_session *session, uint32_t layer, uint32_t n)
+{
+    const opencl_matrix *parts = session->layers[layer].parts;
+    uint32_t several = n > 1;
+    if (same_type(&parts[OPENCL_PART_GATE], &parts[OPENCL_PART_UP])) {
+        gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_SWIGLU + several),
+             session->params->d_ff / 32, n);
+        return;
+    }
+    wide_part(session, layer, OPENCL_PART_GATE);
+    wide_part(session, layer, OPENCL_PART_UP);
+    quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_DOWN),
+             session->params->d_ff, n);
+}
+
+/* Five launches: every stage leaves the record that the next one reads; more where types are mixed
+ * or what is added is normed. */
 static void narrow_layer(ofr_backend_session *session, uint32_t layer)
 {
     uint32_t n = session->n_tokens, several = n > 1, d = session->params->d_model;
-    const opencl_matrix *parts = session->layers[layer].parts;
-    uint32_t tiles =
-        divide_up(parts[OPENCL_PART_Q].rows, 32) + 2 * divide_up(parts[OPENCL_PART_K].rows, 32);
-    gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_QKV + several), tiles, n);
+    const opencl_layer *own = &session->layers[layer];
+    uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
+    narrow_heads(session, layer, n);
     bool into_record = session->all_single && session->quantizes_attention &&
                        (session->device.device_fence || session->n_splits == 1);
     attend(session, layer, into_record);
@@ -297,13 +353,58 @@ static void narrow_layer(ofr_backend_session *session, uint32_t layer)
                  session->q_width, n);
     }
     gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_O + several), d / 32, n);
-    gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_SWIGLU + several),
-         session->params->d_ff / 32, n);
+    if (present(own->attention_output_norm)) {
+        add_branch(session, layer, OPENCL_STEP_ADD_O);
+        quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_MLP), d, n);
+    }
+    narrow_mlp(session, layer, n);
+    gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_DOWN + several), d / 32, n);
+    if (present(own->mlp_output_norm)) {
+        add_branch(session, layer, OPENCL_STEP_ADD_DOWN);
+        if (layer + 1 < n_layers) {
+            quantize(session, ofr_opencl_layer_step(session, layer + 1, OPENCL_STEP_QUANTIZE_QKV),
+                     d, n);
+        }
+    }
+}
+
+/* The products of a layer, a launch each. */
+static void run_products(ofr_backend_session *session, uint32_t layer, uint32_t n)
+{
+    uint32_t several = n > 1, d = session->params->d_model;
+    narrow_heads(session, layer, n);
+    gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_O + several), d / 32, n);
+    narrow_mlp(session, layer, n);
     gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_DOWN + several), d / 32, n);
 }
 
+void ofr_opencl_run_tuned(ofr_backend_session *session, uint32_t layer, enum opencl_tuned what,
+                          uint32_t n)
+{
+    uint32_t several = what == OPENCL_TUNED_GEMV_SEVERAL;
+    session->n_tokens = n;
+    switch (what) {
+    case OPENCL_TUNED_GEMM:
+        wide_part(session, layer, OPENCL_PART_GATE);
+        return;
+    case OPENCL_TUNED_STEPS:
+        run_products(session, layer, n);
+        return;
+    case OPENCL_TUNED_TOKEN:
+        if (layer == 0) { /* all layers at once */
+            ofr_opencl_token_launch(session, false, true);
+        }
+        return;
+    default:
+        gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_SWIGLU + several),
+             session->params->d_ff / 32, n);
+        gemv(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_DOT_DOWN + several),
+             session->params->d_model / 32, n);
+    }
+}
+
 /* A watchdog wants to see layers go by, and a queue shows nothing: long layers are waited for. */
-static void note_progress(ofr_backend_session *session, bool narrow)
+static void note_progress(ofr_backend_session *session, bool narrow, uint32_t n_layers)
 {
     if (session->options.progress == NULL) {
         return;
@@ -311,7 +412,21 @@ static void note_progress(ofr_backend_session *session, bool narrow)
     if (!narrow) {
         ofr_opencl_note(session, session->api->Finish(session->queue), "waiting for a layer");
     }
-    atomic_fetch_add_explicit(session->options.progress, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(session->options.progress, n_layers, memory_order_relaxed);
+}
+
+/* Whether the call's token goes through all layers in one launch. */
+static bool in_one_launch(const ofr_backend_session *session)
+{
+    return session->token_groups > 0 && session->n_tokens == 1;
+}
+
+/* Whether that launch makes the logits, too. */
+static bool launch_has_head(const ofr_backend_session *session)
+{
+    enum ofr_forward_output output = session->call->output;
+    return in_one_launch(session) && session->options.layer_end == session->params->n_layers &&
+           output != OFR_FORWARD_OUTPUT_NONE && output != OFR_FORWARD_OUTPUT_HIDDEN_SUM;
 }
 
 static void run_layers(ofr_backend_session *session)
@@ -320,11 +435,16 @@ static void run_layers(ofr_backend_session *session)
     uint32_t n = session->n_tokens, d = session->params->d_model;
     bool narrow = session->dot && n <= session->narrow_tokens;
     if (session->options.layer_begin == 0) {
-        launch(session, ofr_opencl_model_step(session, OPENCL_MODEL_STEP_EMBED), 32,
-               divide_up(d, 32), n, 1);
+        ofr_opencl_launch(session, ofr_opencl_model_step(session, OPENCL_MODEL_STEP_EMBED), 32,
+                          divide_up(d, 32), n, 1);
     }
     if (narrow) {
         quantize(session, ofr_opencl_layer_step(session, 0, OPENCL_STEP_QUANTIZE_QKV), d, n);
+    }
+    if (in_one_launch(session)) {
+        ofr_opencl_token_launch(session, launch_has_head(session), false);
+        note_progress(session, true, n_layers);
+        return;
     }
     for (uint32_t i = 0; i < n_layers && session->status == CL_SUCCESS; i++) {
         if (!session->dot) {
@@ -334,22 +454,22 @@ static void run_layers(ofr_backend_session *session)
         } else {
             wide_layer(session, i);
         }
-        note_progress(session, narrow);
+        note_progress(session, narrow, 1);
     }
 }
 
-/* Logits of output rows [first, first + n) into session->logits. */
-static void run_head(ofr_backend_session *session, uint32_t first, uint32_t n)
+static void run_head_products(ofr_backend_session *session, uint32_t first, uint32_t n)
 {
     uint32_t vocab = session->params->vocab_size, d = session->params->d_model;
     uint32_t count = (uint32_t)OPENCL_COUNT_IS | n;
     cl_kernel kernel;
+    /* The last layer left the head's input. */
     bool ready = session->dot && session->n_tokens <= session->narrow_tokens &&
-                 session->all_single; /* the last layer left the head's input */
+                 session->all_single && !session->normed_outputs;
     if (!ready) {
         kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_GATHER);
         set_u32(session, kernel, ARGUMENT_GATHER_FIRST, first);
-        launch(session, kernel, 32, divide_up(d, 32), n, 1);
+        ofr_opencl_launch(session, kernel, 32, divide_up(d, 32), n, 1);
     }
     if (!session->dot) {
         bool few = n <= PLAIN_GEMV_TOKENS;
@@ -374,9 +494,25 @@ static void run_head(ofr_backend_session *session, uint32_t first, uint32_t n)
     }
 }
 
+/* Logits of output rows [first, first + n) into session->logits. */
+static void run_head(ofr_backend_session *session, uint32_t first, uint32_t n)
+{
+    const ofr_model_params *p = session->params;
+    if (!launch_has_head(session)) {
+        run_head_products(session, first, n);
+    }
+    if (ofr_scale_or_one(p->logit_scale) != 1 || p->logit_softcap != 0) {
+        ofr_opencl_launch(session, ofr_opencl_model_step(session, OPENCL_MODEL_STEP_FINISH_LOGITS),
+                          32, divide_up(p->vocab_size, 32), n, 1);
+    }
+}
+
+/* Without blocking: to be there when the call's queue is finished. */
 static void fetch(ofr_backend_session *session, cl_mem from, size_t bytes, void *to,
                   cl_bool blocking)
 {
+    char *staged = blocking ? NULL : ofr_opencl_stage(session, to, bytes, bytes, 1);
+    to = staged != NULL ? staged : to;
     if (session->status == CL_SUCCESS) {
         ofr_opencl_note(session,
                         session->api->EnqueueReadBuffer(session->queue, from, blocking, 0, bytes,
@@ -396,7 +532,7 @@ static void sum_hidden(ofr_backend_session *session)
         set_u32(session, kernel, ARGUMENT_SUM_FIRST, token);
         set_u32(session, kernel, ARGUMENT_SUM_FIRST + 1, call->segments[i].n_tokens);
         set_u32(session, kernel, ARGUMENT_SUM_FIRST + 2, row);
-        launch(session, kernel, ROW_ITEMS, 1, 1, 1);
+        ofr_opencl_launch(session, kernel, ROW_ITEMS, 1, 1, 1);
         token += call->segments[i].n_tokens;
         if (row + 1 == OPENCL_OUTPUT_ROWS || i + 1 == call->n_segments) {
             fetch(session, session->gathered, (size_t)(row + 1) * d * sizeof(float),
@@ -425,7 +561,7 @@ static void run_outputs(ofr_backend_session *session)
         if (call->output == OFR_FORWARD_OUTPUT_LOGPROBS) {
             cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_LOGPROB);
             set_u32(session, kernel, ARGUMENT_LOGPROB_FIRST, i);
-            launch(session, kernel, ROW_ITEMS, n, 1, 1);
+            ofr_opencl_launch(session, kernel, ROW_ITEMS, n, 1, 1);
             fetch(session, session->logprobs, n * sizeof(float), call->logprobs + i, CL_FALSE);
         } else if (call->logits != NULL) {
             fetch(session, session->logits, (size_t)n * vocab * sizeof(float),
@@ -454,6 +590,10 @@ int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_er
     ofr_opencl_kv_to_host(session);
     /* Also after a failure: nothing may still be reading the caller's memory. */
     ofr_opencl_note(session, session->api->Finish(session->queue), "waiting for the device");
+    ofr_opencl_unstage(session);
+    if (in_one_launch(session) && !ofr_opencl_token_held(session)) {
+        return ofr_opencl_run(session, call, err); /* step by step from now on */
+    }
     session->call = NULL;
     return ofr_opencl_error(session, err);
 }
@@ -488,12 +628,13 @@ int ofr_opencl_top_k(ofr_backend_session *session, uint32_t k, float *ret_logits
         api->SetKernelArg(kernel, 5, sizeof k, &k);
         api->SetKernelArg(kernel, 6, sizeof(cl_mem), &session->top_values[pass % 2]);
         api->SetKernelArg(kernel, 7, sizeof(cl_mem), &session->top_ids[pass % 2]);
-        launch(session, kernel, ROW_ITEMS, chunks, rows, 1);
+        ofr_opencl_launch(session, kernel, ROW_ITEMS, chunks, rows, 1);
         count = chunks * k;
     }
     uint32_t last = (pass - 1) % 2;
     fetch(session, session->top_values[last], (size_t)rows * k * sizeof(float), ret_logits,
           CL_FALSE);
     fetch(session, session->top_ids[last], (size_t)rows * k * sizeof(int32_t), ret_ids, CL_TRUE);
+    ofr_opencl_unstage(session);
     return ofr_opencl_error(session, err);
 }

@@ -1,5 +1,5 @@
-/* Where things are on the device: weights in place or uploaded once, the KV arena in place or
- * mirrored, and the buffers of activations. */
+/* Where things are on the device: weights in place or uploaded once, and the buffers of
+ * activations. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -9,13 +9,7 @@
 
 #include "backend/opencl/opencl_session.h"
 
-enum {
-    PAGE = 4096,
-    PACK_ALIGN = 256,
-    UPLOAD_BYTES = 64 << 20,
-    CLEAR_BYTES = 256 << 20,
-    PIECES_PER_LAYER = 14
-};
+enum { PAGE = 4096, PACK_ALIGN = 256, UPLOAD_BYTES = 64 << 20, PIECES_PER_LAYER = 14 };
 
 /* A range of host memory that kernels read, and where its place on the device is to be noted. */
 typedef struct piece {
@@ -32,8 +26,8 @@ typedef struct piece_list {
     uint32_t n;
 } piece_list;
 
-static int make_buffer(ofr_backend_session *session, cl_mem_flags flags, uint64_t bytes, void *host,
-                       const char *what, cl_mem *ret_buffer, ofr_error *err)
+int ofr_opencl_make_buffer(ofr_backend_session *session, cl_mem_flags flags, uint64_t bytes,
+                           void *host, const char *what, cl_mem *ret_buffer, ofr_error *err)
 {
     cl_int status = CL_SUCCESS;
     cl_mem buffer = NULL;
@@ -169,9 +163,9 @@ static int bind_windows(ofr_backend_session *session, const window *windows, uin
                         ofr_error *err)
 {
     for (uint32_t i = 0; i < n; i++) {
-        int result = make_buffer(session, CL_MEM_READ_ONLY | CL_MEM_USE_HOST_PTR, windows[i].bytes,
-                                 (void *)(uintptr_t)windows[i].begin, "weights",
-                                 &session->windows[session->n_windows], err);
+        int result = ofr_opencl_make_buffer(session, CL_MEM_READ_ONLY | CL_MEM_USE_HOST_PTR,
+                                            windows[i].bytes, (void *)(uintptr_t)windows[i].begin,
+                                            "weights", &session->windows[session->n_windows], err);
         if (result < 0) {
             while (session->n_windows > 0) {
                 session->api->ReleaseMemObject(session->windows[--session->n_windows]);
@@ -294,8 +288,8 @@ static int bind_uploaded(ofr_backend_session *session, piece_list *list, window 
     uint32_t n = 0;
     int result = cut_packed(session, list, windows, &n, err);
     for (uint32_t i = 0; result == 0 && i < n; i++) {
-        result = make_buffer(session, CL_MEM_READ_ONLY, windows[i].bytes, NULL, "weights",
-                             &session->windows[i], err);
+        result = ofr_opencl_make_buffer(session, CL_MEM_READ_ONLY, windows[i].bytes, NULL,
+                                        "weights", &session->windows[i], err);
         session->n_windows += result == 0;
     }
     for (uint32_t i = 0; result == 0 && i < list->n; i++) {
@@ -342,6 +336,10 @@ static void pack_vectors(ofr_backend_session *session, vector_packer *packer)
             &from->q, &from->k, &from->v, &from->o, &from->gate, &from->up, &from->down};
         to->attention_norm = pack_vector(packer, from->attention_norm, d);
         to->mlp_norm = pack_vector(packer, from->mlp_norm, d);
+        to->attention_output_norm = pack_vector(packer, from->attention_output_norm, d);
+        to->mlp_output_norm = pack_vector(packer, from->mlp_output_norm, d);
+        to->q_norm = pack_vector(packer, from->q_norm, session->params->head_dim);
+        to->k_norm = pack_vector(packer, from->k_norm, session->params->head_dim);
         for (uint32_t p = 0; p < OPENCL_PART_COUNT; p++) {
             to->parts[p].bias = pack_vector(packer, linears[p]->bias, linears[p]->weight->shape[0]);
         }
@@ -360,8 +358,8 @@ static int bind_vectors(ofr_backend_session *session, ofr_error *err)
         return ofr_fail(err, OFR_ENOMEM, "OpenCL backend: out of memory");
     }
     pack_vectors(session, &packer);
-    int result =
-        make_buffer(session, CL_MEM_READ_ONLY, bytes, NULL, "norms", &session->vectors, err);
+    int result = ofr_opencl_make_buffer(session, CL_MEM_READ_ONLY, bytes, NULL, "norms",
+                                        &session->vectors, err);
     if (result == 0) {
         result = upload(session, session->vectors, 0, packer.values, bytes, err);
     }
@@ -410,274 +408,6 @@ int ofr_opencl_bind_weights(ofr_backend_session *session, ofr_error *err)
     return result == 0 ? bind_vectors(session, err) : result;
 }
 
-/* Zeroes a buffer, in pieces: drivers are slow or fail at filling gigabytes at once. */
-static void clear(ofr_backend_session *session, cl_mem buffer, uint64_t bytes)
-{
-    const cl_uint zero[4] = {0};
-    size_t unit = bytes % sizeof zero == 0 ? sizeof zero : sizeof zero[0];
-    for (uint64_t at = 0; at < bytes; at += CLEAR_BYTES) {
-        uint64_t n = bytes - at < CLEAR_BYTES ? bytes - at : CLEAR_BYTES;
-        ofr_opencl_note(session,
-                        session->api->EnqueueFillBuffer(session->queue, buffer, zero, unit, at, n,
-                                                        0, NULL, NULL),
-                        "clearing memory");
-    }
-}
-
-int ofr_opencl_bind_kv(ofr_backend_session *session, ofr_error *err)
-{
-    const ofr_kv_layout *kv = &session->options.kv_layout;
-    uint32_t begin = session->options.layer_begin;
-    uint32_t n_layers = session->options.layer_end - begin;
-    uint64_t strip = kv->strip_bytes / 2;
-    int result;
-    session->kv_first_strip = 2 * (uint64_t)begin;
-    if (session->shared) {
-        session->kv_slot_stride = kv->slot_bytes / 2;
-        result = make_buffer(session, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, kv->total_bytes,
-                             session->options.kv_arena, "KV strips", &session->kv, err);
-    } else {
-        session->kv_slot_stride = 2 * (uint64_t)n_layers * strip;
-        result = make_buffer(session, CL_MEM_READ_WRITE, session->kv_slot_stride * 2 * kv->n_slots,
-                             NULL, "KV strips", &session->kv, err);
-        session->mirrored = calloc(kv->n_slots, sizeof *session->mirrored);
-        session->fingerprints =
-            calloc((size_t)kv->n_slots * kv->context, sizeof *session->fingerprints);
-        if (result == 0 && (session->mirrored == NULL || session->fingerprints == NULL)) {
-            result = ofr_fail(err, OFR_ENOMEM, "OpenCL backend: out of memory");
-        }
-        if (result == 0) {
-            /* unwritten rows are finite */
-            clear(session, session->kv, session->kv_slot_stride * 2 * kv->n_slots);
-            result = ofr_opencl_error(session, err);
-        }
-    }
-    for (uint32_t i = 0; i < n_layers; i++) {
-        uint64_t first = session->shared ? session->kv_first_strip + 2 * i : 2 * (uint64_t)i;
-        session->layers[i].k_offset = first * strip;
-        session->layers[i].v_offset = (first + 1) * strip;
-    }
-    return result;
-}
-
-static uint64_t hash_row(const uint8_t *row, uint64_t bytes, uint64_t hash)
-{
-    uint64_t word = 0;
-    for (uint64_t at = 0; at + 8 <= bytes; at += 8) {
-        memcpy(&word, row + at, 8);
-        hash = (hash ^ word) * 0x9e3779b97f4a7c15U;
-        hash ^= hash >> 29;
-    }
-    for (uint64_t at = bytes / 8 * 8; at < bytes; at++) {
-        hash = (hash ^ row[at]) * 0x9e3779b97f4a7c15U;
-    }
-    return hash;
-}
-
-/* Of K and V of a row in the last layer of the range. What they hold follows from all tokens up to
- * theirs, so that equal fingerprints of row r mean equal rows up to r in all layers; in layer 0,
- * where only the row's own token counts, every row is compared. */
-static uint64_t fingerprint(const ofr_backend_session *session, uint32_t slot, uint32_t row)
-{
-    const ofr_kv_layout *kv = &session->options.kv_layout;
-    uint32_t last = session->options.layer_end - 1;
-    const uint8_t *arena = session->options.kv_arena;
-    uint64_t hash =
-        hash_row(arena + ofr_kv_strip_k(kv, slot, last) + row * kv->row_bytes, kv->row_bytes, 1);
-    return hash_row(arena + ofr_kv_strip_v(kv, slot, last) + row * kv->row_bytes, kv->row_bytes,
-                    hash);
-}
-
-/* How many of the first `wanted` rows of the slot the mirror holds as the host has them. */
-static uint32_t rows_in_mirror(const ofr_backend_session *session, uint32_t slot, uint32_t wanted)
-{
-    const uint64_t *known =
-        session->fingerprints + (size_t)slot * session->options.kv_layout.context;
-    uint32_t low = 0;
-    uint32_t high = session->mirrored[slot] < wanted ? session->mirrored[slot] : wanted;
-    if (session->options.layer_end == 1) {
-        while (low < high && fingerprint(session, slot, low) == known[low]) {
-            low++;
-        }
-        return low;
-    }
-    if (high > 0 && fingerprint(session, slot, high - 1) == known[high - 1]) {
-        return high; /* as nearly always */
-    }
-    while (low < high) { /* the longest prefix that agrees */
-        uint32_t middle = low + (high - low) / 2;
-        if (fingerprint(session, slot, middle) == known[middle]) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
-
-/* Rows [from, to) of a slot's strips, one way or the other. */
-static void copy_rows(ofr_backend_session *session, uint32_t slot, uint32_t from, uint32_t to,
-                      bool up)
-{
-    const ofr_kv_layout *kv = &session->options.kv_layout;
-    uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
-    size_t device_at[3] = {from * kv->row_bytes,
-                           (size_t)(slot * (session->kv_slot_stride * 2 / kv->strip_bytes)), 0};
-    size_t host_at[3] = {
-        from * kv->row_bytes,
-        (size_t)(slot * (kv->slot_bytes / kv->strip_bytes) + session->kv_first_strip), 0};
-    size_t region[3] = {(to - from) * kv->row_bytes, 2 * (size_t)n_layers, 1};
-    void *arena = session->options.kv_arena;
-    cl_int status =
-        up ? session->api->EnqueueWriteBufferRect(session->queue, session->kv, CL_FALSE, device_at,
-                                                  host_at, region, kv->strip_bytes, 0,
-                                                  kv->strip_bytes, 0, arena, 0, NULL, NULL)
-           : session->api->EnqueueReadBufferRect(session->queue, session->kv, CL_FALSE, device_at,
-                                                 host_at, region, kv->strip_bytes, 0,
-                                                 kv->strip_bytes, 0, arena, 0, NULL, NULL);
-    ofr_opencl_note(session, status, up ? "sending KV rows" : "fetching KV rows");
-    uint64_t bytes = (uint64_t)region[0] * region[1];
-    *(up ? &session->stats.kv_uploaded : &session->stats.kv_downloaded) += bytes;
-}
-
-void ofr_opencl_kv_to_device(ofr_backend_session *session)
-{
-    if (session->shared) {
-        if (session->kv_mapped != NULL) {
-            ofr_opencl_note(session,
-                            session->api->EnqueueUnmapMemObject(session->queue, session->kv,
-                                                                session->kv_mapped, 0, NULL, NULL),
-                            "giving KV to the device");
-            session->kv_mapped = NULL;
-        }
-        return;
-    }
-    for (uint32_t i = 0; i < session->call->n_segments; i++) {
-        const ofr_segment *s = &session->call->segments[i];
-        uint32_t held = rows_in_mirror(session, s->slot, s->position);
-        if (held < s->position) {
-            copy_rows(session, s->slot, held, s->position, true);
-            uint64_t *known =
-                session->fingerprints + (size_t)s->slot * session->options.kv_layout.context;
-            for (uint32_t row = held; row < s->position; row++) {
-                known[row] = fingerprint(session, s->slot, row);
-            }
-        }
-        session->mirrored[s->slot] = s->position;
-    }
-}
-
-void ofr_opencl_kv_to_host(ofr_backend_session *session)
-{
-    if (session->shared) {
-        cl_int status = CL_SUCCESS;
-        session->kv_mapped = session->api->EnqueueMapBuffer(
-            session->queue, session->kv, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0,
-            session->options.kv_layout.total_bytes, 0, NULL, NULL, &status);
-        ofr_opencl_note(session, status, "taking KV from the device");
-        return;
-    }
-    for (uint32_t i = 0; i < session->call->n_segments; i++) {
-        const ofr_segment *s = &session->call->segments[i];
-        copy_rows(session, s->slot, s->position, s->position + s->n_tokens, false);
-    }
-    ofr_opencl_note(session, session->api->Finish(session->queue), "waiting for the device");
-    if (session->status != CL_SUCCESS) {
-        return;
-    }
-    for (uint32_t i = 0; i < session->call->n_segments; i++) {
-        const ofr_segment *s = &session->call->segments[i];
-        uint64_t *known =
-            session->fingerprints + (size_t)s->slot * session->options.kv_layout.context;
-        session->mirrored[s->slot] = s->position + s->n_tokens;
-        for (uint32_t row = s->position; row < s->position + s->n_tokens; row++) {
-            known[row] = fingerprint(session, s->slot, row);
-        }
-    }
-}
-
-/* Binds the caller's stream; the steps know the buffer, so a new one means new steps. */
-static void bind_stream(ofr_backend_session *session, void *host, size_t bytes)
-{
-    if (session->stream != NULL && session->stream_host == host && session->stream_bytes >= bytes) {
-        return;
-    }
-    cl_int status = CL_SUCCESS;
-    if (session->stream != NULL) {
-        session->api->ReleaseMemObject(session->stream);
-        session->stream_mapped = NULL;
-    }
-    session->stream = session->api->CreateBuffer(
-        session->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, bytes, host, &status);
-    ofr_opencl_note(session, status, "binding hidden states");
-    session->stream_host = host;
-    session->stream_bytes = bytes;
-}
-
-void ofr_opencl_stream_to_device(ofr_backend_session *session)
-{
-    const ofr_forward *call = session->call;
-    size_t row = session->params->d_model * sizeof(float), n = session->n_tokens;
-    bool input = session->options.layer_begin > 0;
-    bool output = session->options.layer_end < session->params->n_layers;
-    cl_mem before = session->hidden;
-    session->hidden = session->own_hidden;
-    if (session->shared && (input || output)) {
-        float *stream = output ? call->hidden_out : call->hidden_in;
-        if (input && output && call->hidden_in != call->hidden_out) {
-            memmove(call->hidden_out, call->hidden_in, n * row);
-            session->stats.hidden_copied += n * row;
-        }
-        bool moved = session->stream_host != stream;
-        if (session->stream_mapped != NULL) {
-            ofr_opencl_note(session,
-                            session->api->EnqueueUnmapMemObject(session->queue, session->stream,
-                                                                session->stream_mapped, 0, NULL,
-                                                                NULL),
-                            "giving hidden states to the device");
-            session->stream_mapped = NULL;
-            if (moved) {
-                ofr_opencl_note(session, session->api->Finish(session->queue),
-                                "waiting for the device");
-            }
-        }
-        bind_stream(session, stream, (call->hidden_rows > n ? call->hidden_rows : n) * row);
-        session->hidden = session->stream;
-    } else if (input) {
-        ofr_opencl_note(session,
-                        session->api->EnqueueWriteBuffer(session->queue, session->hidden, CL_FALSE,
-                                                         0, n * row, call->hidden_in, 0, NULL,
-                                                         NULL),
-                        "sending hidden states");
-        session->stats.hidden_copied += n * row;
-    }
-    if (before != session->hidden) {
-        ofr_opencl_drop_steps(session);
-    }
-}
-
-void ofr_opencl_stream_to_host(ofr_backend_session *session)
-{
-    const ofr_forward *call = session->call;
-    size_t bytes = session->n_tokens * session->params->d_model * sizeof(float);
-    if (session->status != CL_SUCCESS) {
-        return;
-    }
-    if (session->hidden == session->stream) {
-        cl_int status = CL_SUCCESS;
-        session->stream_mapped = session->api->EnqueueMapBuffer(
-            session->queue, session->stream, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0,
-            session->stream_bytes, 0, NULL, NULL, &status);
-        ofr_opencl_note(session, status, "taking hidden states from the device");
-    } else if (session->options.layer_end < session->params->n_layers) {
-        ofr_opencl_note(session,
-                        session->api->EnqueueReadBuffer(session->queue, session->hidden, CL_FALSE,
-                                                        0, bytes, call->hidden_out, 0, NULL, NULL),
-                        "fetching hidden states");
-        session->stats.hidden_copied += bytes;
-    }
-}
-
 typedef struct wanted_buffer {
     cl_mem *ret_buffer;
     uint64_t bytes;
@@ -690,17 +420,36 @@ static int make_record(ofr_backend_session *session, opencl_record *record, uint
                      ? session->options.max_batch_tokens
                      : OPENCL_OUTPUT_ROWS;
     record->columns = columns;
-    int result = make_buffer(session, CL_MEM_READ_WRITE, n * columns, NULL, "activations",
-                             &record->values, err);
+    int result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE, n * columns, NULL,
+                                        "activations", &record->values, err);
     if (result == 0) {
-        result = make_buffer(session, CL_MEM_READ_WRITE, n * (columns / 32) * 8, NULL,
-                             "activations", &record->scales, err);
+        result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE, n * (columns / 32) * 8, NULL,
+                                        "activations", &record->scales, err);
     }
     if (result == 0) {
-        result = make_buffer(session, CL_MEM_READ_WRITE, n * (columns / 32) * 4, NULL,
-                             "activations", &record->squares, err);
+        result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE, n * (columns / 32) * 4, NULL,
+                                        "activations", &record->squares, err);
     }
     return result;
+}
+
+/* Without it the caller's memory is written to directly, which is only slower. */
+static void make_staging(ofr_backend_session *session)
+{
+    cl_int status = CL_SUCCESS;
+    if (ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR,
+                               OPENCL_STAGING_BYTES, NULL, "staging", &session->staging,
+                               NULL) < 0 ||
+        ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE, OPENCL_STAGING_BYTES, NULL, "staging",
+                               &session->collected, NULL) < 0) {
+        return;
+    }
+    session->staging_host = session->api->EnqueueMapBuffer(
+        session->queue, session->staging, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0,
+        OPENCL_STAGING_BYTES, 0, NULL, NULL, &status);
+    if (status != CL_SUCCESS) {
+        session->staging_host = NULL;
+    }
 }
 
 int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err)
@@ -714,13 +463,15 @@ int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err)
                                                                         : session->heads_per_group;
     bool head = session->options.layer_end == params->n_layers;
     session->pass_words =
-        OPENCL_PASS_HEADER + n * (4 + 4 + 1 + 1 + 2 * (uint64_t)session->rope.half);
+        OPENCL_PASS_HEADER +
+        n * (4 + 4 + 1 + 1 + 2 * ((uint64_t)session->rope.half + session->rope_local.half));
     const wanted_buffer wanted[] = {
         {&session->own_hidden, n * d * f},
         {&session->normed, session->dot ? 0 : rows * d * f},
         {&session->qkv, n * session->qkv_width * f},
         {&session->attention, n * session->q_width * f},
         {&session->mlp, n * params->d_ff * f},
+        {&session->branch, session->normed_outputs ? n * d * f : 0},
         {&session->gathered, out * d * f},
         {&session->logits, head ? out * params->vocab_size * f : 0},
         {&session->logprobs, out * f},
@@ -735,8 +486,8 @@ int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err)
     };
     int result = 0;
     for (size_t i = 0; result == 0 && i < sizeof wanted / sizeof wanted[0]; i++) {
-        result = make_buffer(session, CL_MEM_READ_WRITE, wanted[i].bytes, NULL, "activations",
-                             wanted[i].ret_buffer, err);
+        result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE, wanted[i].bytes, NULL,
+                                        "activations", wanted[i].ret_buffer, err);
     }
     session->hidden = session->own_hidden;
     if (result == 0 && session->dot) {
@@ -746,8 +497,11 @@ int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err)
         result = result == 0 ? make_record(session, &session->gated, params->d_ff, err) : result;
     }
     if (result == 0) {
-        clear(session, session->counters, 2 * (uint64_t)session->split_target * 4);
+        ofr_opencl_clear(session, session->counters, 2 * (uint64_t)session->split_target * 4);
         result = ofr_opencl_error(session, err);
+    }
+    if (result == 0 && !session->shared) {
+        make_staging(session);
     }
     session->pass_host = calloc(session->pass_words, 4);
     session->slot_used = calloc(session->options.kv_layout.n_slots, 1);
@@ -767,12 +521,13 @@ static void release(const ofr_backend_session *session, cl_mem buffer)
 void ofr_opencl_release_memory(ofr_backend_session *session)
 {
     const opencl_record *records[] = {&session->input, &session->attended, &session->gated};
-    cl_mem buffers[] = {session->hidden,        session->normed,     session->qkv,
-                        session->attention,     session->mlp,        session->gathered,
-                        session->logits,        session->logprobs,   session->partial,
-                        session->counters,      session->pass,       session->top_values[0],
-                        session->top_values[1], session->top_ids[0], session->top_ids[1],
-                        session->vectors,       session->kv};
+    cl_mem buffers[] = {
+        session->staging,    session->collected,  session->own_hidden,    session->stream,
+        session->branch,     session->token_plan, session->token_sync,    session->token_partial,
+        session->normed,     session->qkv,        session->attention,     session->mlp,
+        session->gathered,   session->logits,     session->logprobs,      session->partial,
+        session->counters,   session->pass,       session->top_values[0], session->top_values[1],
+        session->top_ids[0], session->top_ids[1], session->vectors,       session->kv};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         release(session, buffers[i]);
     }

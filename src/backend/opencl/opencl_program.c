@@ -34,9 +34,12 @@ char *ofr_opencl_cache_directory(void)
 static int device_options(const ofr_opencl_device *device, const char *own, char *text,
                           ofr_error *err)
 {
+    char nvidia[32] = "";
+    if (device->nvidia > 0) {
+        snprintf(nvidia, sizeof nvidia, " -DOFR_NVIDIA=%u", device->nvidia);
+    }
     int n = snprintf(text, OPTIONS_SIZE, "%s -cl-mad-enable -DWARP=%u%s%s%s %s",
-                     device->opencl_c_3 ? "-cl-std=CL3.0" : "-cl-std=CL1.2", device->warp,
-                     device->nvidia ? " -DOFR_NVIDIA" : "",
+                     device->opencl_c_3 ? "-cl-std=CL3.0" : "-cl-std=CL1.2", device->warp, nvidia,
                      device->intel_subgroups ? " -DOFR_INTEL" : "",
                      device->device_fence ? " -DDEVICE_FENCE" : "", own);
     if (n < 0 || n >= OPTIONS_SIZE) {

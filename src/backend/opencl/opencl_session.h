@@ -17,6 +17,8 @@ enum {
     OPENCL_WINDOWS_MAX = 256,
     OPENCL_TOP_CHUNK = 2048,
     OPENCL_MAX_SPLITS = 64, /* of attention, kernels/attention.cl */
+    OPENCL_STAGED_MAX = 32,
+    OPENCL_STAGING_BYTES = 8 << 20,
 };
 
 /* Words of the descriptor's header. */
@@ -29,6 +31,8 @@ enum opencl_pass_word {
     OPENCL_PASS_TARGETS_AT = 7,
     OPENCL_PASS_COSINES_AT = 8,
     OPENCL_PASS_SINES_AT = 9,
+    OPENCL_PASS_LOCAL_COSINES_AT = 10, /* of the second table of RoPE */
+    OPENCL_PASS_LOCAL_SINES_AT = 11,
 };
 
 /* A matrix where the device finds it. */
@@ -76,6 +80,9 @@ enum opencl_step {
     OPENCL_STEP_DOT_SWIGLU = OPENCL_STEP_DOT_O + 2,
     OPENCL_STEP_DOT_DOWN = OPENCL_STEP_DOT_SWIGLU + 2,
     OPENCL_STEP_DOT_ATTENTION = OPENCL_STEP_DOT_DOWN + 2, /* result quantized */
+    OPENCL_STEP_DOT_PART,                                 /* Q, K, V alone, + 2 * part */
+    OPENCL_STEP_ADD_O = OPENCL_STEP_DOT_PART + 6,         /* branch, normed, to the residual */
+    OPENCL_STEP_ADD_DOWN,
     OPENCL_STEP_COUNT,
 };
 
@@ -92,6 +99,9 @@ enum opencl_model_step {
     OPENCL_MODEL_STEP_LOGPROB,
     OPENCL_MODEL_STEP_TOP_K,
     OPENCL_MODEL_STEP_SUM_ROWS,
+    OPENCL_MODEL_STEP_FINISH_LOGITS,
+    OPENCL_MODEL_STEP_COLLECT_ROWS,
+    OPENCL_MODEL_STEP_TOKEN, /* all layers, and the head, for one token */
     OPENCL_MODEL_STEP_COUNT,
 };
 
@@ -99,19 +109,22 @@ enum opencl_program {
     OPENCL_PROGRAM_ROWS,
     OPENCL_PROGRAM_ATTENTION_ONE,
     OPENCL_PROGRAM_ATTENTION_BLOCK,
-    OPENCL_PROGRAM_PLAIN,                           /* + enum ofr_dtype */
-    OPENCL_PROGRAM_DOT4 = OPENCL_PROGRAM_PLAIN + 5, /* + 1 for several tokens */
-    OPENCL_PROGRAM_DOT8 = OPENCL_PROGRAM_DOT4 + 2,  /* + 1 for several tokens */
-    OPENCL_PROGRAM_GEMM4 = OPENCL_PROGRAM_DOT8 + 2,
-    OPENCL_PROGRAM_GEMM8,
+    OPENCL_PROGRAM_PLAIN,                          /* + enum ofr_dtype */
+    OPENCL_PROGRAM_DOT = OPENCL_PROGRAM_PLAIN + 5, /* + 2 * enum opencl_dot_type, + 1: several */
+    OPENCL_PROGRAM_GEMM = OPENCL_PROGRAM_DOT + 6,  /* + enum opencl_dot_type */
+    OPENCL_PROGRAM_TOKEN = OPENCL_PROGRAM_GEMM + 3,
     OPENCL_PROGRAM_COUNT,
 };
+
+/* Weights that the byte products take. */
+enum opencl_dot_type { OPENCL_DOT_I4, OPENCL_DOT_I8, OPENCL_DOT_I4M, OPENCL_DOT_TYPES };
 
 /* Sizes that are tuned for a device. */
 typedef struct opencl_tuning {
     uint32_t lanes[2], team_rows[2]; /* gemv for one token, and for several */
     uint32_t tile_tokens, tile_rows; /* gemm */
     uint32_t item_tokens, item_rows, gemm_units;
+    uint32_t token_items, token_depth, token_loads; /* kernels/token.cl; 0 items: not used */
 } opencl_tuning;
 
 /* A row of activations quantized for byte products (kernels/common.cl). */
@@ -122,10 +135,22 @@ typedef struct opencl_record {
 
 typedef struct opencl_layer {
     opencl_matrix parts[OPENCL_PART_COUNT];
-    uint32_t attention_norm, mlp_norm; /* offsets in the vectors */
-    uint64_t k_offset, v_offset;       /* of a slot's strips, in halves */
+    /* Offsets in the vectors, OPENCL_NO_VECTOR: none. */
+    uint32_t attention_norm, mlp_norm;
+    uint32_t attention_output_norm, mlp_output_norm; /* of what is added to the residual */
+    uint32_t q_norm, k_norm;
+    uint32_t rope_half, rope_table, window;
+    uint64_t k_offset, v_offset; /* of a slot's strips, in halves */
     cl_kernel steps[OPENCL_STEP_COUNT];
 } opencl_layer;
+
+/* Rows in staging, and where they belong. */
+typedef struct opencl_staged {
+    char *to;
+    const char *from;
+    size_t bytes, to_pitch;
+    uint64_t n;
+} opencl_staged;
 
 struct ofr_backend_session {
     ofr_backend_options options;
@@ -142,7 +167,8 @@ struct ofr_backend_session {
     cl_command_queue queue;
     cl_program programs[OPENCL_PROGRAM_COUNT];
     opencl_tuning tuning;
-    ofr_rope rope;
+    ofr_rope rope, rope_local; /* rope_local.half 0: one table for all layers */
+    bool normed_outputs;       /* some layer norms what it adds */
     uint32_t heads_per_group, qkv_width, q_width;
     uint32_t key_block, attention_items;
     uint32_t block_rows;      /* most rows of a block of ATTENTION_BLOCK */
@@ -172,6 +198,7 @@ struct ofr_backend_session {
     /* Activations, [max_batch_tokens] rows unless noted. */
     cl_mem hidden; /* own_hidden, or a stream over the caller's memory */
     cl_mem own_hidden, normed, qkv, attention, mlp;
+    cl_mem branch;            /* what a layer adds, before its norm; [1] without such norms */
     cl_mem gathered;          /* [OUTPUT_ROWS, d_model] */
     cl_mem logits, logprobs;  /* [OUTPUT_ROWS, vocab], [OUTPUT_ROWS] */
     cl_mem partial, counters; /* attention over splits */
@@ -182,10 +209,24 @@ struct ofr_backend_session {
     size_t pass_words;
     uint8_t *slot_used;
 
+    /* Host memory that a device of its own memory writes to at full speed; what it wrote goes where
+     * it belongs when the queue is finished. NULL where memory is shared. */
+    cl_mem staging, collected; /* collected: on the device, as large */
+    char *staging_host;
+    size_t staging_used;
+    opencl_staged staged[OPENCL_STAGED_MAX];
+    uint32_t n_staged;
+
     /* The residual stream that the caller gave last, bound in place; shared memory only. */
     cl_mem stream;
     void *stream_host, *stream_mapped;
     size_t stream_bytes;
+
+    /* One token in one launch (opencl_token.c). */
+    cl_mem token_plan, token_sync, token_partial;
+    uint32_t token_groups;   /* work-groups, all of which run at once; 0: not used */
+    uint32_t token_arrivals; /* of the launches so far, as the device counts them */
+    uint32_t token_fault;    /* fetched after a launch: work-groups waited in vain */
 
     /* The call that runs. */
     const ofr_forward *call;
@@ -195,15 +236,30 @@ struct ofr_backend_session {
     const char *failed; /* what failed */
     ofr_opencl_stats stats;
     bool profiled;
-    bool tunes; /* sizes are measured at opening */
+    unsigned tunes; /* sizes to be measured at opening, enum ofr_opencl_autotune */
+    void (*measured)(void *context, const char *what, double us); /* NULL: nobody listens */
+    void *measured_context;
     ofr_opencl_profile_line profile[OFR_OPENCL_PROFILE_MAX];
     uint32_t n_profile;
 };
 
-/* opencl_memory.c: weights, KV and buffers. */
+/* opencl_memory.c: weights and buffers. */
 int ofr_opencl_bind_weights(ofr_backend_session *session, ofr_error *err);
-int ofr_opencl_bind_kv(ofr_backend_session *session, ofr_error *err);
 int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err);
+void ofr_opencl_release_memory(ofr_backend_session *session);
+/* One buffer; an error says what for, and what to do. */
+int ofr_opencl_make_buffer(ofr_backend_session *session, cl_mem_flags flags, uint64_t bytes,
+                           void *host, const char *what, cl_mem *ret_buffer, ofr_error *err);
+
+/* opencl_kv.c */
+int ofr_opencl_bind_kv(ofr_backend_session *session, ofr_error *err);
+/* Zeroes a buffer, in pieces: drivers are slow or fail at filling gigabytes at once. */
+void ofr_opencl_clear(ofr_backend_session *session, cl_mem buffer, uint64_t bytes);
+/* Room in staging for n rows of `bytes`, which ofr_opencl_unstage copies to `to` (rows to_pitch
+ * apart) once they are there; NULL: no room, or no staging. */
+char *ofr_opencl_stage(ofr_backend_session *session, void *to, size_t to_pitch, size_t bytes,
+                       uint64_t n);
+void ofr_opencl_unstage(ofr_backend_session *session);
 /* Gives KV to the device before a call, and back to the host after it. */
 void ofr_opencl_kv_to_device(ofr_backend_session *session);
 void ofr_opencl_kv_to_host(ofr_backend_session *session);
@@ -211,17 +267,33 @@ void ofr_opencl_kv_to_host(ofr_backend_session *session);
  * shared, else the session's own with the input written into it. */
 void ofr_opencl_stream_to_device(ofr_backend_session *session);
 void ofr_opencl_stream_to_host(ofr_backend_session *session);
-void ofr_opencl_release_memory(ofr_backend_session *session);
 
-/* opencl_steps.c: programs and steps. */
+/* opencl_programs.c */
 bool ofr_opencl_dot_fits(const ofr_backend_session *session);
 int ofr_opencl_build_programs(ofr_backend_session *session, ofr_error *err);
 /* Builds what a changed tuning needs again: gemv for one token or several, or gemm. */
-enum opencl_tuned { OPENCL_TUNED_GEMV_ONE, OPENCL_TUNED_GEMV_SEVERAL, OPENCL_TUNED_GEMM };
+enum opencl_tuned {
+    OPENCL_TUNED_GEMV_ONE,
+    OPENCL_TUNED_GEMV_SEVERAL,
+    OPENCL_TUNED_GEMM,
+    OPENCL_TUNED_TOKEN,
+    OPENCL_TUNED_STEPS, /* what TOKEN does, a launch a step; nothing to build */
+};
 int ofr_opencl_rebuild(ofr_backend_session *session, enum opencl_tuned what, ofr_error *err);
+void ofr_opencl_release_program(ofr_backend_session *session, uint32_t program);
+void ofr_opencl_release_kernel(const ofr_backend_session *session, cl_kernel *kernel);
+const char *ofr_opencl_type_name(enum ofr_dtype dtype);
+/* Of a matrix that ofr_opencl_dot_fits allows. */
+enum opencl_dot_type ofr_opencl_dot_type(const ofr_tensor *tensor);
+/* The scale of unit u of a row has index u >> shift. */
+uint32_t ofr_opencl_scale_shift(const opencl_matrix *matrix);
+
+/* opencl_steps.c */
 /* The step's kernel, or NULL after a failure (session->status). `index` counts from layer_begin. */
 cl_kernel ofr_opencl_layer_step(ofr_backend_session *session, uint32_t index, uint32_t step);
 cl_kernel ofr_opencl_model_step(ofr_backend_session *session, uint32_t step);
+/* Offset of the norm that what follows layer `index` begins with; OPENCL_NO_VECTOR: none here. */
+uint32_t ofr_opencl_following_norm(const ofr_backend_session *session, uint32_t index);
 /* Forgets all steps: their arguments have changed. */
 void ofr_opencl_drop_steps(ofr_backend_session *session);
 void ofr_opencl_release_steps(ofr_backend_session *session);
@@ -232,8 +304,9 @@ void ofr_opencl_note(ofr_backend_session *session, cl_int status, const char *wh
 int ofr_opencl_error(const ofr_backend_session *session, ofr_error *err);
 
 /* opencl_tune.c: sizes from the cache directory, or measured on the model's own weights and then
- * kept there. Without a result the sizes stay as they are: tuning never fails an open. */
-void ofr_opencl_tune(ofr_backend_session *session, bool measure);
+ * kept there. Without a result the sizes stay as they are: tuning never fails an open. True if
+ * the cache or a measurement says whether one launch for all layers is faster. */
+bool ofr_opencl_tune(ofr_backend_session *session, unsigned sizes);
 
 /* opencl_forward.c: a checked call. */
 int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_error *err);
@@ -241,8 +314,30 @@ int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_er
 void ofr_opencl_run_tuned(ofr_backend_session *session, uint32_t layer, enum opencl_tuned what,
                           uint32_t n);
 
+/* opencl_token.c: a token in one launch. Prepares what it needs, or leaves token_groups 0 where the
+ * model or the device is not made for it; `any_device`: also where only one work-group is sure to
+ * run. Fails only for want of memory. */
+int ofr_opencl_token_prepare(ofr_backend_session *session, bool any_device, ofr_error *err);
+int ofr_opencl_token_build(ofr_backend_session *session, ofr_error *err);
+cl_kernel ofr_opencl_token_step(ofr_backend_session *session);
+/* Starts it for the call's only token; rehearsal: without attention, whose KV is left alone. */
+void ofr_opencl_token_launch(ofr_backend_session *session, bool with_head, bool rehearsal);
+/* After the queue is finished: false if work-groups waited in vain and the call is to be made
+ * again; either way such launches are not used any more. */
+bool ofr_opencl_token_held(ofr_backend_session *session);
+
+/* Enqueues x, y, z work-groups of `items` work-items (the first dimension). Returns the nanoseconds
+ * that it took where kernels are timed. */
+uint64_t ofr_opencl_launch(ofr_backend_session *session, cl_kernel kernel, uint32_t items,
+                           uint32_t x, uint32_t y, uint32_t z);
+
+/* Adds to a line of the profile. */
+void ofr_opencl_note_time(ofr_backend_session *session, const char *name, uint64_t launches,
+                          uint64_t ns);
+
 /* Generated from kernels/. */
 extern const char ofr_opencl_source_common[], ofr_opencl_source_plain[], ofr_opencl_source_rows[],
-    ofr_opencl_source_attention[], ofr_opencl_source_quantize[], ofr_opencl_source_dot[];
+    ofr_opencl_source_attention[], ofr_opencl_source_quantize[], ofr_opencl_source_dot[],
+    ofr_opencl_source_token[];
 
 #endif

@@ -1,6 +1,6 @@
 /* Work-group sizes: from the cache, or measured on the first layers' own weights.
  *
- * The cache file tuning-<key>.txt holds one line of decimal numbers, "OFRTUNE1" first; its key is
+ * The cache file tuning-<key>.txt holds one line of decimal numbers, "OFRTUNE2" first; its key is
  * the SHA-256 of device, driver, kernels and the shape of the model. A line that does not parse or
  * has impossible numbers is ignored. */
 #include <stdio.h>
@@ -23,6 +23,14 @@ static const gemv_size gemv_sizes[] = {
     {64, 4}, {64, 8}, {96, 4}, {128, 4}, {128, 8}, {256, 8},
 };
 
+typedef struct token_size {
+    uint32_t items, depth, loads;
+} token_size;
+
+static const token_size token_sizes[] = {
+    {512, 4, 1}, {512, 3, 1}, {512, 2, 1}, {512, 4, 0}, {256, 4, 1}, {1024, 2, 1},
+};
+
 typedef struct gemm_size {
     uint32_t tile_tokens, tile_rows, item_tokens, item_rows, units;
 } gemm_size;
@@ -41,6 +49,14 @@ static bool gemv_runs(const ofr_backend_session *session, const gemv_size *size,
            size->lanes % device->warp == 0 && size->lanes <= 1024 &&
            size->lanes * 32 / size->team_rows <= device->max_work_group &&
            local <= device->local_bytes;
+}
+
+static bool token_runs(const ofr_backend_session *session, const token_size *size)
+{
+    uint32_t warp = session->device.warp == 32 ? 32 : 1;
+    return size->items > 0 && size->items % warp == 0 && size->items / warp <= 32 &&
+           32 % (size->items / warp) == 0 && size->items <= session->device.max_work_group &&
+           size->depth >= 1 && size->depth <= 8 && size->loads <= 1;
 }
 
 static bool gemm_runs(const ofr_backend_session *session, const gemm_size *size)
@@ -71,6 +87,20 @@ static void set_gemm(opencl_tuning *t, const gemm_size *size)
     t->gemm_units = size->units;
 }
 
+/* Of the sources that sizes matter to. */
+static int sources_key(char key[OFR_SHA256_HEX_SIZE])
+{
+    const char *const texts[] = {ofr_opencl_source_dot, ofr_opencl_source_token};
+    ofr_sha256 sha = {0};
+    int result = ofr_sha256_init(&sha, NULL);
+    for (size_t i = 0; result == 0 && i < 2; i++) {
+        result = ofr_sha256_update(&sha, texts[i], strlen(texts[i]), NULL);
+    }
+    result = result == 0 ? ofr_sha256_finish_hex(&sha, key, NULL) : result;
+    ofr_sha256_done(&sha);
+    return result;
+}
+
 static char *cache_path(const ofr_backend_session *session)
 {
     const ofr_model_params *p = session->params;
@@ -79,7 +109,7 @@ static char *cache_path(const ofr_backend_session *session)
         return NULL;
     }
     char sources[OFR_SHA256_HEX_SIZE];
-    if (ofr_sha256_hex(ofr_opencl_source_dot, strlen(ofr_opencl_source_dot), sources, NULL) < 0) {
+    if (sources_key(sources) < 0) {
         return NULL;
     }
     snprintf(text, sizeof text, "%s|%s|%s|%s|%u|%u|%u", session->device.name,
@@ -100,12 +130,16 @@ static bool load(const ofr_backend_session *session, const char *path, opencl_tu
     if (ofr_file_read(path, LINE_MAX, &line, &size, NULL) < 0) {
         return false;
     }
-    int n = sscanf(line, "OFRTUNE1 %u %u %u %u %u %u %u %u %u", &t.lanes[0], &t.team_rows[0],
-                   &t.lanes[1], &t.team_rows[1], &t.tile_tokens, &t.tile_rows, &t.item_tokens,
-                   &t.item_rows, &t.gemm_units);
+    int n =
+        sscanf(line, "OFRTUNE2 %u %u %u %u %u %u %u %u %u %u %u %u", &t.lanes[0], &t.team_rows[0],
+               &t.lanes[1], &t.team_rows[1], &t.tile_tokens, &t.tile_rows, &t.item_tokens,
+               &t.item_rows, &t.gemm_units, &t.token_items, &t.token_depth, &t.token_loads);
     free(line);
     gemm_size gemm = gemm_of(&t);
-    if (n != 9 || !gemv_runs(session, &(gemv_size){t.lanes[0], t.team_rows[0]}, 1) ||
+    if (n != 12 ||
+        (t.token_items > 0 &&
+         !token_runs(session, &(token_size){t.token_items, t.token_depth, t.token_loads})) ||
+        !gemv_runs(session, &(gemv_size){t.lanes[0], t.team_rows[0]}, 1) ||
         !gemv_runs(session, &(gemv_size){t.lanes[1], t.team_rows[1]}, 4) ||
         !gemm_runs(session, &gemm)) {
         return false;
@@ -117,9 +151,10 @@ static bool load(const ofr_backend_session *session, const char *path, opencl_tu
 static void store(const opencl_tuning *t, const char *path)
 {
     char line[LINE_MAX];
-    int n = snprintf(line, sizeof line, "OFRTUNE1 %u %u %u %u %u %u %u %u %u\n", t->lanes[0],
-                     t->team_rows[0], t->lanes[1], t->team_rows[1], t->tile_tokens, t->tile_rows,
-                     t->item_tokens, t->item_rows, t->gemm_units);
+    int n = snprintf(line, sizeof line, "OFRTUNE2 %u %u %u %u %u %u %u %u %u %u %u %u\n",
+                     t->lanes[0], t->team_rows[0], t->lanes[1], t->team_rows[1], t->tile_tokens,
+                     t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units, t->token_items,
+                     t->token_depth, t->token_loads);
     ofr_file_replace(path, line, (size_t)n, 0600, NULL);
 }
 
@@ -128,7 +163,9 @@ static uint64_t measure(ofr_backend_session *session, enum opencl_tuned what, ui
 {
     uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
     uint64_t best = 0;
-    n_layers = n_layers < TUNED_LAYERS ? n_layers : TUNED_LAYERS;
+    if (what != OPENCL_TUNED_STEPS) {
+        n_layers = n_layers < TUNED_LAYERS ? n_layers : TUNED_LAYERS;
+    }
     if (ofr_opencl_rebuild(session, what, NULL) < 0) {
         return 0;
     }
@@ -142,6 +179,22 @@ static uint64_t measure(ofr_backend_session *session, enum opencl_tuned what, ui
         if (round > 0 && (best == 0 || taken < best)) { /* the first one warms up */
             best = taken;
         }
+    }
+    if (session->measured != NULL) {
+        char size[128];
+        const opencl_tuning *t = &session->tuning;
+        if (what == OPENCL_TUNED_GEMM) {
+            snprintf(size, sizeof size, "gemm %ux%u by %ux%u, %u units", t->tile_tokens,
+                     t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units);
+        } else if (what == OPENCL_TUNED_TOKEN) {
+            snprintf(size, sizeof size, "token %u by %u, loads %u", t->token_items, t->token_depth,
+                     t->token_loads);
+        } else if (what == OPENCL_TUNED_STEPS) {
+            snprintf(size, sizeof size, "a launch a step, without attention");
+        } else {
+            snprintf(size, sizeof size, "gemv %ux%u for %u", t->lanes[what], t->team_rows[what], n);
+        }
+        session->measured(session->measured_context, size, (double)best / 1e3);
     }
     if (session->status == CL_OUT_OF_RESOURCES || session->status == CL_INVALID_WORK_GROUP_SIZE) {
         session->status = CL_SUCCESS; /* too large for its registers: another size will do */
@@ -190,6 +243,33 @@ static void tune_gemm(ofr_backend_session *session, uint32_t n)
     ofr_opencl_rebuild(session, OPENCL_TUNED_GEMM, NULL);
 }
 
+/* The best size of one launch for all layers; none where launches of single steps are faster. */
+static void tune_token(ofr_backend_session *session)
+{
+    opencl_tuning best = session->tuning;
+    uint64_t fastest = 0, steps = measure(session, OPENCL_TUNED_STEPS, 1);
+    for (size_t i = 0; i < sizeof token_sizes / sizeof token_sizes[0]; i++) {
+        if (!token_runs(session, &token_sizes[i]) || session->token_groups == 0) {
+            continue;
+        }
+        session->tuning.token_items = token_sizes[i].items;
+        session->tuning.token_depth = token_sizes[i].depth;
+        session->tuning.token_loads = token_sizes[i].loads;
+        uint64_t taken = measure(session, OPENCL_TUNED_TOKEN, 1);
+        if (taken > 0 && (fastest == 0 || taken < fastest) && ofr_opencl_token_held(session)) {
+            fastest = taken;
+            best = session->tuning;
+        }
+    }
+    session->tuning = best;
+    if (fastest == 0 || (steps > 0 && steps < fastest)) {
+        session->tuning.token_items = 0;
+        session->token_groups = 0;
+    } else if (ofr_opencl_rebuild(session, OPENCL_TUNED_TOKEN, NULL) < 0) {
+        session->token_groups = 0;
+    }
+}
+
 /* Kernels read the number of tokens from the descriptor. */
 static void describe_tokens(ofr_backend_session *session, uint32_t n)
 {
@@ -201,39 +281,56 @@ static void describe_tokens(ofr_backend_session *session, uint32_t n)
                     "sending a batch");
 }
 
-void ofr_opencl_tune(ofr_backend_session *session, bool measure_sizes)
+bool ofr_opencl_tune(ofr_backend_session *session, unsigned sizes)
 {
+    bool decided = false;
     char *path = cache_path(session);
     opencl_tuning found;
     if (path != NULL && load(session, path, &found)) {
         opencl_tuning before = session->tuning;
         session->tuning = found;
+        if (found.token_items == 0) { /* single steps are faster */
+            session->token_groups = 0;
+        }
         int result = 0;
-        for (uint32_t what = 0; result == 0 && what <= OPENCL_TUNED_GEMM; what++) {
+        for (uint32_t what = 0;
+             result == 0 &&
+             what <= (session->token_groups > 0 ? OPENCL_TUNED_TOKEN : OPENCL_TUNED_GEMM);
+             what++) {
             result = ofr_opencl_rebuild(session, what, NULL);
         }
         if (result == 0) {
             free(path);
-            return;
+            return true;
         }
         session->tuning = before;
     }
-    if (measure_sizes) {
+    if (sizes != 0) {
         uint32_t most = session->options.max_batch_tokens;
+        bool products = (sizes & OFR_OPENCL_AUTOTUNE_PRODUCTS) != 0;
         describe_tokens(session, 1);
-        tune_gemv(session, 0, 1);
-        if (most >= 4) {
+        if (products) {
+            tune_gemv(session, 0, 1);
+        }
+        if ((sizes & OFR_OPENCL_AUTOTUNE_TOKEN) && session->token_groups > 0) {
+            tune_token(session);
+            decided = true;
+        } else if (sizes & OFR_OPENCL_AUTOTUNE_TOKEN) {
+            session->tuning.token_items = 0; /* not measured: the cache must not recommend it */
+        }
+        if (products && most >= 4) {
             describe_tokens(session, 4);
             tune_gemv(session, 1, 4);
         }
-        if (most > session->narrow_tokens) {
+        if (products && most > session->narrow_tokens) {
             uint32_t n = most < TUNED_TOKENS ? most : TUNED_TOKENS;
             describe_tokens(session, n);
             tune_gemm(session, n);
         }
-        if (path != NULL && session->status == CL_SUCCESS) {
+        if (path != NULL && session->status == CL_SUCCESS && sizes == OFR_OPENCL_AUTOTUNE_ALL) {
             store(&session->tuning, path);
         }
     }
     free(path);
+    return decided;
 }

@@ -4,7 +4,8 @@
  * of the block * HEADS + head).
  *
  * HEADS: query heads of a KV head. ROWS: the most rows of a block. KEY_BLOCK keys are looked at
- * together. ATTENTION_ITEMS work-items, a multiple of KEY_BLOCK and at least HEAD_DIM / 2. */
+ * together. ATTENTION_ITEMS work-items, a multiple of KEY_BLOCK and at least HEAD_DIM / 2. SOFTCAP:
+ * where scores are capped. */
 #define PAIRS (HEAD_DIM / 2)
 #define VALUE_PARTS (ATTENTION_ITEMS / PAIRS)
 #define VALUE_ROWS ((ROWS + VALUE_PARTS - 1) / VALUE_PARTS)
@@ -62,22 +63,32 @@ inline float merged_element(global const volatile float *parts, uint splits, ulo
     return sum;
 }
 
+/* 1 / rms of a head's row from its lanes' squares; 1 without a norm. */
+inline float head_factor(local const float *squares, uint norm, float epsilon)
+{
+    float sum = 0;
+    for (uint i = 0; norm != NO_VECTOR && i < MAX_LANES; i++) {
+        sum += squares[i];
+    }
+    return norm != NO_VECTOR ? rsqrt(sum / (float)HEAD_DIM + epsilon) : 1.0f;
+}
+
 /* qkv [n][(HEADS + 2) * n_kv_heads * HEAD_DIM], not rotated. store: the block's single token's K
  * and V go into the strips first. out [n][n_kv_heads * HEADS * HEAD_DIM]. partial [blocks *
  * n_kv_heads][splits][ROWS][PARTIAL_ROW]: maximum, sum, unnormalized row. merge: the last split of
  * a block to arrive (counters) puts the parts together; otherwise kernel merge_splits does.
  * quantized: the result goes into a record instead of out; the block is one token then. */
 kernel __attribute__((reqd_work_group_size(ATTENTION_ITEMS, 1, 1))) void
-attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half *kv,
+attention(global const float *qkv, uint n_kv_heads, HEAD_ARGUMENTS, global half *kv,
           ulong slot_stride, ulong k_offset, ulong v_offset, global const uint *pass, float factor,
-          uint store, uint merge, uint quantized, uint split_order, global float *out,
+          uint store, uint merge, uint quantized, global float *out,
           global float *partial, volatile global int *counters, global char *values,
           global float *scales)
 {
     local float query[ROWS * HEAD_DIM];
     local uint tile[KEY_BLOCK * (PAIRS + 1)];
     local float scores[ROWS * KEY_BLOCK];
-    local float lanes[ROWS * MAX_LANES];
+    local float lanes[(ROWS + 1) * MAX_LANES];
     local float top[ROWS], correction[ROWS];
     local float merged[ROWS * MAX_SPLITS], merged_totals[ROWS * MAX_SPLITS];
     local char bytes[HEADS * HEAD_DIM];
@@ -88,20 +99,39 @@ attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half 
     uint first = cut.x, rows = cut.y * HEADS;
     uint4 token = pass_token(pass, first);
     uint position = token.z, n_keys = position + cut.y;
-    uint split_keys = pass[PASS_SPLIT_KEYS], splits = (n_keys - 1) / split_keys + 1;
+    uint split_keys = pass[PASS_SPLIT_KEYS], seen_from = first_key(position, window);
+    uint splits = (n_keys - seen_from - 1) / split_keys + 1;
     if (split >= splits) {
         return;
     }
-    uint begin = split * split_keys, end = min(begin + split_keys, n_keys);
+    uint begin = seen_from + split * split_keys, end = min(begin + split_keys, n_keys);
     uint width = n_kv_heads * HEAD_DIM;
     global half *k_strip = kv + token.y * slot_stride + k_offset + head * HEAD_DIM;
     global half *v_strip = kv + token.y * slot_stride + v_offset + head * HEAD_DIM;
+    if (q_norm != NO_VECTOR) { /* squares of the heads' rows, of K in the last place */
+        for (uint i = item; i < (rows + 1) * MAX_LANES; i += ATTENTION_ITEMS) {
+            uint r = i / MAX_LANES, t = first + (r < rows ? r / HEADS : 0);
+            global const float *x = qkv + (ulong)t * (HEADS + 2) * width +
+                                    (r < rows ? (head * HEADS + r % HEADS) * HEAD_DIM
+                                              : HEADS * width + head * HEAD_DIM);
+            float sum = 0;
+            for (uint e = i % MAX_LANES; e < HEAD_DIM; e += MAX_LANES) {
+                sum += x[e] * x[e];
+            }
+            lanes[(r < rows ? r : ROWS) * MAX_LANES + i % MAX_LANES] = sum;
+        }
+    }
+    /* Also without a norm: a barrier within a condition doubles what compilers for CPUs make of all
+     * that follows it. */
+    barrier(CLK_LOCAL_MEM_FENCE);
     if (store && end == n_keys) {
+        float k_factor = head_factor(lanes + ROWS * MAX_LANES, k_norm, epsilon);
         global const float *k = qkv + (ulong)first * (HEADS + 2) * width + HEADS * width +
                                 head * HEAD_DIM;
         for (uint p = item; p < PAIRS; p += ATTENTION_ITEMS) {
             uint2 place;
-            float2 turned = rotated_pair(k, p, rope_half, pass, first, &place);
+            float2 turned = turned_pair(k, p, rope_half, pass, rope_table, first, k_factor,
+                                        k_norm != NO_VECTOR ? vectors + k_norm : 0, &place);
             vstore_half_rte(turned.x, (ulong)position * width + place.x, k_strip);
             vstore_half_rte(turned.y, (ulong)position * width + place.y, k_strip);
             vstore_half_rte(k[width + 2 * p], (ulong)position * width + 2 * p, v_strip);
@@ -113,7 +143,9 @@ attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half 
         uint2 place;
         global const float *q = qkv + (ulong)t * (HEADS + 2) * width +
                                 (head * HEADS + r % HEADS) * HEAD_DIM;
-        float2 turned = rotated_pair(q, i % PAIRS, rope_half, pass, t, &place);
+        float2 turned = turned_pair(q, i % PAIRS, rope_half, pass, rope_table, t,
+                                    head_factor(lanes + r * MAX_LANES, q_norm, epsilon),
+                                    q_norm != NO_VECTOR ? vectors + q_norm : 0, &place);
         query[r * HEAD_DIM + place.x] = turned.x * factor;
         query[r * HEAD_DIM + place.y] = turned.y * factor;
     }
@@ -170,8 +202,12 @@ attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half 
         }
         for (uint i = 0; i < SCORE_ROWS; i++) {
             uint r = score_part + i * SCORE_PARTS;
-            /* Row r sees keys up to its own token. */
-            bool seen = own < n && key + own <= position + r / HEADS;
+            /* Row r sees keys up to its own token, as many as the window has. */
+            uint last = position + r / HEADS;
+            bool seen = own < n && key + own <= last && key + own >= first_key(last, window);
+#ifdef SOFTCAP
+            score[i] = SOFTCAP * tanh(score[i] / SOFTCAP);
+#endif
             if (r < ROWS) {
                 scores[r * KEY_BLOCK + own] = seen ? score[i] : LOWEST;
             }
@@ -287,22 +323,22 @@ attention(global const float *qkv, uint n_kv_heads, uint rope_half, global half 
         barrier(CLK_LOCAL_MEM_FENCE);
         ulong row = (ulong)first * HEADS * width;
         quantize_units(query, HEADS * HEAD_DIM, bytes, item, ATTENTION_ITEMS,
-                       head * HEADS * HEAD_DIM, 0, split_order, values + row,
-                       scales + row / 32 * 2, 0);
+                       head * HEADS * HEAD_DIM, 0, values + row, scales + row / 32 * 2, 0);
     }
 }
 
 /* What the last split would do, for devices whose work-groups cannot wait for one another: one
  * work-group per block and KV head. */
 kernel __attribute__((reqd_work_group_size(ATTENTION_ITEMS, 1, 1))) void
-merge_splits(uint n_kv_heads, global const uint *pass, global const float *partial,
+merge_splits(uint n_kv_heads, uint window, global const uint *pass, global const float *partial,
              global float *out)
 {
     local float merged[ROWS * MAX_SPLITS], merged_totals[ROWS * MAX_SPLITS];
     uint item = get_local_id(0), block = get_group_id(0), head = get_group_id(1);
     uint4 cut = vload4(block, pass + pass[PASS_BLOCKS_AT]);
-    uint n_keys = pass_token(pass, cut.x).z + cut.y, rows = cut.y * HEADS;
-    uint splits = (n_keys - 1) / pass[PASS_SPLIT_KEYS] + 1;
+    uint position = pass_token(pass, cut.x).z, rows = cut.y * HEADS;
+    uint keys = position + cut.y - first_key(position, window);
+    uint splits = (keys - 1) / pass[PASS_SPLIT_KEYS] + 1;
     if (splits == 1) {
         return;
     }

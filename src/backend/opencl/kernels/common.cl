@@ -5,7 +5,8 @@
  *
  * The pass descriptor, uint words (opencl_session.h writes it):
  *   0 tokens  2 splits  3 keys of a split
- *   offsets in words of: 5 blocks  6 outputs  7 targets  8 cosines  9 sines
+ *   offsets in words of: 5 blocks  6 outputs  7 targets  8 cosines  9 sines  10, 11 those of the
+ *   second table of RoPE
  *   16 tokens [n][4]: id, slot, position, 0;  blocks [n][4]: first token, tokens, 0, 0 */
 #define PASTE_(a, b) a##b
 #define PASTE(a, b) PASTE_(a, b)
@@ -43,17 +44,24 @@ inline uint row_count(global const uint *pass, uint count_word)
     return count_word & 0x80000000u ? count_word & 0x7fffffffu : pass[count_word];
 }
 
-/* Pair p of a head of token t, turned by RoPE: elements p and p + rope_half while p is below
- * rope_half, two neighbours beyond, as they are. ret_place: where the two belong. */
-inline float2 rotated_pair(global const float *x, uint p, uint rope_half, global const uint *pass,
-                           uint t, uint2 *ret_place)
+/* Pair p of a head of token t, times factor and (weight not 0) the weights of a norm, turned by
+ * RoPE table `table`: elements p and p + rope_half while p is below rope_half, two neighbours
+ * beyond, as they are. ret_place: where the two belong. */
+inline float2 turned_pair(global const float *x, uint p, uint rope_half, global const uint *pass,
+                          uint table, uint t, float factor, global const float *weight,
+                          uint2 *ret_place)
 {
     bool turns = p < rope_half;
     uint2 place = turns ? (uint2)(p, p + rope_half) : (uint2)(p * 2, p * 2 + 1);
-    float a = x[place.x], b = x[place.y];
+    float a = x[place.x] * factor, b = x[place.y] * factor;
+    if (weight) {
+        a *= weight[place.x];
+        b *= weight[place.y];
+    }
     if (turns) {
-        float c = as_float(pass[pass[PASS_COSINES_AT] + t * rope_half + p]);
-        float s = as_float(pass[pass[PASS_SINES_AT] + t * rope_half + p]);
+        uint at = t * rope_half + p;
+        float c = as_float(pass[pass[PASS_COSINES_AT + 2 * table] + at]);
+        float s = as_float(pass[pass[PASS_SINES_AT + 2 * table] + at]);
         float turned = a * c - b * s;
         b = b * c + a * s;
         a = turned;
@@ -62,9 +70,25 @@ inline float2 rotated_pair(global const float *x, uint p, uint rope_half, global
     return (float2)(a, b);
 }
 
-inline float silu(float x)
+/* What heads go through before they meet, per layer. Norms NO_VECTOR: none (both or neither).
+ * window: keys that a token sees; 0: all. */
+#define HEAD_ARGUMENTS                                                                             \
+    uint rope_half, uint rope_table, uint q_norm, uint k_norm, uint window,                        \
+        global const float *vectors, float epsilon
+
+inline uint first_key(uint position, uint window)
 {
+    return window > 0 && position >= window ? position + 1 - window : 0;
+}
+
+/* Of the MLP's gate; GELU: tanh's approximation instead of SiLU. */
+inline float activate(float x)
+{
+#ifdef GELU
+    return 0.5f * x * (1.0f + tanh(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+#else
     return x / (1.0f + exp(-x));
+#endif
 }
 
 /* c plus the products of four bytes: u unsigned, s signed; and both signed. */
@@ -153,22 +177,40 @@ inline void device_fence(void)
 #endif
 }
 
-/* Where element i of a unit of 32 goes, in bytes: int4 weights want even and odd elements of eight
- * in words of their own (their low and high nibbles), int8 weights the natural order. */
-inline uint byte_place(uint i, uint split)
+/* Where element i of a unit of 32 goes, in bytes: even and odd elements of eight in words of their
+ * own, as the low and high nibbles of int4 weights are. int8 weights want them interleaved. */
+inline uint byte_place(uint i)
 {
-    return split ? (i & ~7u) + (i & 1u) * 4 + (i % 8) / 2 : i;
+    return (i & ~7u) + (i & 1u) * 4 + (i % 8) / 2;
+}
+
+inline uint2 interleaved(uint even, uint odd)
+{
+#ifdef OFR_NVIDIA
+    uint2 v;
+    asm("prmt.b32 %0, %1, %2, 0x5140;" : "=r"(v.x) : "r"(even), "r"(odd));
+    asm("prmt.b32 %0, %1, %2, 0x7362;" : "=r"(v.y) : "r"(even), "r"(odd));
+    return v;
+#else
+    uchar4 e = as_uchar4(even), o = as_uchar4(odd);
+    return (uint2)(as_uint((uchar4)(e.x, o.x, e.y, o.y)), as_uint((uchar4)(e.z, o.z, e.w, o.w)));
+#endif
+}
+
+inline uint4 interleaved_half(uint4 a)
+{
+    return (uint4)(interleaved(a.x, a.y), interleaved(a.z, a.w));
 }
 
 #if WARP == 32
 /* The same for one unit that a warp holds, an element a lane. */
-inline void quantize_unit(float x, float weight, uint lane, uint unit, uint split,
-                          global char *values, global float *scales, global float *squares)
+inline void quantize_unit(float x, float weight, uint lane, uint unit, global char *values,
+                          global float *scales, global float *squares)
 {
     float own = x * weight, largest = warp_max(fabs(own));
     char q = convert_char_sat_rte(own * (largest > 0 ? 127.0f / largest : 0.0f));
     float total = warp_sum((float)q), sum = squares ? warp_sum(x * x) : 0.0f;
-    values[unit * 32 + byte_place(lane, split)] = q;
+    values[unit * 32 + byte_place(lane)] = q;
     if (lane == 0) {
         vstore2((float2)(largest / 127.0f, 8.0f * (largest / 127.0f) * total), unit, scales);
         if (squares) {
@@ -185,12 +227,12 @@ inline void quantize_unit(float x, float weight, uint lane, uint unit, uint spli
  * x: n elements (a multiple of 32) in local memory, the first of them at element `at` of the row;
  * called by all work-items, ends with a barrier. weight may be 0. */
 inline void quantize_units(local const float *x, uint n, local char *scratch, uint item, uint items,
-                           uint at, global const float *weight, uint split, global char *values,
+                           uint at, global const float *weight, global char *values,
                            global float *scales, global float *squares)
 {
 #if WARP == 32
     for (uint i = item; i < n; i += items) { /* items is a multiple of 32: whole warps */
-        quantize_unit(x[i], weight ? weight[at + i] : 1.0f, i % 32, (at + i) / 32, split, values,
+        quantize_unit(x[i], weight ? weight[at + i] : 1.0f, i % 32, (at + i) / 32, values,
                       scales, squares);
     }
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -206,7 +248,7 @@ inline void quantize_units(local const float *x, uint n, local char *scratch, ui
         float own = x[i] * (weight ? weight[at + i] : 1.0f);
         char q = convert_char_sat_rte(own * inverse);
         scratch[i] = q;
-        values[at + unit + byte_place(i - unit, split)] = q;
+        values[at + unit + byte_place(i - unit)] = q;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint u = item; u < n / 32; u += items) {

@@ -1,5 +1,5 @@
 /* Products of int4 or int8 weights with activations quantized to int8 in units of 32 (records,
- * common.cl). Compiled for BITS 4 and 8; NAME(x) adds the type to x.
+ * common.cl). Compiled for BITS 4, also with MINIMA, and 8; NAME(x) adds the type to x.
  *
  * With GEMM only the kernel for many tokens is compiled, without it those for few.
  *
@@ -13,9 +13,10 @@ typedef uint4 NAME(unit);
 typedef uint8 NAME(unit);
 #endif
 
-/* A unit of weights times a unit of activations, as the sum of products in units of the weights'
- * and the activations' scales. scale: (scale, 8 * scale * sum of bytes). */
-inline float NAME(unit_product)(NAME(unit) w, uint8 a, float2 scale)
+/* A unit of weights times a unit of activations. scale: (scale, 8 * scale * sum of bytes); minimum:
+ * of weights that have one. */
+inline float NAME(unit_product)(NAME(unit) w, uint8 a, float2 scale, float weight_scale,
+                                float minimum)
 {
     int dot = 0;
 #if BITS == 4
@@ -29,8 +30,13 @@ inline float NAME(unit_product)(NAME(unit) w, uint8 a, float2 scale)
     dot = dot4_us(high.z, a.s5, dot);
     dot = dot4_us(low.w, a.s6, dot);
     dot = dot4_us(high.w, a.s7, dot);
-    return (float)dot * scale.x - scale.y;
+#ifdef MINIMA
+    return weight_scale * ((float)dot * scale.x) + minimum * (scale.y * 0.125f);
 #else
+    return weight_scale * ((float)dot * scale.x - scale.y);
+#endif
+#else
+    a = (uint8)(interleaved_half(a.lo), interleaved_half(a.hi));
     dot = dot4_ss(w.s0, a.s0, dot);
     dot = dot4_ss(w.s1, a.s1, dot);
     dot = dot4_ss(w.s2, a.s2, dot);
@@ -39,7 +45,17 @@ inline float NAME(unit_product)(NAME(unit) w, uint8 a, float2 scale)
     dot = dot4_ss(w.s5, a.s5, dot);
     dot = dot4_ss(w.s6, a.s6, dot);
     dot = dot4_ss(w.s7, a.s7, dot);
-    return (float)dot * scale.x;
+    return weight_scale * ((float)dot * scale.x);
+#endif
+}
+
+/* The minima lie behind the scales of all rows. */
+inline float NAME(minimum)(global const half *scales, uint rows, ulong row, uint groups, uint at)
+{
+#ifdef MINIMA
+    return vload_half((rows + row) * groups + at, scales);
+#else
+    return 0;
 #endif
 }
 
@@ -63,7 +79,7 @@ inline NAME(unit) NAME(load_unit)(global const uchar *row, uint u)
         global const float *squares, float epsilon, global const float *vectors,                   \
         global const uint *pass, uint count_word
 #define DOT_RECORD                                                                                 \
-    uint norm, uint split_order, global char *ret_values, global float *ret_scales,                \
+    uint norm, global char *ret_values, global float *ret_scales,                \
         global float *ret_squares
 
 #ifndef GEMM
@@ -84,12 +100,13 @@ inline void NAME(lane_products)(global const uchar *data, global const uchar *sc
     }
     for (uint u = lane; u < units; u += LANES) {
         NAME(unit) w[TEAM_ROWS];
-        float scale[TEAM_ROWS];
+        float scale[TEAM_ROWS], minimum[TEAM_ROWS];
 #pragma unroll
         for (uint r = 0; r < TEAM_ROWS; r++) {
             ulong at = min(row + r, rows - 1);
             w[r] = NAME(load_unit)(data + at * units * UNIT_BYTES, u);
             scale[r] = vload_half(at * groups + (u >> shift), weight_scales);
+            minimum[r] = NAME(minimum)(weight_scales, rows, at, groups, u >> shift);
         }
 #pragma unroll
         for (uint t = 0; t < TOKENS; t++) {
@@ -98,7 +115,7 @@ inline void NAME(lane_products)(global const uchar *data, global const uchar *sc
             float2 s = scales[at];
 #pragma unroll
             for (uint r = 0; r < TEAM_ROWS; r++) {
-                sums[r][t] += scale[r] * NAME(unit_product)(w[r], a, s);
+                sums[r][t] += NAME(unit_product)(w[r], a, s, scale[r], minimum[r]);
             }
         }
     }
@@ -205,7 +222,7 @@ inline void NAME(rms_factors)(float own[SQUARE_ROUNDS][SQUARE_LOADS], uint colum
 /* y[t][rows of all matrices in a row] = products (+ bias). */
 kernel SUBGROUP __attribute__((reqd_work_group_size(GEMV_ITEMS, 1, 1))) void
 NAME(gemv_store)(DOT_MATRIX(0), DOT_MATRIX(1), DOT_MATRIX(2), DOT_INPUT, global float *y,
-                 uint y_stride)
+                 uint y_offset, uint y_stride)
 {
     GEMV_HEAD
     uint tile = get_group_id(0), at = 0, tiles0 = (rows0 + 31) / 32, tiles1 = (rows1 + 31) / 32;
@@ -237,16 +254,16 @@ NAME(gemv_store)(DOT_MATRIX(0), DOT_MATRIX(1), DOT_MATRIX(2), DOT_INPUT, global 
         GEMV_TAIL
         if (row < rows) {
             GEMV_SUM(sum, parts)
-            y[(ulong)(first_token + t) * y_stride + at + row] =
+            y[y_offset + (ulong)(first_token + t) * y_stride + at + row] =
                 sum + (bias != NO_VECTOR ? vectors[bias + row] : 0.0f);
         }
     }
 }
 
-/* y += products (+ bias), and the new rows of y, times a norm's weight, as the record of what comes
- * next (norm NO_VECTOR: no record). rows0 is a multiple of 32. */
+/* y += y_scale * (products + bias), and the new rows of y, times a norm's weight, as the record of
+ * what comes next (norm NO_VECTOR: no record). rows0 is a multiple of 32. */
 kernel SUBGROUP __attribute__((reqd_work_group_size(GEMV_ITEMS, 1, 1))) void
-NAME(gemv_add)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_stride, DOT_RECORD)
+NAME(gemv_add)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_stride, float y_scale, DOT_RECORD)
 {
     GEMV_HEAD
     local float made[TOKENS][32];
@@ -262,12 +279,12 @@ NAME(gemv_add)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_stride, DOT_REC
         GEMV_TAIL
         GEMV_SUM(sum, parts)
         global float *to = y + (ulong)(first_token + t) * y_stride + row;
-        sum += *to + (bias0 != NO_VECTOR ? vectors[bias0 + row] : 0.0f);
+        sum = *to + y_scale * (sum + (bias0 != NO_VECTOR ? vectors[bias0 + row] : 0.0f));
         *to = sum;
 #if WARP == 32
         if (norm != NO_VECTOR) {
             quantize_unit(sum, vectors[norm + row], r, (first_token + t) * (rows0 / 32) + tile,
-                          split_order, ret_values, ret_scales, ret_squares);
+                          ret_values, ret_scales, ret_squares);
         }
 #else
         made[t][r] = sum;
@@ -281,13 +298,13 @@ NAME(gemv_add)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_stride, DOT_REC
     for (uint t = 0; t < TOKENS && first_token + t < n_tokens; t++) {
         ulong row = (ulong)(first_token + t) * rows0;
         quantize_units(made[t], 32, bytes, item, GEMV_ITEMS, tile * 32, vectors + norm,
-                       split_order, ret_values + row, ret_scales + row / 32 * 2,
+                       ret_values + row, ret_scales + row / 32 * 2,
                        ret_squares + row / 32);
     }
 #endif
 }
 
-/* The record of silu(gate) * up. rows0 = rows1, a multiple of 32. */
+/* The record of activate(gate) * up. rows0 = rows1, a multiple of 32. */
 kernel SUBGROUP __attribute__((reqd_work_group_size(GEMV_ITEMS, 1, 1))) void
 NAME(gemv_swiglu)(DOT_MATRIX(0), DOT_MATRIX(1), DOT_INPUT, DOT_RECORD)
 {
@@ -311,17 +328,17 @@ NAME(gemv_swiglu)(DOT_MATRIX(0), DOT_MATRIX(1), DOT_INPUT, DOT_RECORD)
         gate += bias0 != NO_VECTOR ? vectors[bias0 + row] : 0.0f;
         up += bias1 != NO_VECTOR ? vectors[bias1 + row] : 0.0f;
 #if WARP == 32
-        quantize_unit(silu(gate) * up, 1.0f, r, (first_token + t) * (rows0 / 32) + tile,
-                      split_order, ret_values, ret_scales, 0);
+        quantize_unit(activate(gate) * up, 1.0f, r, (first_token + t) * (rows0 / 32) + tile,
+                      ret_values, ret_scales, 0);
 #else
-        made[t][r] = silu(gate) * up;
+        made[t][r] = activate(gate) * up;
 #endif
     }
 #if WARP != 32
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint t = 0; t < TOKENS && first_token + t < n_tokens; t++) {
         ulong row = (ulong)(first_token + t) * rows0;
-        quantize_units(made[t], 32, bytes, item, GEMV_ITEMS, tile * 32, 0, split_order,
+        quantize_units(made[t], 32, bytes, item, GEMV_ITEMS, tile * 32, 0,
                        ret_values + row, ret_scales + row / 32 * 2, 0);
     }
 #endif
@@ -349,7 +366,7 @@ inline uint4 NAME(spread)(uint4 nibbles)
 
 inline void NAME(stage_weights)(global const uchar *data, global const half *weight_scales,
                                 uint rows, uint first, uint unit, uint units, uint shift,
-                                local uint4 *tile, local float *scales)
+                                local uint4 *tile, local float *scales, local float *offsets)
 {
     uint groups = max(units >> shift, 1u);
     for (uint i = get_local_id(0); i < TILE_ROWS * GEMM_UNITS; i += GEMM_ITEMS) {
@@ -368,27 +385,48 @@ inline void NAME(stage_weights)(global const uchar *data, global const half *wei
 #endif
         scales[u * TILE_ROWS + r] =
             unit + u < units ? vload_half(row * groups + (from >> shift), weight_scales) : 0.0f;
+#ifdef MINIMA
+        offsets[u * TILE_ROWS + r] =
+            unit + u < units
+                ? scales[u * TILE_ROWS + r] +
+                      0.125f * NAME(minimum)(weight_scales, rows, row, groups, from >> shift)
+                : 0.0f;
+#endif
     }
 }
 
 inline void NAME(stage_activations)(global const uint4 *values, global const float2 *value_scales,
                                     uint n_tokens, uint first, uint unit, uint units,
-                                    local uint4 *tile, local float *scales)
+                                    local uint4 *tile, local float *scales, local float *sums)
 {
     for (uint i = get_local_id(0); i < TILE_TOKENS * GEMM_UNITS; i += GEMM_ITEMS) {
         uint t = i / GEMM_UNITS, u = i % GEMM_UNITS;
         ulong at = (ulong)min(first + t, n_tokens - 1) * units + min(unit + u, units - 1);
+#if BITS == 4
         tile[t * GEMM_PITCH + 2 * u] = values[2 * at];
         tile[t * GEMM_PITCH + 2 * u + 1] = values[2 * at + 1];
+#else
+        tile[t * GEMM_PITCH + 2 * u] = interleaved_half(values[2 * at]);
+        tile[t * GEMM_PITCH + 2 * u + 1] = interleaved_half(values[2 * at + 1]);
+#endif
         scales[u * TILE_TOKENS + t] = value_scales[at].x;
+#ifdef MINIMA
+        sums[u * TILE_TOKENS + t] = value_scales[at].y;
+#endif
     }
 }
 
 kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void
-NAME(gemm)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_offset, uint y_stride, uint sink)
+NAME(gemm)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_offset, uint y_stride, float y_scale,
+           uint sink)
 {
     local uint4 w_tile[TILE_ROWS * GEMM_PITCH], a_tile[TILE_TOKENS * GEMM_PITCH];
     local float w_scales[TILE_ROWS * GEMM_UNITS], a_scales[TILE_TOKENS * GEMM_UNITS];
+#ifdef MINIMA /* an element is q * scale + 8 * offset */
+    local float offsets[TILE_ROWS * GEMM_UNITS], a_sums[TILE_TOKENS * GEMM_UNITS];
+#else
+    local float *offsets = 0, *a_sums = 0;
+#endif
     local float factors[TILE_TOKENS];
     uint item = get_local_id(0), x = item % GEMM_ACROSS, z = item / GEMM_ACROSS;
     uint units = columns / 32, n_tokens = row_count(pass, count_word);
@@ -411,9 +449,9 @@ NAME(gemm)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_offset, uint y_stri
         barrier(CLK_LOCAL_MEM_FENCE);
         NAME(stage_weights)(data0 + data_offset0,
                             (global const half *)(scales0 + scale_offset0), rows0, first_row, unit,
-                            units, shift0, w_tile, w_scales);
+                            units, shift0, w_tile, w_scales, offsets);
         NAME(stage_activations)(values, value_scales, n_tokens, first_token, unit, units, a_tile,
-                                a_scales);
+                                a_scales, a_sums);
         barrier(CLK_LOCAL_MEM_FENCE);
         for (uint u = 0; u < GEMM_UNITS; u++) {
             int dots[ITEM_TOKENS][ITEM_ROWS];
@@ -450,6 +488,10 @@ NAME(gemm)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_offset, uint y_stri
                 for (uint n = 0; n < ITEM_ROWS; n++) {
                     float both = scale * w_scales[u * TILE_ROWS + x + n * GEMM_ACROSS];
                     sums[m][n] += (as_float(dots[m][n]) - MAGIC) * both;
+#ifdef MINIMA
+                    sums[m][n] += a_sums[u * TILE_TOKENS + z * ITEM_TOKENS + m] *
+                                  offsets[u * TILE_ROWS + x + n * GEMM_ACROSS];
+#endif
                 }
             }
         }
@@ -463,8 +505,8 @@ NAME(gemm)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_offset, uint y_stri
                               (bias0 != NO_VECTOR ? vectors[bias0 + row] : 0.0f);
                 global float *to = y + y_offset + (ulong)t * y_stride + row;
                 *to = sink == SINK_STORE ? value
-                      : sink == SINK_ADD ? *to + value
-                                         : silu(*to) * value;
+                      : sink == SINK_ADD ? *to + y_scale * value
+                                         : activate(*to) * value;
             }
         }
     }

@@ -41,25 +41,26 @@ inline float NAME(weight_at)(global const uchar *data, global const uchar *scale
 #endif
 }
 
-/* hidden[t] = row `id` of the embedding; one work-item per element. */
-kernel void NAME(embed)(MATRIX_ARGUMENTS, global const uint *pass, global float *hidden)
+/* hidden[t] = factor * row `id` of the embedding; one work-item per element. */
+kernel void NAME(embed)(MATRIX_ARGUMENTS, global const uint *pass, float factor,
+                        global float *hidden)
 {
     uint k = get_global_id(0), t = get_global_id(1);
     if (k < columns && t < pass[PASS_TOKENS]) {
         hidden[t * columns + k] =
-            NAME(weight_at)(data + data_offset, scales + scale_offset, pass_token(pass, t).x, k,
-                            rows, columns, group);
+            factor * NAME(weight_at)(data + data_offset, scales + scale_offset,
+                                     pass_token(pass, t).x, k, rows, columns, group);
     }
 }
 
-inline void NAME(sink)(global float *y, float value, uint sink)
+inline void NAME(sink)(global float *y, float value, float y_scale, uint sink)
 {
     if (sink == SINK_STORE) {
         *y = value;
     } else if (sink == SINK_ADD) {
-        *y += value;
+        *y += y_scale * value;
     } else {
-        *y = silu(*y) * value;
+        *y = activate(*y) * value;
     }
 }
 
@@ -96,8 +97,8 @@ inline float NAME(dot8)(global const uchar *data, global const uchar *scales, ul
 /* One row of the matrix for one token a work-group; x [.][x_stride], y [.][y_stride]. */
 kernel __attribute__((reqd_work_group_size(PLAIN_LANES, 1, 1))) void
 NAME(plain_gemv)(MATRIX_ARGUMENTS, global const float *vectors, uint bias, global const float *x,
-                 uint x_stride, global float *y, uint y_offset, uint y_stride, uint sink,
-                 global const uint *pass, uint count_word)
+                 uint x_stride, global float *y, uint y_offset, uint y_stride, float y_scale,
+                 uint sink, global const uint *pass, uint count_word)
 {
     local float parts[PLAIN_LANES];
     uint row = get_group_id(0), t = get_group_id(1), lane = get_local_id(0);
@@ -123,15 +124,15 @@ NAME(plain_gemv)(MATRIX_ARGUMENTS, global const float *vectors, uint bias, globa
         if (bias != NO_VECTOR) {
             sum += vectors[bias + row];
         }
-        NAME(sink)(y + (ulong)t * y_stride + row, sum, sink);
+        NAME(sink)(y + (ulong)t * y_stride + row, sum, y_scale, sink);
     }
 }
 
 /* 32 rows and 16 tokens a work-group of 128, 32 columns at a time through local memory. */
 kernel __attribute__((reqd_work_group_size(128, 1, 1))) void
 NAME(plain_gemm)(MATRIX_ARGUMENTS, global const float *vectors, uint bias, global const float *x,
-                 uint x_stride, global float *y, uint y_offset, uint y_stride, uint sink,
-                 global const uint *pass, uint count_word)
+                 uint x_stride, global float *y, uint y_offset, uint y_stride, float y_scale,
+                 uint sink, global const uint *pass, uint count_word)
 {
     local float w[32][33], a[16][33];
     uint item = get_local_id(0), r = item % 32, t = item / 32;
@@ -166,7 +167,7 @@ NAME(plain_gemm)(MATRIX_ARGUMENTS, global const float *vectors, uint bias, globa
         for (uint j = 0; j < 4; j++) {
             uint at = token + t * 4 + j;
             if (at < n) {
-                NAME(sink)(y + (ulong)at * y_stride + row + r, sum[j] + add, sink);
+                NAME(sink)(y + (ulong)at * y_stride + row + r, sum[j] + add, y_scale, sink);
             }
         }
     }

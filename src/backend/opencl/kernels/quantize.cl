@@ -1,7 +1,6 @@
 /* Rows of fp32 to records (common.cl); one work-item per unit of 32. */
 kernel void quantize(global const float *x, uint columns, global const float *vectors, uint norm,
-                     uint split_order, global char *values, global float *scales,
-                     global float *squares)
+                     global char *values, global float *scales, global float *squares)
 {
     uint u = get_global_id(0), units = columns / 32;
     ulong unit = (ulong)get_global_id(1) * units + u;
@@ -19,7 +18,7 @@ kernel void quantize(global const float *x, uint columns, global const float *ve
     int total = 0;
     for (uint i = 0; i < 32; i++) {
         char q = convert_char_sat_rte(v[i] * inverse);
-        values[unit * 32 + byte_place(i, split_order)] = q;
+        values[unit * 32 + byte_place(i)] = q;
         total += q;
     }
     scales[2 * unit] = largest / 127.0f;

@@ -25,6 +25,42 @@ rmsnorm(global const float *x, global const float *vectors, uint weight, uint co
     }
 }
 
+/* y[t] += scale * x[t] / rms * weight; one work-group a row. */
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
+add_normed(global const float *x, global const float *vectors, uint weight, uint columns,
+           float epsilon, float scale, global float *y)
+{
+    local float parts[ROW_ITEMS];
+    uint t = get_group_id(0), item = get_local_id(0);
+    x += (ulong)t * columns;
+    y += (ulong)t * columns;
+    float sum = 0;
+    for (uint k = item; k < columns; k += ROW_ITEMS) {
+        sum += x[k] * x[k];
+    }
+    parts[item] = sum;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    sum = 0;
+    for (uint i = 0; i < ROW_ITEMS; i++) {
+        sum += parts[i];
+    }
+    float factor = scale * rsqrt(sum / (float)columns + epsilon);
+    for (uint k = item; k < columns; k += ROW_ITEMS) {
+        y[k] += x[k] * factor * vectors[weight + k];
+    }
+}
+
+/* Logits times scale, then capped: cap * tanh(x / cap); 0: not. */
+kernel void finish_logits(global float *logits, uint vocab, float scale, float cap)
+{
+    uint v = get_global_id(0);
+    global float *own = logits + (ulong)get_global_id(1) * vocab + v;
+    if (v < vocab) {
+        float x = *own * scale;
+        *own = cap > 0 ? cap * tanh(x / cap) : x;
+    }
+}
+
 /* y[i] = x[outputs[first + i]] */
 kernel void gather_rows(global const float *x, uint columns, global const uint *pass,
                         global float *y, uint first)
@@ -71,7 +107,7 @@ sum_rows(global const float *x, global const float *vectors, uint weight, uint c
 /* RoPE on K, then K and V into the strips as fp16: one work-item per pair of elements of a KV head
  * of a token. qkv: [n][q_width + 2 * n_kv_heads * head_dim]; strip offsets in halves. */
 kernel void store_kv(global const float *qkv, uint q_width, uint n_kv_heads, uint head_dim,
-                     uint rope_half, global half *kv, ulong slot_stride, ulong k_offset,
+                     HEAD_ARGUMENTS, global half *kv, ulong slot_stride, ulong k_offset,
                      ulong v_offset, global const uint *pass)
 {
     uint pair = get_global_id(0), head = get_global_id(1), t = get_global_id(2);
@@ -81,11 +117,31 @@ kernel void store_kv(global const float *qkv, uint q_width, uint n_kv_heads, uin
     uint4 token = pass_token(pass, t);
     ulong row = token.y * slot_stride + (ulong)token.z * width + head * head_dim;
     uint2 place;
-    float2 turned = rotated_pair(k, pair, rope_half, pass, t, &place);
+    float factor = 1;
+    if (k_norm != NO_VECTOR) {
+        float sum = 0;
+        for (uint e = 0; e < head_dim; e++) {
+            sum += k[e] * k[e];
+        }
+        factor = rsqrt(sum / (float)head_dim + epsilon);
+    }
+    float2 turned = turned_pair(k, pair, rope_half, pass, rope_table, t, factor,
+                                k_norm != NO_VECTOR ? vectors + k_norm : 0, &place);
     vstore_half_rte(turned.x, k_offset + row + place.x, kv);
     vstore_half_rte(turned.y, k_offset + row + place.y, kv);
     vstore_half_rte(v[pair * 2], v_offset + row + pair * 2, kv);
     vstore_half_rte(v[pair * 2 + 1], v_offset + row + pair * 2 + 1, kv);
+}
+
+/* Some rows of all strips of a slot, one strip's after another's: words [first, first + n) of each.
+ * A strip is strip_words long. For one transfer instead of as many as there are strips. */
+kernel void collect_rows(global const uint *kv, ulong slot, ulong strip_words, uint first, uint n,
+                         global uint *rows)
+{
+    uint i = get_global_id(0), strip = get_global_id(1);
+    if (i < n) {
+        rows[(ulong)strip * n + i] = kv[slot + strip * strip_words + first + i];
+    }
 }
 
 /* ln p(target) of row first + i into out[i]; 0 for a target of -1. One work-group a row. */

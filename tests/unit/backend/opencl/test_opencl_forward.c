@@ -7,13 +7,20 @@
 typedef struct variant {
     const char *kernels;
     enum ofr_opencl_memory memory;
+    enum ofr_opencl_launches launches;
 } variant;
+
+static void set_up_with(opencl_rig *rig, const memory_model_options *options,
+                        const memory_model_features *features, const variant *v)
+{
+    rig_model_with(rig, options, features);
+    ofr_backend_options open = rig_options(rig, v->kernels);
+    rig->session = rig_open_launching(&open, v->memory, v->launches);
+}
 
 static void set_up(opencl_rig *rig, const memory_model_options *options, const variant *v)
 {
-    rig_model(rig, options);
-    ofr_backend_options open = rig_options(rig, v->kernels);
-    rig->session = rig_open(&open, v->memory);
+    set_up_with(rig, options, &(memory_model_features){0}, v);
 }
 
 /* Shapes: GQA ratios 1 to 9, head_dim 32 to 128 and odd ones, widths that tiles do not fill. */
@@ -40,7 +47,7 @@ static const memory_model_options shapes[] = {
      {24, 500, 0, 0, 0, 0, 0, 0, 0, 0},
      7},
 };
-/* Weights with minima, which "dot" leaves to "plain". */
+/* Weights with minima. */
 static const memory_model_options minima = {
     2, 64, 2, 2, 32, 96, 101, OFR_DTYPE_I4M, OFR_DTYPE_I8, 32, false, false, false, {0}, 11};
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
@@ -56,11 +63,11 @@ static ofr_reference *make_reference(const opencl_rig *rig)
 }
 
 /* Prefill of 40 tokens in one call, then 5 single tokens. */
-static void compare_with_reference(const memory_model_options *options, const variant *v,
-                                   double limit)
+static void compare_features(const memory_model_options *options,
+                             const memory_model_features *features, const variant *v, double limit)
 {
     opencl_rig rig;
-    set_up(&rig, options, v);
+    set_up_with(&rig, options, features, v);
     uint32_t vocab = options->vocab_size;
     int32_t *tokens = rig_tokens(45, vocab);
     float *expected = rig_floats((size_t)45 * vocab), *got = rig_floats((size_t)45 * vocab);
@@ -84,13 +91,55 @@ static void compare_with_reference(const memory_model_options *options, const va
     rig_done(&rig);
 }
 
+static void compare_with_reference(const memory_model_options *options, const variant *v,
+                                   double limit)
+{
+    compare_features(options, &(memory_model_features){0}, v, limit);
+}
+
+/* What each architecture asks for beyond llama, alone and together. */
+static void architectures_match_the_reference(void **state)
+{
+    const variant *v = *state;
+    static const memory_model_features features[] = {
+        {.head_norms = true},
+        {.output_norms = true,
+         .activation = OFR_ACTIVATION_GELU_TANH,
+         .embedding_scale = 8,
+         .attention_softcap = 5,
+         .logit_softcap = 4,
+         .sliding_window = 12},
+        {.output_norms = true,
+         .head_norms = true,
+         .activation = OFR_ACTIVATION_GELU_TANH,
+         .sliding_window = 9,
+         .rope_local = {.dims = 64, .base = 100}},
+        {.embedding_scale = 3,
+         .residual_scale = 0.4f,
+         .attention_scale = 0.08f,
+         .logit_scale = 0.3f},
+        {.unrotated = 2, .sliding_window = 7},
+        {.mixed = true},
+        {.head_norms = true, .attention_softcap = 5, .sliding_window = 20},
+    };
+    bool dot = strcmp(v->kernels, "dot") == 0;
+    for (size_t i = 0; i < sizeof features / sizeof features[0]; i++) {
+        memory_model_options options = shapes[1];
+        options.seed = 100 + i;
+        options.n_layers = 2;
+        options.weights = dot ? (i % 2 ? OFR_DTYPE_I4 : OFR_DTYPE_I4M) : OFR_DTYPE_F32;
+        options.table = dot ? OFR_DTYPE_I8 : OFR_DTYPE_F32;
+        compare_features(&options, &features[i], v, dot ? 0.05 : 1e-3);
+    }
+}
+
 /* Without quantized activations only the fp16 KV differs: a wrong formula cannot hide. */
 static void unquantized_models_match_the_reference(void **state)
 {
     const variant *v = *state;
-    for (size_t i = 0; strcmp(v->kernels, "plain") == 0 && i < N_SHAPES; i++) {
+    for (size_t i = 0; strcmp(v->kernels, "plain") == 0 && i < N_SHAPES; i += 2) {
         memory_model_options options = shapes[i];
-        options.weights = i % 2 == 0 ? OFR_DTYPE_F32 : OFR_DTYPE_F16;
+        options.weights = i % 4 == 0 ? OFR_DTYPE_F32 : OFR_DTYPE_F16;
         options.table = i % 3 == 0 ? OFR_DTYPE_F16 : OFR_DTYPE_F32;
         compare_with_reference(&options, v, 1e-3);
     }
@@ -103,30 +152,30 @@ static void quantized_models_match_the_reference(void **state)
     for (size_t i = 0; i < N_SHAPES; i++) {
         compare_with_reference(&shapes[i], v, strcmp(v->kernels, "dot") == 0 ? 0.04 : 1e-3);
     }
-    if (strcmp(v->kernels, "plain") == 0) {
-        compare_with_reference(&minima, v, 1e-3);
-    }
+    compare_with_reference(&minima, v, strcmp(v->kernels, "dot") == 0 ? 0.04 : 1e-3);
 }
 
-/* Widths that are a multiple of nothing but what the format asks for, drawn anew for each seed. */
+/* Widths that are a multiple of nothing but what the format asks for, drawn anew for each seed.
+ * Heads are those of `shapes`: attention is compiled for each kind of them. */
 static void random_shapes_match_the_reference(void **state)
 {
     const variant *v = *state;
     uint64_t random = 2024;
-    for (uint32_t i = 0; i < 6; i++) {
-        uint32_t draw[6];
-        for (uint32_t k = 0; k < 6; k++) {
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t draw[5];
+        for (uint32_t k = 0; k < 5; k++) {
             random = random * 6364136223846793005U + 1442695040888963407U;
             draw[k] = (uint32_t)(random >> 40);
         }
-        uint32_t kv = draw[0] % 3 + 1, group = draw[1] % 5 + 1;
+        const memory_model_options *heads = &shapes[draw[1] % N_SHAPES];
+        uint32_t kv = draw[0] % 3 + 1;
         memory_model_options options = {.n_layers = 1 + i % 2,
                                         .d_model = 32 * (draw[2] % 9 + 1),
-                                        .n_heads = kv * group,
+                                        .n_heads = kv * (heads->n_heads / heads->n_kv_heads),
                                         .n_kv_heads = kv,
-                                        .head_dim = 32 * (draw[3] % 3 + 1),
-                                        .d_ff = 32 * (draw[4] % 13 + 1),
-                                        .vocab_size = 40 + draw[5] % 500,
+                                        .head_dim = heads->head_dim,
+                                        .d_ff = 32 * (draw[3] % 13 + 1),
+                                        .vocab_size = 40 + draw[4] % 500,
                                         .weights = i % 3 == 2 ? OFR_DTYPE_I8 : OFR_DTYPE_I4,
                                         .table = OFR_DTYPE_I8,
                                         .group = 32,
@@ -137,8 +186,9 @@ static void random_shapes_match_the_reference(void **state)
     }
 }
 
-/* Wherever a prompt is cut, the logits of its last token stay, but for the rounding of sums in
- * another order, which may flip the last bit of a K or V in fp16 (and, in "dot", of a byte). */
+/* Wherever a prompt is cut (every third place is tried), the logits of its last token stay, but for
+ * the rounding of sums in another order, which may flip the last bit of a K or V in fp16 (and, in
+ * "dot", of a byte). */
 static void chunks_cut_anywhere_give_the_same(void **state)
 {
     const variant *v = *state;
@@ -150,7 +200,7 @@ static void chunks_cut_anywhere_give_the_same(void **state)
     int32_t *tokens = rig_tokens(N, vocab);
     float *whole = rig_floats(vocab), *cut = rig_floats(vocab);
     rig_segment(rig.session, 0, 0, N, tokens, OFR_FORWARD_OUTPUT_LAST, whole);
-    for (uint32_t at = 1; at < N; at++) {
+    for (uint32_t at = 1; at < N; at += 3) {
         rig_segment(rig.session, 1, 0, at, tokens, OFR_FORWARD_OUTPUT_NONE, NULL);
         rig_segment(rig.session, 1, at, N - at, tokens, OFR_FORWARD_OUTPUT_LAST, cut);
         rig_near(cut, whole, vocab, limit, "cut prompt");
@@ -384,7 +434,7 @@ static void layer_ranges_compose_also_with_the_cpu(void **state)
                 open.threads = 1;
                 rig_check(backends[i]->open(&open, &sessions[i], &err), &err);
             } else {
-                sessions[i] = rig_open(&open, v->memory);
+                sessions[i] = rig_open_launching(&open, v->memory, v->launches);
             }
         }
         ofr_segment segment = {2, 0, N - 1};
@@ -503,41 +553,87 @@ static void greedy_tokens_are_the_cpus(void **state)
     rig_done(&rig);
 }
 
-int main(void)
+/* One launch for all layers against the reference: what its own kernel does otherwise than the
+ * steps do. Compiling it costs more than anything else here, so that each shape brings many things.
+ */
+static void whole_tokens_match_the_reference(void **state)
+{
+    const variant *v = *state;
+    const memory_model_features plain = {0};
+    const memory_model_features all = {.head_norms = true,
+                                       .mixed = true,
+                                       .attention_softcap = 5,
+                                       .sliding_window = 20,
+                                       .residual_scale = 0.4f,
+                                       .activation = OFR_ACTIVATION_GELU_TANH};
+    memory_model_options options = shapes[1];
+    options.n_layers = 2;
+    options.weights = OFR_DTYPE_I4M;
+    compare_features(&options, &all, v, 0.05);
+    compare_features(&shapes[3], &plain, v, 0.04); /* biases, groups of a row, no tied head */
+    compare_features(&shapes[4], &plain, v, 0.04); /* nine heads of one KV head, bytes */
+}
+
+/* test_opencl_forward [PATTERN of tests] [PART of a variant's name]: all without. */
+int main(int argc, char **argv)
 {
     rig_require_device();
+    if (argc > 1) {
+        cmocka_set_test_filter(argv[1]);
+    }
     static variant variants[] = {
-        {"plain", OFR_OPENCL_MEMORY_SHARED},
-        {"dot", OFR_OPENCL_MEMORY_SHARED},
-        {"plain", OFR_OPENCL_MEMORY_DISCRETE},
-        {"dot", OFR_OPENCL_MEMORY_DISCRETE},
+        {"plain", OFR_OPENCL_MEMORY_SHARED, OFR_OPENCL_LAUNCHES_STEPS},
+        {"dot", OFR_OPENCL_MEMORY_SHARED, OFR_OPENCL_LAUNCHES_STEPS},
+        {"plain", OFR_OPENCL_MEMORY_DISCRETE, OFR_OPENCL_LAUNCHES_STEPS},
+        {"dot", OFR_OPENCL_MEMORY_DISCRETE, OFR_OPENCL_LAUNCHES_STEPS},
+        {"dot", OFR_OPENCL_MEMORY_SHARED, OFR_OPENCL_LAUNCHES_TOKEN},
+        {"dot", OFR_OPENCL_MEMORY_DISCRETE, OFR_OPENCL_LAUNCHES_TOKEN},
     };
     int failed = 0;
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
         variant *v = &variants[i];
+        bool shared = v->memory == OFR_OPENCL_MEMORY_SHARED;
+        bool token = v->launches == OFR_OPENCL_LAUNCHES_TOKEN;
         char name[64];
-        snprintf(name, sizeof name, "%s, %s", v->kernels,
-                 v->memory == OFR_OPENCL_MEMORY_SHARED ? "shared" : "mirrored");
-        const struct CMUnitTest shared[] = {
+        snprintf(name, sizeof name, "%s, %s%s", v->kernels, shared ? "shared" : "mirrored",
+                 token ? ", one launch" : "");
+        if (argc > 2 && strstr(name, argv[2]) == NULL) {
+            continue;
+        }
+        const struct CMUnitTest models[] = {
             cmocka_unit_test_prestate(unquantized_models_match_the_reference, v),
             cmocka_unit_test_prestate(quantized_models_match_the_reference, v),
             cmocka_unit_test_prestate(random_shapes_match_the_reference, v),
+            cmocka_unit_test_prestate(architectures_match_the_reference, v),
             cmocka_unit_test_prestate(chunks_cut_anywhere_give_the_same, v),
             cmocka_unit_test_prestate(log_probabilities_are_those_of_the_logits, v),
             cmocka_unit_test_prestate(greedy_tokens_are_the_cpus, v),
             cmocka_unit_test_prestate(candidates_are_those_of_the_logits, v),
             cmocka_unit_test_prestate(hidden_sums_are_the_cpus, v),
         };
-        const struct CMUnitTest both[] = {
+        const struct CMUnitTest memory[] = {
             cmocka_unit_test_prestate(long_contexts_are_split_and_merged, v),
             cmocka_unit_test_prestate(slots_do_not_disturb_one_another, v),
             cmocka_unit_test_prestate(layer_ranges_compose_also_with_the_cpu, v),
             cmocka_unit_test_prestate(prefill_elsewhere_decode_here, v),
         };
-        if (v->memory == OFR_OPENCL_MEMORY_SHARED) {
-            failed += cmocka_run_group_tests_name(name, shared, NULL, NULL);
+        const struct CMUnitTest whole[] = {
+            cmocka_unit_test_prestate(whole_tokens_match_the_reference, v),
+            cmocka_unit_test_prestate(long_contexts_are_split_and_merged, v),
+            cmocka_unit_test_prestate(layer_ranges_compose_also_with_the_cpu, v),
+        };
+        const struct CMUnitTest whole_mirrored[] = {
+            cmocka_unit_test_prestate(prefill_elsewhere_decode_here, v),
+        };
+        if (token) {
+            failed += shared ? cmocka_run_group_tests_name(name, whole, NULL, NULL)
+                             : cmocka_run_group_tests_name(name, whole_mirrored, NULL, NULL);
+            continue;
         }
-        failed += cmocka_run_group_tests_name(name, both, NULL, NULL);
+        if (shared) {
+            failed += cmocka_run_group_tests_name(name, models, NULL, NULL);
+        }
+        failed += cmocka_run_group_tests_name(name, memory, NULL, NULL);
     }
     return failed;
 }

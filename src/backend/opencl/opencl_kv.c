@@ -1,0 +1,343 @@
+/* KV in place or mirrored, and the residual stream of layer ranges. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/opencl/opencl_session.h"
+
+enum { CLEAR_BYTES = 256 << 20 };
+
+/* Zeroes a buffer, in pieces: drivers are slow or fail at filling gigabytes at once. */
+void ofr_opencl_clear(ofr_backend_session *session, cl_mem buffer, uint64_t bytes)
+{
+    const cl_uint zero[4] = {0};
+    size_t unit = bytes % sizeof zero == 0 ? sizeof zero : sizeof zero[0];
+    for (uint64_t at = 0; at < bytes; at += CLEAR_BYTES) {
+        uint64_t n = bytes - at < CLEAR_BYTES ? bytes - at : CLEAR_BYTES;
+        ofr_opencl_note(session,
+                        session->api->EnqueueFillBuffer(session->queue, buffer, zero, unit, at, n,
+                                                        0, NULL, NULL),
+                        "clearing memory");
+    }
+}
+
+int ofr_opencl_bind_kv(ofr_backend_session *session, ofr_error *err)
+{
+    const ofr_kv_layout *kv = &session->options.kv_layout;
+    uint32_t begin = session->options.layer_begin;
+    uint32_t n_layers = session->options.layer_end - begin;
+    uint64_t strip = kv->strip_bytes / 2;
+    int result;
+    session->kv_first_strip = 2 * (uint64_t)begin;
+    if (session->shared) {
+        session->kv_slot_stride = kv->slot_bytes / 2;
+        result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR,
+                                        kv->total_bytes, session->options.kv_arena, "KV strips",
+                                        &session->kv, err);
+    } else {
+        session->kv_slot_stride = 2 * (uint64_t)n_layers * strip;
+        result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE,
+                                        session->kv_slot_stride * 2 * kv->n_slots, NULL,
+                                        "KV strips", &session->kv, err);
+        session->mirrored = calloc(kv->n_slots, sizeof *session->mirrored);
+        session->fingerprints =
+            calloc((size_t)kv->n_slots * kv->context, sizeof *session->fingerprints);
+        if (result == 0 && (session->mirrored == NULL || session->fingerprints == NULL)) {
+            result = ofr_fail(err, OFR_ENOMEM, "OpenCL backend: out of memory");
+        }
+        if (result == 0) {
+            /* unwritten rows are finite */
+            ofr_opencl_clear(session, session->kv, session->kv_slot_stride * 2 * kv->n_slots);
+            result = ofr_opencl_error(session, err);
+        }
+    }
+    for (uint32_t i = 0; i < n_layers; i++) {
+        uint64_t first = session->shared ? session->kv_first_strip + 2 * i : 2 * (uint64_t)i;
+        session->layers[i].k_offset = first * strip;
+        session->layers[i].v_offset = (first + 1) * strip;
+    }
+    return result;
+}
+
+static uint64_t hash_row(const uint8_t *row, uint64_t bytes, uint64_t hash)
+{
+    uint64_t word = 0;
+    for (uint64_t at = 0; at + 8 <= bytes; at += 8) {
+        memcpy(&word, row + at, 8);
+        hash = (hash ^ word) * 0x9e3779b97f4a7c15U;
+        hash ^= hash >> 29;
+    }
+    for (uint64_t at = bytes / 8 * 8; at < bytes; at++) {
+        hash = (hash ^ row[at]) * 0x9e3779b97f4a7c15U;
+    }
+    return hash;
+}
+
+/* Of K and V of a row in the last layer of the range. What they hold follows from all tokens up to
+ * theirs, so that equal fingerprints of row r mean equal rows up to r in all layers; in layer 0,
+ * where only the row's own token counts, every row is compared. */
+static uint64_t fingerprint(const ofr_backend_session *session, uint32_t slot, uint32_t row)
+{
+    const ofr_kv_layout *kv = &session->options.kv_layout;
+    uint32_t last = session->options.layer_end - 1;
+    const uint8_t *arena = session->options.kv_arena;
+    uint64_t hash =
+        hash_row(arena + ofr_kv_strip_k(kv, slot, last) + row * kv->row_bytes, kv->row_bytes, 1);
+    return hash_row(arena + ofr_kv_strip_v(kv, slot, last) + row * kv->row_bytes, kv->row_bytes,
+                    hash);
+}
+
+/* How many of the first `wanted` rows of the slot the mirror holds as the host has them. */
+static uint32_t rows_in_mirror(const ofr_backend_session *session, uint32_t slot, uint32_t wanted)
+{
+    const uint64_t *known =
+        session->fingerprints + (size_t)slot * session->options.kv_layout.context;
+    uint32_t low = 0;
+    uint32_t high = session->mirrored[slot] < wanted ? session->mirrored[slot] : wanted;
+    if (session->options.layer_end == 1) {
+        while (low < high && fingerprint(session, slot, low) == known[low]) {
+            low++;
+        }
+        return low;
+    }
+    if (high > 0 && fingerprint(session, slot, high - 1) == known[high - 1]) {
+        return high; /* as nearly always */
+    }
+    while (low < high) { /* the longest prefix that agrees */
+        uint32_t middle = low + (high - low) / 2;
+        if (fingerprint(session, slot, middle) == known[middle]) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+char *ofr_opencl_stage(ofr_backend_session *session, void *to, size_t to_pitch, size_t bytes,
+                       uint64_t n)
+{
+    if (session->staging_host == NULL || session->n_staged == OPENCL_STAGED_MAX ||
+        bytes * n > OPENCL_STAGING_BYTES - session->staging_used) {
+        return NULL;
+    }
+    char *at = session->staging_host + session->staging_used;
+    session->staging_used += (bytes * n + 255) / 256 * 256;
+    session->staging_used =
+        session->staging_used < OPENCL_STAGING_BYTES ? session->staging_used : OPENCL_STAGING_BYTES;
+    session->staged[session->n_staged++] =
+        (opencl_staged){.to = to, .from = at, .bytes = bytes, .to_pitch = to_pitch, .n = n};
+    return at;
+}
+
+void ofr_opencl_unstage(ofr_backend_session *session)
+{
+    for (uint32_t i = 0; i < session->n_staged && session->status == CL_SUCCESS; i++) {
+        const opencl_staged *s = &session->staged[i];
+        for (uint64_t r = 0; r < s->n; r++) {
+            memcpy(s->to + r * s->to_pitch, s->from + r * s->bytes, s->bytes);
+        }
+    }
+    session->n_staged = 0;
+    session->staging_used = 0;
+}
+
+/* A few new rows, put together on the device and fetched at once; false: not this way. */
+static bool fetch_collected(ofr_backend_session *session, uint32_t slot, uint32_t from, uint32_t to)
+{
+    const ofr_kv_layout *kv = &session->options.kv_layout;
+    uint32_t strips = 2 * (session->options.layer_end - session->options.layer_begin);
+    uint64_t bytes = (to - from) * kv->row_bytes, strip_words = kv->strip_bytes / 4;
+    uint64_t slot_words = slot * session->kv_slot_stride / 2;
+    char *arena = (char *)session->options.kv_arena + slot * kv->slot_bytes +
+                  session->kv_first_strip * kv->strip_bytes + from * kv->row_bytes;
+    char *staged = ofr_opencl_stage(session, arena, kv->strip_bytes, bytes, strips);
+    if (staged == NULL) {
+        return false;
+    }
+    cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_COLLECT_ROWS);
+    uint32_t first = (uint32_t)(from * kv->row_bytes / 4), n = (uint32_t)(bytes / 4);
+    const ofr_opencl_api *api = session->api;
+    if (kernel != NULL) {
+        cl_int status = api->SetKernelArg(kernel, 0, sizeof(cl_mem), &session->kv);
+        status |= api->SetKernelArg(kernel, 1, sizeof slot_words, &slot_words);
+        status |= api->SetKernelArg(kernel, 2, sizeof strip_words, &strip_words);
+        status |= api->SetKernelArg(kernel, 3, sizeof first, &first);
+        status |= api->SetKernelArg(kernel, 4, sizeof n, &n);
+        status |= api->SetKernelArg(kernel, 5, sizeof(cl_mem), &session->collected);
+        ofr_opencl_note(session, status, "setting a kernel's arguments");
+        ofr_opencl_launch(session, kernel, 64, (n + 63) / 64, strips, 1);
+        ofr_opencl_note(session,
+                        api->EnqueueReadBuffer(session->queue, session->collected, CL_FALSE, 0,
+                                               bytes * strips, staged, 0, NULL, NULL),
+                        "fetching KV rows");
+    }
+    session->stats.kv_downloaded += bytes * strips;
+    return true;
+}
+
+/* Rows [from, to) of a slot's strips, one way or the other. */
+static void copy_rows(ofr_backend_session *session, uint32_t slot, uint32_t from, uint32_t to,
+                      bool up)
+{
+    const ofr_kv_layout *kv = &session->options.kv_layout;
+    uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
+    size_t device_at[3] = {from * kv->row_bytes,
+                           (size_t)(slot * (session->kv_slot_stride * 2 / kv->strip_bytes)), 0};
+    size_t host_at[3] = {
+        from * kv->row_bytes,
+        (size_t)(slot * (kv->slot_bytes / kv->strip_bytes) + session->kv_first_strip), 0};
+    size_t region[3] = {(to - from) * kv->row_bytes, 2 * (size_t)n_layers, 1};
+    void *arena = session->options.kv_arena;
+    if (!up && fetch_collected(session, slot, from, to)) {
+        return;
+    }
+    cl_int status =
+        up ? session->api->EnqueueWriteBufferRect(session->queue, session->kv, CL_FALSE, device_at,
+                                                  host_at, region, kv->strip_bytes, 0,
+                                                  kv->strip_bytes, 0, arena, 0, NULL, NULL)
+           : session->api->EnqueueReadBufferRect(session->queue, session->kv, CL_FALSE, device_at,
+                                                 host_at, region, kv->strip_bytes, 0,
+                                                 kv->strip_bytes, 0, arena, 0, NULL, NULL);
+    ofr_opencl_note(session, status, up ? "sending KV rows" : "fetching KV rows");
+    uint64_t bytes = (uint64_t)region[0] * region[1];
+    *(up ? &session->stats.kv_uploaded : &session->stats.kv_downloaded) += bytes;
+}
+
+void ofr_opencl_kv_to_device(ofr_backend_session *session)
+{
+    if (session->shared) {
+        if (session->kv_mapped != NULL) {
+            ofr_opencl_note(session,
+                            session->api->EnqueueUnmapMemObject(session->queue, session->kv,
+                                                                session->kv_mapped, 0, NULL, NULL),
+                            "giving KV to the device");
+            session->kv_mapped = NULL;
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < session->call->n_segments; i++) {
+        const ofr_segment *s = &session->call->segments[i];
+        uint32_t held = rows_in_mirror(session, s->slot, s->position);
+        if (held < s->position) {
+            copy_rows(session, s->slot, held, s->position, true);
+            uint64_t *known =
+                session->fingerprints + (size_t)s->slot * session->options.kv_layout.context;
+            for (uint32_t row = held; row < s->position; row++) {
+                known[row] = fingerprint(session, s->slot, row);
+            }
+        }
+        session->mirrored[s->slot] = s->position;
+    }
+}
+
+void ofr_opencl_kv_to_host(ofr_backend_session *session)
+{
+    if (session->shared) {
+        cl_int status = CL_SUCCESS;
+        session->kv_mapped = session->api->EnqueueMapBuffer(
+            session->queue, session->kv, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0,
+            session->options.kv_layout.total_bytes, 0, NULL, NULL, &status);
+        ofr_opencl_note(session, status, "taking KV from the device");
+        return;
+    }
+    for (uint32_t i = 0; i < session->call->n_segments; i++) {
+        const ofr_segment *s = &session->call->segments[i];
+        copy_rows(session, s->slot, s->position, s->position + s->n_tokens, false);
+    }
+    ofr_opencl_note(session, session->api->Finish(session->queue), "waiting for the device");
+    if (session->status != CL_SUCCESS) {
+        return;
+    }
+    ofr_opencl_unstage(session);
+    for (uint32_t i = 0; i < session->call->n_segments; i++) {
+        const ofr_segment *s = &session->call->segments[i];
+        uint64_t *known =
+            session->fingerprints + (size_t)s->slot * session->options.kv_layout.context;
+        session->mirrored[s->slot] = s->position + s->n_tokens;
+        for (uint32_t row = s->position; row < s->position + s->n_tokens; row++) {
+            known[row] = fingerprint(session, s->slot, row);
+        }
+    }
+}
+
+/* Binds the caller's stream; the steps know the buffer, so a new one means new steps. */
+static void bind_stream(ofr_backend_session *session, void *host, size_t bytes)
+{
+    if (session->stream != NULL && session->stream_host == host && session->stream_bytes >= bytes) {
+        return;
+    }
+    cl_int status = CL_SUCCESS;
+    if (session->stream != NULL) {
+        session->api->ReleaseMemObject(session->stream);
+        session->stream_mapped = NULL;
+    }
+    session->stream = session->api->CreateBuffer(
+        session->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, bytes, host, &status);
+    ofr_opencl_note(session, status, "binding hidden states");
+    session->stream_host = host;
+    session->stream_bytes = bytes;
+}
+
+void ofr_opencl_stream_to_device(ofr_backend_session *session)
+{
+    const ofr_forward *call = session->call;
+    size_t row = session->params->d_model * sizeof(float), n = session->n_tokens;
+    bool input = session->options.layer_begin > 0;
+    bool output = session->options.layer_end < session->params->n_layers;
+    cl_mem before = session->hidden;
+    session->hidden = session->own_hidden;
+    if (session->shared && (input || output)) {
+        float *stream = output ? call->hidden_out : call->hidden_in;
+        if (input && output && call->hidden_in != call->hidden_out) {
+            memmove(call->hidden_out, call->hidden_in, n * row);
+            session->stats.hidden_copied += n * row;
+        }
+        bool moved = session->stream_host != stream;
+        if (session->stream_mapped != NULL) {
+            ofr_opencl_note(session,
+                            session->api->EnqueueUnmapMemObject(session->queue, session->stream,
+                                                                session->stream_mapped, 0, NULL,
+                                                                NULL),
+                            "giving hidden states to the device");
+            session->stream_mapped = NULL;
+            if (moved) {
+                ofr_opencl_note(session, session->api->Finish(session->queue),
+                                "waiting for the device");
+            }
+        }
+        bind_stream(session, stream, (call->hidden_rows > n ? call->hidden_rows : n) * row);
+        session->hidden = session->stream;
+    } else if (input) {
+        ofr_opencl_note(session,
+                        session->api->EnqueueWriteBuffer(session->queue, session->hidden, CL_FALSE,
+                                                         0, n * row, call->hidden_in, 0, NULL,
+                                                         NULL),
+                        "sending hidden states");
+        session->stats.hidden_copied += n * row;
+    }
+    if (before != session->hidden) {
+        ofr_opencl_drop_steps(session);
+    }
+}
+
+void ofr_opencl_stream_to_host(ofr_backend_session *session)
+{
+    const ofr_forward *call = session->call;
+    size_t bytes = session->n_tokens * session->params->d_model * sizeof(float);
+    if (session->status != CL_SUCCESS) {
+        return;
+    }
+    if (session->hidden == session->stream) {
+        cl_int status = CL_SUCCESS;
+        session->stream_mapped = session->api->EnqueueMapBuffer(
+            session->queue, session->stream, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0,
+            session->stream_bytes, 0, NULL, NULL, &status);
+        ofr_opencl_note(session, status, "taking hidden states from the device");
+    } else if (session->options.layer_end < session->params->n_layers) {
+        ofr_opencl_note(session,
+                        session->api->EnqueueReadBuffer(session->queue, session->hidden, CL_FALSE,
+                                                        0, bytes, call->hidden_out, 0, NULL, NULL),
+                        "fetching hidden states");
+        session->stats.hidden_copied += bytes;
+    }
+}

@@ -3,16 +3,6 @@
 
 #include <string.h>
 
-int ofr_backend_llama_check(const ofr_backend_options *options, const char *backend, ofr_error *err)
-{
-    const char *beyond = ofr_model_beyond_llama(options->model);
-    if (beyond == NULL)
-        return 0;
-    return ofr_fail(err, OFR_EUNSUPPORTED,
-                    "%s: the model needs %s, which it does not compute; use the CPU", backend,
-                    beyond);
-}
-
 int ofr_backend_options_check(const ofr_backend_options *options, const char *backend,
                               ofr_error *err)
 {

@@ -7,10 +7,6 @@
 #include "engine/backend.h"
 
 /* Layer range, KV layout against the model, arena, batch size. */
-/* For a backend that computes no more than ofr_model_beyond_llama allows: OFR_EUNSUPPORTED in its
- * words. */
-int ofr_backend_llama_check(const ofr_backend_options *options, const char *backend,
-                            ofr_error *err);
 int ofr_backend_options_check(const ofr_backend_options *options, const char *backend,
                               ofr_error *err);
 

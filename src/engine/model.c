@@ -229,20 +229,6 @@ void ofr_model_done(ofr_model *model)
     }
 }
 
-const char *ofr_model_beyond_llama(const ofr_model *model)
-{
-    for (uint32_t i = 0; i < model->params->n_layers; i++) {
-        const ofr_layer *layer = &model->layers[i];
-        if (layer->q_norm != NULL) {
-            return "norms of Q and K";
-        }
-        if (layer->attention_output_norm != NULL || layer->mlp_output_norm != NULL) {
-            return "norms of what a layer adds";
-        }
-    }
-    return ofr_model_params_beyond_llama(model->params);
-}
-
 const float *ofr_model_freq_factors(const ofr_model *model, uint32_t context)
 {
     const ofr_rope_params *rope = &model->params->rope;

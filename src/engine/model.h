@@ -41,10 +41,6 @@ typedef struct ofr_model {
 int ofr_model_init(ofr_model *model, const ofr_package *package, ofr_error *err);
 void ofr_model_done(ofr_model *model);
 
-/* What the model needs beyond RMSNorm, GQA, one RoPE in every layer and a SwiGLU MLP (llama,
- * qwen2), in words ("a sliding window"); NULL: nothing. A backend that knows only that much refuses
- * the model with these words. */
-const char *ofr_model_beyond_llama(const ofr_model *model);
 /* The frequency factors of `rope` for sequences of up to `context` tokens; NULL: none. */
 const float *ofr_model_freq_factors(const ofr_model *model, uint32_t context);
 

@@ -118,9 +118,6 @@ typedef struct ofr_model_params {
     uint8_t layer_flags[OFR_PACKAGE_MAX_LAYERS]; /* [n_layers] enum ofr_layer_flag */
 } ofr_model_params;
 
-/* What the parameters ask for beyond a plain llama, in words ("a sliding window"); NULL: nothing.
- * Norms of heads and of outputs show only in the tensors. */
-const char *ofr_model_params_beyond_llama(const ofr_model_params *params);
 /* With the defaults that a 0 stands for. */
 float ofr_model_params_attention_scale(const ofr_model_params *params);
 static inline float ofr_scale_or_one(float scale)

@@ -134,32 +134,6 @@ static int check_optional(const char *path, const ofr_model_params *params, ofr_
     return check_rope(path, "rope_local", &params->rope_local, params->head_dim, err);
 }
 
-const char *ofr_model_params_beyond_llama(const ofr_model_params *p)
-{
-    unsigned flags = 0;
-    for (uint32_t i = 0; i < p->n_layers; i++)
-        flags |= p->layer_flags[i];
-    const struct {
-        bool present;
-        const char *words;
-    } features[] = {
-        {(flags & OFR_LAYER_WINDOWED) != 0 && p->sliding_window < p->context_length,
-         "a sliding window"},
-        {(flags & OFR_LAYER_UNROTATED) != 0, "layers without RoPE"},
-        {p->activation != OFR_ACTIVATION_SILU, "an activation other than SiLU"},
-        {ofr_scale_or_one(p->embedding_scale) != 1 || ofr_scale_or_one(p->residual_scale) != 1 ||
-             ofr_scale_or_one(p->logit_scale) != 1 || p->attention_scale != 0,
-         "scaled embeddings, residuals, scores or logits"},
-        {p->attention_softcap != 0 || p->logit_softcap != 0, "capped scores or logits"},
-        {p->rope_local.dims > 0, "two RoPE bases"},
-        {p->rope.scaling == OFR_ROPE_SCALING_LONGROPE, "long RoPE"},
-    };
-    for (size_t i = 0; i < sizeof features / sizeof features[0]; i++)
-        if (features[i].present)
-            return features[i].words;
-    return NULL;
-}
-
 float ofr_model_params_attention_scale(const ofr_model_params *params)
 {
     return params->attention_scale != 0 ? params->attention_scale

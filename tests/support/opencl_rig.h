@@ -196,8 +196,9 @@ const char *__asan_default_options(void)
 }
 
 /* Exit 77 where no OpenCL device is: every test program begins with it. PoCL compiles each kernel
- * for each shape; optimized, one of attention's takes it up to a minute. */
-static inline void rig_require_device(void)
+ * for each shape; optimized, one of attention's takes it up to a minute. True if the device shares
+ * host memory: one that does not sees what others write there only when it is told. */
+static inline bool rig_require_device(void)
 {
     setenv("POCL_EXTRA_BUILD_FLAGS", "-cl-opt-disable", 0);
     ofr_error err = {0};
@@ -207,6 +208,7 @@ static inline void rig_require_device(void)
         exit(77);
     }
     printf("%s\n", found.device_name);
+    return found.binds_host_pointers;
 }
 
 #endif

@@ -577,7 +577,7 @@ static void whole_tokens_match_the_reference(void **state)
 /* test_opencl_forward [PATTERN of tests] [PART of a variant's name]: all without. */
 int main(int argc, char **argv)
 {
-    rig_require_device();
+    bool in_place = rig_require_device();
     if (argc > 1) {
         cmocka_set_test_filter(argv[1]);
     }
@@ -600,6 +600,7 @@ int main(int argc, char **argv)
         if (argc > 2 && strstr(name, argv[2]) == NULL) {
             continue;
         }
+        v->memory = in_place ? v->memory : OFR_OPENCL_MEMORY_DISCRETE;
         const struct CMUnitTest models[] = {
             cmocka_unit_test_prestate(unquantized_models_match_the_reference, v),
             cmocka_unit_test_prestate(quantized_models_match_the_reference, v),

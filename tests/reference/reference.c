@@ -395,7 +395,8 @@ static inline double dot(const float *x, const float *y, uint32_t n)
     return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
 }
 
-CLONED static void attend_head(const attention *a, uint32_t t, uint32_t h, double *weights, double *sum)
+CLONED static void attend_head(const attention *a, uint32_t t, uint32_t h, double *weights,
+                               double *sum)
 {
     const ofr_model_params *p = &a->r->params;
     uint32_t d = p->head_dim, kv = p->n_kv_heads * d, shared = p->n_heads / p->n_kv_heads;

@@ -213,9 +213,10 @@ static int serve(ofr_executive *x, void (*ready)(void *, const char *), void *us
             break;
         }
         ofr_monitor_arm(&x->monitor, x->attached || !x->settled || x->stop_asked_ns);
+        int timeout_ms = ofr_executive_end_idle_workers(x);
         struct pollfd polled[POLLED];
         fill_polled(x, polled);
-        if (poll(polled, POLLED, -1) < 0) {
+        if (poll(polled, POLLED, timeout_ms) < 0) {
             if (errno != EINTR)
                 r = ofr_fail_errno(err, errno, "cannot wait for events");
             continue;

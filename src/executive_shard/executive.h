@@ -28,6 +28,7 @@ typedef struct ofr_executive_options {
     /* Three deaths of a worker within this time are a defect that a restart does not
      * cure: quarantine. 0: never. */
     uint32_t failure_window_s;
+    uint32_t idle_worker_s; /* a worker that no plan has needed for so long is ended; 0: never */
     /* Most private memory that the worker of a device which compiles may take beside what it starts
      * with; 0: half of what is available. */
     uint64_t worker_memory_bytes;

@@ -55,6 +55,7 @@ typedef struct ofr_executive_worker {
     uint32_t ranges[OFR_WORKER_RANGES_MAX][2];
     uint32_t n_ranges, n_asked; /* wanted; the process was told of the first n_asked */
     bool needed;                /* by the plan */
+    uint64_t idle_since_ns;     /* when it was first found not needed; 0: it is needed */
     bool refused;               /* failed for good: no plan gets it */
     enum ofr_worker_state state;
     bool in_session, ending; /* has a session; was told of its end */
@@ -146,6 +147,9 @@ void ofr_executive_read_worker(ofr_executive *x, ofr_executive_worker *worker, c
 /* Its process is ended, or has ended. What its session's client computed is lost. */
 void ofr_executive_lose_worker(ofr_executive *x, ofr_executive_worker *worker);
 void ofr_executive_worker_died(ofr_executive *x, ofr_executive_worker *worker, int wait_status);
+/* Ends those that no plan has needed for long: what was only measured keeps no memory. Returns ms
+ * until the next one is due; -1: none. */
+int ofr_executive_end_idle_workers(ofr_executive *x);
 /* Kills those that hang. */
 void ofr_executive_watch_workers(ofr_executive *x);
 void ofr_executive_stop_workers(ofr_executive *x);

@@ -73,6 +73,33 @@ static void stop_process(ofr_executive_worker *worker)
     forget_process(worker);
 }
 
+int ofr_executive_end_idle_workers(ofr_executive *x)
+{
+    static const uint64_t MS = 1000000;
+    uint64_t now = ofr_clock_ns(), limit = x->options->idle_worker_s * 1000 * MS; /* 0: never */
+    uint64_t next = UINT64_MAX;
+    for (size_t i = 0; i < OFR_EXECUTIVE_WORKERS_MAX; i++) {
+        ofr_executive_worker *worker = &x->workers[i];
+        bool idle = worker->pid > 0 && !worker->needed && !worker->in_session;
+        if (!idle || limit == 0) {
+            worker->idle_since_ns = 0;
+            continue;
+        }
+        if (worker->idle_since_ns == 0)
+            worker->idle_since_ns = now;
+        uint64_t due = worker->idle_since_ns + limit;
+        if (due > now) {
+            next = due < next ? due : next;
+            continue;
+        }
+        ofr_log(OFR_LOG_LEVEL_INFO, "%s: worker %d is ended, no plan needs it", worker->device,
+                (int)worker->pid);
+        stop_process(worker);
+        worker->idle_since_ns = 0;
+    }
+    return next == UINT64_MAX ? -1 : (int)((next - now) / MS) + 1;
+}
+
 ofr_executive_worker *ofr_executive_add_worker(ofr_executive *x, const char *device)
 {
     ofr_executive_worker *worker = ofr_executive_find_worker(x, device);

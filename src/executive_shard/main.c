@@ -18,7 +18,7 @@
 
 struct options {
     const char *model, *instance, *plan, *first_plan, *log_level, *root, *cache_dir;
-    int64_t context, slots, threads, failure_window, cache_mib, worker_mib;
+    int64_t context, slots, threads, failure_window, idle_worker, cache_mib, worker_mib;
     bool foreground, json, watch, help, version;
 };
 
@@ -136,6 +136,7 @@ static int command_run(const struct options *o)
                                      .cache_bytes = (uint64_t)o->cache_mib << 20,
                                      .root = o->root,
                                      .failure_window_s = (uint32_t)o->failure_window,
+                                     .idle_worker_s = (uint32_t)o->idle_worker,
                                      .worker_memory_bytes = (uint64_t)o->worker_mib << 20};
     return o->foreground ? serve(&options, -1) : daemonize(&options);
 }
@@ -191,7 +192,7 @@ static int command_status(const struct options *o)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.log_level = "info", .failure_window = 30, .cache_mib = 1024};
+    struct options o = {.log_level = "info", .failure_window = 30, .idle_worker = 30, .cache_mib = 1024};
     const ofr_option table[] = {
         {"model", OFR_OPTION_STRING, &o.model, 0, 0, "DIR",
          "package (default " OFR_DEFAULT_PACKAGE ")"},
@@ -215,6 +216,8 @@ int main(int argc, char **argv)
          "run: CPU threads (default: one per core)"},
         {"failure_window", OFR_OPTION_INT, &o.failure_window, 0, 3600, "S",
          "run: 3 deaths of a worker in S seconds quarantine its device (default 30, 0: never)"},
+        {"idle_worker", OFR_OPTION_INT, &o.idle_worker, 0, 3600, "S",
+         "run: end a worker that no plan has needed for S seconds (default 30, 0: never)"},
         {"worker_memory", OFR_OPTION_INT, &o.worker_mib, 1, 1 << 24, "MIB",
          "run: most that compiling for a device may take (default: half of what is free)"},
         {"log_level", OFR_OPTION_STRING, &o.log_level, 0, 0, "L", "error, warning, info or debug"},

@@ -184,7 +184,7 @@ bool ofr_monitor_worker_hangs(ofr_watchdog *watchdog, const ofr_monitored_worker
         return false;
     ofr_watchdog_observation observation = {
         .now_ns = ofr_clock_ns(),
-        .starting = !worker->ready,
+        .starting = !worker->ready || atomic_load(&board.preparing),
         .device = worker->device,
         .working = !worker->ready || atomic_load(&board.state) == OFR_BOARD_STATE_BUSY ||
                    job_waits(worker),

@@ -19,6 +19,7 @@ static const uint64_t LONGEST_MAX_NS = 60000 * MS;
 static void restart(ofr_watchdog *w, const ofr_watchdog_observation *o)
 {
     w->have = true;
+    w->starting = o->starting;
     w->progress = o->progress;
     w->since_ns = w->activity_since_ns = o->now_ns;
     w->activity = o->activity;
@@ -36,13 +37,13 @@ bool ofr_watchdog_observe(ofr_watchdog *watchdog, const ofr_watchdog_observation
     const ofr_watchdog_observation *o = observation;
     uint64_t gap = o->now_ns - w->observed_ns;
     w->observed_ns = o->now_ns;
-    if (!w->have || gap > GAP_NS || !o->working) {
+    if (!w->have || gap > GAP_NS || !o->working || o->starting != w->starting) {
         restart(w, o);
         return false;
     }
     if (o->progress != w->progress) {
         uint64_t step = o->now_ns - w->since_ns;
-        if (step > w->longest_ns && step < LONGEST_MAX_NS)
+        if (!o->starting && step > w->longest_ns && step < LONGEST_MAX_NS)
             w->longest_ns = step;
         restart(w, o);
         return false;

@@ -8,6 +8,7 @@
  *   - stopped (SIGSTOP, a debugger): given up after 0.4 s
  *   - running, or waiting for a disk: it may be slow or starved, so only after 30 s, or thirty
  *     times the longest step
+ * The clocks begin again where starting begins or ends, and none of its steps counts as the longest.
  * A gap between two observations means that the observer itself did not run (the machine was
  * suspended, the session stopped): then all clocks begin again. Pure: the caller brings the time.
  */
@@ -30,14 +31,15 @@ enum ofr_thread_activity {
 typedef struct ofr_watchdog_observation {
     uint64_t now_ns;
     bool working;  /* a job is running or waiting, or the worker is starting */
-    bool starting; /* the backend opens: nothing is known of its steps, so ten times the patience */
+    bool starting; /* the backend opens, or compiles what is used for the first time: nothing is
+                      known of its steps, so ten times the patience */
     bool device;   /* the work is done by a device while the threads sleep */
     uint64_t progress;
     enum ofr_thread_activity activity;
 } ofr_watchdog_observation;
 
 typedef struct ofr_watchdog {
-    bool have;
+    bool have, starting;
     uint64_t progress, since_ns, observed_ns, longest_ns;
     uint64_t activity_since_ns;
     enum ofr_thread_activity activity;

@@ -483,6 +483,7 @@ static int prepare(struct worker *worker, ofr_error *err)
         .threads = options->threads,
         .max_batch_tokens = chunk_max,
         .progress = &worker->board->progress,
+        .preparing = &worker->board->preparing,
     };
     return ofr_worker_layers_open(&worker->layers, options->package_directory, options->device,
                                   &backend, err);

@@ -189,7 +189,8 @@ const ofr_rope_params *ofr_graph_layer_rope(const ofr_model_params *p, uint32_t 
     return local ? &p->rope_local : &p->rope;
 }
 
-/* Rotates pairs (i, i + dims/2) of each head; x [1, T, heads, head_dim]. */
+/* Rotates pairs (i, i + dims/2) of each head; x [1, T, heads, head_dim]. Written as x * cos +
+ * concat(-x2, x1) * sin: the pattern that plug-ins fuse. */
 ofr_ir_value ofr_graph_rotate(graph *g, ofr_ir_value x, const ofr_rope_params *rope,
                               const graph_positions *at)
 {
@@ -199,9 +200,10 @@ ofr_ir_value ofr_graph_rotate(graph *g, ofr_ir_value x, const ofr_rope_params *r
     if (rest)
         ofr_ir_split(ir, x, 3, (const int64_t[]){dims, rest}, 2, parts);
     ofr_ir_split(ir, parts[0], 3, (const int64_t[]){dims / 2, dims / 2}, 2, halves);
-    ofr_ir_value swapped = ofr_ir_concat(ir, (const ofr_ir_value[]){halves[1], halves[0]}, 2, 3);
+    halves[1] = ofr_ir_binary(ir, "Multiply", halves[1], ofr_ir_f32(ir, -1));
+    ofr_ir_value turned = ofr_ir_concat(ir, (const ofr_ir_value[]){halves[1], halves[0]}, 2, 3);
     parts[0] = ofr_ir_binary(ir, "Add", ofr_ir_binary(ir, "Multiply", parts[0], at->cosines),
-                             ofr_ir_binary(ir, "Multiply", swapped, at->sines));
+                             ofr_ir_binary(ir, "Multiply", turned, at->sines));
     return rest ? ofr_ir_concat(ir, parts, 2, 3) : parts[0];
 }
 

@@ -6,9 +6,9 @@
  * are inputs, so one compiled graph serves all layers of the same kind at any position. Inputs, f32
  * unless noted (S = 0 has no past):
  *     hidden         [1, T, d_model]
- *     cos, sin       [1, T, 1, dims]: the table of engine/rope.h twice in a row, the first half of
- *                    sin negated: x * cos + swap(x) * sin, swap exchanging the halves. Absent in
- *                    layers without RoPE
+ *     cos, sin       [1, T, 1, dims]: the table of engine/rope.h twice in a row, for
+ *                    x * cos + concat(-x2, x1) * sin, x1 and x2 being the halves. Absent in layers
+ *                    without RoPE
  *     mask           [1, 1, T, T] added to the scores of the T tokens among themselves
  *     mask_past      [1, 1, T, S] a past row that is not seen: OFR_GRAPH_MASKED, else 0
  *     past_rows      [1, S, 1, 1] 1 where the strips hold a token's row, else 0

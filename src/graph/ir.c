@@ -470,7 +470,9 @@ ofr_ir_value ofr_ir_concat(ofr_ir *ir, const ofr_ir_value *parts, uint32_t n, ui
         }
     }
     enum ofr_ir_type type = ofr_ir_type_of(ir, parts[0]);
-    ir_layer *layer = add_layer(ir, "Concat", "opset1", NULL, "axis=\"%u\"", axis);
+    /* Counted from the end where it is the last: plug-ins look for RoPE with the axis -1. */
+    int at = axis + 1 == shape.rank ? -1 : (int)axis;
+    ir_layer *layer = add_layer(ir, "Concat", "opset1", NULL, "axis=\"%d\"", at);
     for (uint32_t i = 0; i < n; i++)
         input(layer, parts[i]);
     return output(ir, layer, type, shape);

@@ -23,7 +23,7 @@ typedef struct ofr_ladder {
     uint32_t n;
 } ofr_ladder;
 
-#define OFR_LADDER_DEFAULT_CHUNKS "16,64,256,512,1024"
+#define OFR_LADDER_DEFAULT_CHUNKS "16,32,64,256,512,1024"
 
 /* "64,256,1024": ascending, each 2 to 8192. T = 1 is added. Chunks beyond `context` are left out.
  */

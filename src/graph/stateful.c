@@ -80,9 +80,8 @@ static void make_rope(stateful *state, const ofr_rope_params *params, bool own_f
     ofr_ir_value magnitude = ofr_ir_f32(ir, rope.magnitude);
     ofr_ir_value c = ofr_ir_binary(ir, "Multiply", ofr_ir_unary(ir, "Cos", angle), magnitude);
     ofr_ir_value s = ofr_ir_binary(ir, "Multiply", ofr_ir_unary(ir, "Sin", angle), magnitude);
-    ofr_ir_value negative = ofr_ir_binary(ir, "Multiply", s, ofr_ir_f32(ir, -1));
     at->cosines = ofr_ir_concat(ir, (const ofr_ir_value[]){c, c}, 2, 3);
-    at->sines = ofr_ir_concat(ir, (const ofr_ir_value[]){negative, s}, 2, 3);
+    at->sines = ofr_ir_concat(ir, (const ofr_ir_value[]){s, s}, 2, 3);
     ofr_rope_done(&rope);
 }
 

@@ -147,8 +147,21 @@ static void add_device(ofr_planner_input *input, const ofr_device *device, const
     d->memory_bytes = device->memory_bytes - device->memory_bytes / 8;
 }
 
-/* The CPU first, then what is likely to be worth its measurement: time may be up for the rest. */
-static int list_devices(ofr_planner_input *input, ofr_error *err)
+/* An OpenCL device that is the CPU computes on the cores that "cpu" has, and its measuring took most
+ * of the first start. */
+static void leave_out(ofr_planner_input *input, const char *name)
+{
+    ofr_planner_device *last = &input->devices[input->n_devices - 1];
+    if (strcmp(last->name, name) == 0)
+        snprintf(last->failure, sizeof last->failure,
+                 "not measured: OpenCL on the CPU, the same cores as 'cpu'; '--plan %s' uses it, "
+                 "'supervisor plan --measure' measures it",
+                 name);
+}
+
+/* The CPU first, then what is likely to be worth its measurement: time may be up for the rest.
+ * `all`: with devices that are measured only where somebody asks for it. */
+static int list_devices(ofr_planner_input *input, bool all, ofr_error *err)
 {
     static const enum ofr_device_kind order[] = {OFR_DEVICE_KIND_DISCRETE_GPU,
                                                  OFR_DEVICE_KIND_INTEGRATED_GPU,
@@ -173,6 +186,8 @@ static int list_devices(ofr_planner_input *input, ofr_error *err)
                 continue;
             add_device(input, device, device->openvino, kind);
             add_device(input, device, device->opencl, kind);
+            if (!all && order[k] == OFR_DEVICE_KIND_CPU && device->opencl[0])
+                leave_out(input, device->opencl);
         }
     }
     free(list);
@@ -231,8 +246,9 @@ static int measure(const ofr_engine_session *session, const ofr_common_options *
     size_t used =
         (size_t)snprintf(line, sizeof line, "finding the fastest plan for this model: measuring");
     for (uint32_t i = 0; i < f->input.n_devices && used < sizeof line; i++)
-        used += (size_t)snprintf(line + used, sizeof line - used, "%s %s", i ? "," : "",
-                                 f->input.devices[i].name);
+        if (!f->input.devices[i].failure[0])
+            used += (size_t)snprintf(line + used, sizeof line - used, "%s %s", i ? "," : "",
+                                     f->input.devices[i].name);
     if (used < sizeof line)
         snprintf(line + used, sizeof line - used, " (about %.0f s at most, only once)", seconds);
     tell(line);
@@ -334,10 +350,12 @@ static void apply_conditions(ofr_planner_input *input, const ofr_conditions *con
 static int decide(ofr_plan_auto *plan, ofr_error *err)
 {
     const ofr_planner_input *input = &plan->figures.input;
-    if (input->n_devices == 1 && input->devices[0].n_prefill == 0) {
+    if (input->devices[0].n_prefill == 0) { /* nothing was measured */
         snprintf(plan->plan, sizeof plan->plan, "prefill=cpu,decode=cpu");
-        snprintf(plan->reason, sizeof plan->reason,
-                 "the CPU is the only device of this machine that can run the model");
+        snprintf(plan->reason, sizeof plan->reason, "%s",
+                 input->n_devices == 1
+                     ? "the CPU is the only device of this machine that can run the model"
+                     : "the other devices of this machine are its CPU under other names");
         return 0;
     }
     int r = ofr_planner_decide(input, &plan->decision, err);
@@ -346,6 +364,14 @@ static int decide(ofr_plan_auto *plan, ofr_error *err)
     snprintf(plan->plan, sizeof plan->plan, "%s", plan->decision->plan_text);
     snprintf(plan->reason, sizeof plan->reason, "%s", plan->decision->reason);
     return 0;
+}
+
+static uint32_t count_usable(const ofr_planner_input *input)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < input->n_devices; i++)
+        n += input->devices[i].failure[0] == 0;
+    return n;
 }
 
 static int find_figures(const ofr_engine_session *session, const ofr_common_options *common,
@@ -367,18 +393,20 @@ static int find_figures(const ofr_engine_session *session, const ofr_common_opti
     *f = (ofr_planner_figures){.measured = true};
     snprintf(f->key, sizeof f->key, "%s", key);
     fill_model(session->package, context, &f->input.model);
-    r = list_devices(&f->input, err);
+    r = list_devices(&f->input, seconds > 0, err);
     if (r == 0)
         snprintf(f->title, sizeof f->title, "%.127s", f->input.devices[0].description);
-    if (r == 0 && (seconds > 0 || f->input.n_devices > 1))
+    if (r == 0 && (seconds > 0 || count_usable(&f->input) > 1))
         r = measure(session, common, seconds > 0 ? seconds : OFR_PLAN_SECONDS, plan, err);
     if (r == 0)
         save(session, plan);
     return r;
 }
 
+/* `status` of the executive before, NULL where none served; what was measured since has begun one. */
 static int open_plan(const ofr_engine_session *session, const ofr_common_options *common,
-                     bool saved_only, double seconds, ofr_plan_auto *ret_plan, ofr_error *err)
+                     const json_t *status, bool saved_only, double seconds, ofr_plan_auto *ret_plan,
+                     ofr_error *err)
 {
     ofr_plan_auto *plan = calloc(1, sizeof *plan);
     if (!plan)
@@ -386,9 +414,9 @@ static int open_plan(const ofr_engine_session *session, const ofr_common_options
     int r = find_figures(session, common, saved_only, seconds, plan, err);
     if (r == 0) {
         ofr_conditions conditions = {0};
-        json_t *status = executive_status(session, common);
-        read_conditions(status, &conditions);
-        json_decref(status);
+        json_t *now = plan->measured_now ? executive_status(session, common) : NULL;
+        read_conditions(now ? now : status, &conditions);
+        json_decref(now);
         apply_conditions(&plan->figures.input, &conditions);
         r = decide(plan, err);
     }
@@ -408,13 +436,19 @@ static int open_plan(const ofr_engine_session *session, const ofr_common_options
 int ofr_plan_auto_open(const ofr_engine_session *session, const ofr_common_options *common,
                        double seconds, ofr_plan_auto *ret_plan, ofr_error *err)
 {
-    return open_plan(session, common, false, seconds, ret_plan, err);
+    json_t *status = executive_status(session, common);
+    int r = open_plan(session, common, status, false, seconds, ret_plan, err);
+    json_decref(status);
+    return r;
 }
 
 int ofr_plan_auto_again(const ofr_engine_session *session, const ofr_common_options *common,
                         ofr_plan_auto *ret_plan, ofr_error *err)
 {
-    return open_plan(session, common, true, 0, ret_plan, err);
+    json_t *status = executive_status(session, common);
+    int r = open_plan(session, common, status, true, 0, ret_plan, err);
+    json_decref(status);
+    return r;
 }
 
 void ofr_plan_auto_done(ofr_plan_auto *plan)
@@ -465,19 +499,6 @@ static int end_executive(const ofr_plan_auto *decided, ofr_error *err)
     return r;
 }
 
-/* The plan that the running executive was started with; false: none is, or without one. */
-static bool executive_plan(const ofr_engine_session *session, const ofr_common_options *common,
-                           char ret_text[OFR_PLAN_TEXT_MAX])
-{
-    json_t *status = executive_status(session, common);
-    const char *given = json_string_value(json_object_get(status, "plan_given"));
-    bool found = given && strlen(given) < OFR_PLAN_TEXT_MAX;
-    if (found)
-        strcpy(ret_text, given);
-    json_decref(status);
-    return found;
-}
-
 static bool names_all(const ofr_plan *plan)
 {
     return plan->phases[OFR_PLAN_PHASE_PREFILL].n_stages &&
@@ -487,15 +508,17 @@ static bool names_all(const ofr_plan *plan)
 int ofr_plan_auto_text(const ofr_engine_session *session, const ofr_common_options *common,
                        bool end_started, char ret_text[OFR_PLAN_TEXT_MAX], ofr_error *err)
 {
-    char given[OFR_PLAN_TEXT_MAX] = "auto";
     const char *text = common->plan ? common->plan : "auto";
-    if (strcmp(text, "auto") == 0 && executive_plan(session, common, given))
-        text = given;
     ofr_plan plan, chosen;
     int r = ofr_plan_parse(text, &plan, err);
+    json_t *status = r == 0 && !names_all(&plan) ? executive_status(session, common) : NULL;
+    /* The plan that the running executive was started with. */
+    const char *given = json_string_value(json_object_get(status, "plan_given"));
+    if (r == 0 && strcmp(text, "auto") == 0 && given)
+        r = ofr_plan_parse(given, &plan, err);
     if (r == 0 && !names_all(&plan)) {
         ofr_plan_auto decided = {0};
-        r = ofr_plan_auto_open(session, common, 0, &decided, err);
+        r = open_plan(session, common, status, false, 0, &decided, err);
         if (r == 0)
             r = ofr_plan_parse(decided.plan, &chosen, err);
         if (r == 0 && end_started && decided.started)
@@ -504,6 +527,7 @@ int ofr_plan_auto_text(const ofr_engine_session *session, const ofr_common_optio
             fill_in(&plan, &chosen);
         ofr_plan_auto_done(&decided);
     }
+    json_decref(status);
     if (r == 0 && ofr_plan_format(&plan, 0, ret_text, OFR_PLAN_TEXT_MAX) < 0)
         r = ofr_fail(err, OFR_ELIMIT, "the plan is too long");
     return r;

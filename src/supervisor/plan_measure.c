@@ -187,6 +187,15 @@ static int measure_device(const ofr_plan_measure_options *options, ofr_planner_d
     return r;
 }
 
+/* From number `first` on. */
+static uint32_t count_unmeasured(const ofr_planner_input *input, uint32_t first)
+{
+    uint32_t n = 0;
+    for (uint32_t i = first; i < input->n_devices; i++)
+        n += input->devices[i].failure[0] == 0;
+    return n;
+}
+
 int ofr_plan_measure_devices(const ofr_plan_measure_options *options, ofr_planner_input *input,
                              ofr_plan_measure_result *ret_result, ofr_error *err)
 {
@@ -199,13 +208,15 @@ int ofr_plan_measure_devices(const ofr_plan_measure_options *options, ofr_planne
     for (uint32_t i = 0; r == 0 && i < input->n_devices; i++) {
         ofr_planner_device *d = &input->devices[i];
         double now = now_s(), left = begin + options->seconds - now;
+        if (d->failure[0])
+            continue;
         if (i && left <= 0) {
             fail_device(d, "not measured, the time for measuring was up; 'supervisor plan "
                            "--measure' takes longer");
             continue;
         }
         ofr_error why = {0};
-        r = measure_device(options, d, now + left / (input->n_devices - i), &result, &why);
+        r = measure_device(options, d, now + left / count_unmeasured(input, i), &result, &why);
         if (*ofr_interrupt_flag())
             r = ofr_fail(&why, OFR_ECANCELED,
                          "measuring the devices was interrupted and nothing was saved; '--plan "

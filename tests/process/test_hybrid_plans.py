@@ -195,7 +195,7 @@ def share_memory(session, plan, ids, chosen, expected):
 
 def plans_agree(session):
     prepare(session)
-    start(session)
+    start(session, "--idle_worker", "0")
     ids = prompt_ids(session)
     chosen, reference = generate_reference(session, ids)
     cpu_pid = workers(session)["cpu"]["pid"]
@@ -210,6 +210,7 @@ def plans_agree(session):
         compare(plan, reference, logits[plan])
     info = status(session)
     assert info["handoff_bytes_copied"] == 0, info["workers"]
+    assert workers(session)["openvino:CPU"]["graph_kv_bytes"] > 0, info["workers"]
     assert [w["restarts"] for w in info["workers"]] == [0, 0, 0], info["workers"]
     assert workers(session)["cpu"]["pid"] == cpu_pid, "workers that the next plan needs stay warm"
     split = "prefill=cpu,decode=openvino:CPU@0-4,cpu@4-"
@@ -292,6 +293,21 @@ def a_worker_that_keeps_dying_is_replaced(session):
     assert worker["state"] == "quarantined" and "SIGKILL" in worker["failure"], worker
 
 
+def a_worker_that_no_plan_needs_ends(session):
+    prepare(session)
+    start(session, "--idle_worker", "2")
+    expected = generate(session, "openvino:CPU", 4)["ids"]
+    first = workers(session)["openvino:CPU"]["pid"]
+    generate(session, "cpu", 4)
+    until(lambda: workers(session)["openvino:CPU"]["pid"] == 0, "the end of the worker", 30)
+    assert not os.path.exists(f"/proc/{first}"), "its process is gone"
+    worker = workers(session)["openvino:CPU"]
+    assert worker["restarts"] == 0 and not worker["failure"], worker
+    assert workers(session)["cpu"]["pid"] > 0
+    assert generate(session, "openvino:CPU", 4)["ids"] == expected
+    assert workers(session)["openvino:CPU"]["pid"] not in (0, first)
+
+
 def refused(session, plan, device, *words, **environment):
     prepare(session, **environment)
     start(session, "--worker_memory", environment.get("MEMORY", "4096"))
@@ -324,5 +340,5 @@ def devices_that_fail_are_refused(session):
 
 
 process.run_tests([process.in_a_session(test) for test in (
-    plans_agree, a_prompt_and_an_answer_at_once, killed_workers_come_back,
+    plans_agree, a_prompt_and_an_answer_at_once, a_worker_that_no_plan_needs_ends, killed_workers_come_back,
     a_worker_that_keeps_dying_is_replaced, devices_that_fail_are_refused)])

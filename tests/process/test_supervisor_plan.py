@@ -169,6 +169,24 @@ def a_cpu_alone_is_not_measured():
         contains(s.run("plan", "--why").stdout, "the CPU is the only device")
 
 
+def opencl_on_the_cpu_is_not_measured():
+    """Present, but the same cores: only where somebody asks for it."""
+    with Machine() as s:
+        del s.environment["OCL_ICD_VENDORS"]
+        done = s.run("plan", "--json")
+        report = json.loads(done.stdout)
+        present = {d["name"]: d for d in report["figures"]["devices"]}
+        if "opencl:0" not in present or present["opencl:0"]["kind"] != "cpu":
+            print("not tested: no OpenCL on the CPU here:", list(present))
+            return
+        assert b"measuring" not in done.stderr, done.stderr
+        equal(report["plan"], "prefill=cpu,decode=cpu")
+        contains(report["reason"], "under other names")
+        contains(present["opencl:0"]["failure"], "not measured: OpenCL on the CPU")
+        contains(s.run("plan", "--why").stdout, "'--plan opencl:0' uses it")
+        equal(s.json("plan")["path"], report["path"])
+
+
 def measured_when_asked_and_kept():
     with Machine() as s:
         done = s.run("plan", "--measure", "--seconds", "2", "--json")
@@ -253,5 +271,5 @@ def combinations_are_used():
 
 run_tests([every_figure_has_a_source, strong_gpus_need_no_npu, meteor_lake_needs_its_npu,
            a_gpu_too_small_gets_some_layers, the_table_says_all, bad_profiles_are_refused,
-           a_cpu_alone_is_not_measured, measured_when_asked_and_kept,
+           a_cpu_alone_is_not_measured, opencl_on_the_cpu_is_not_measured, measured_when_asked_and_kept,
            another_driver_is_another_machine, combinations_are_used])

@@ -75,7 +75,7 @@ class Package:
         angle = np.arange(begin, begin + n)[:, None] * inverse[None]
         cos, sin = np.cos(angle), np.sin(angle)
         return [np.concatenate(pair, -1).astype(np.float32).reshape(1, n, 1, 2 * half)
-                for pair in ((cos, cos), (-sin, sin))]
+                for pair in ((cos, cos), (sin, sin))]
 
 
 def masks(position, tokens, past):

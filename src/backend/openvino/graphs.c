@@ -1,4 +1,5 @@
 /* Compiling a session's graphs when they are first needed, and the numbers of their ports. */
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,6 +91,8 @@ static int make_ready(ofr_backend_session *session, const char *file, bool cache
     int r = ofr_package_read_file(session->model->package, file, &xml, &size, err);
     if (r < 0)
         return r;
+    if (session->options.preparing)
+        atomic_store(session->options.preparing, 1);
     ofr_ov_compile what = {.device = session->device,
                            .name = file,
                            .xml = xml,
@@ -102,6 +105,9 @@ static int make_ready(ofr_backend_session *session, const char *file, bool cache
                                                                     session->threads, options)};
     r = compile_or_import(session, &what, cached, ret_graph, err);
     free(xml);
+    if (session->options.preparing)
+        atomic_store(session->options.preparing, 0);
+    malloc_trim(0); /* what a compiler has used stays with the allocator: 120 MiB of a 7B layer */
     session->figures.compile_ns += ofr_clock_ns() - begin;
     return r;
 }
@@ -193,6 +199,44 @@ void ofr_openvino_learn_cost(ofr_backend_session *session, uint32_t tokens, doub
             session->seconds[i] > 0 ? session->seconds[i] : session->guesses[i] * scale;
 }
 
+/* The CPU plug-in keeps, for each compiled graph, what the graph works in: above all the f32 form of
+ * the largest matrix, 224 MiB of a 7B layer, whatever the chunk. Devices that multiply compressed
+ * weights do not. */
+static uint64_t working_bytes(const ofr_backend_session *session, uint32_t tokens)
+{
+    const ofr_model_params *p = session->params;
+    if (strcmp(session->device, "CPU") != 0)
+        return 0;
+    return sizeof(float) * p->d_ff * ((uint64_t)p->d_model + 3 * (uint64_t)tokens);
+}
+
+/* Gives up compiled graphs, the longest unused first, until there is room for one more; those of
+ * this chunk stay. They come back from the cache, or are compiled again. */
+static void make_room(ofr_backend_session *session, uint64_t bytes)
+{
+    static const uint64_t ENOUGH = UINT64_C(256) << 20, SHARE = 10; /* of the weights */
+    uint64_t most = session->weights_size / SHARE;
+    most = most > ENOUGH ? most : ENOUGH;
+    size_t n = (size_t)session->n_kinds * session->chunks.n * session->pasts.n;
+    while (session->blocks_bytes + bytes > most) {
+        ov_block *oldest = NULL;
+        for (size_t i = 0; i < n; i++) {
+            ov_block *b = &session->blocks[i];
+            if (b->graph && b->used_in < session->figures.chunks &&
+                (!oldest || b->used_in < oldest->used_in))
+                oldest = b;
+        }
+        if (!oldest)
+            return;
+        session->copied += ofr_ov_graph_copied(oldest->graph);
+        session->blocks_bytes -= oldest->bytes;
+        session->figures.graphs_given_up++;
+        ofr_ov_graph_free(oldest->graph);
+        *oldest = (ov_block){0};
+        malloc_trim(0);
+    }
+}
+
 int ofr_openvino_block(ofr_backend_session *session, uint32_t kind, uint32_t chunk, uint32_t past,
                        ov_block **ret_block, ofr_error *err)
 {
@@ -203,6 +247,8 @@ int ofr_openvino_block(ofr_backend_session *session, uint32_t kind, uint32_t chu
     if (!block->graph) {
         char file[64];
         ofr_ladder_block_name(kind, chunk, past, file, sizeof file);
+        uint64_t bytes = working_bytes(session, chunk);
+        make_room(session, bytes);
         int r = make_ready(session, file, true, &block->graph, err);
         if (r == 0)
             r = number_block(block, past, err);
@@ -210,7 +256,10 @@ int ofr_openvino_block(ofr_backend_session *session, uint32_t kind, uint32_t chu
             block->graph = ofr_ov_graph_free(block->graph);
             return r;
         }
+        block->bytes = bytes;
+        session->blocks_bytes += bytes;
     }
+    block->used_in = session->figures.chunks;
     *ret_block = block;
     return 0;
 }

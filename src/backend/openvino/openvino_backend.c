@@ -335,6 +335,11 @@ static uint64_t backend_copied(const ofr_backend_session *session)
     return copied;
 }
 
+static uint64_t backend_graph_kv(const ofr_backend_session *session)
+{
+    return session->graph_kv_bytes;
+}
+
 ofr_openvino_figures ofr_openvino_session_figures(const ofr_backend_session *session)
 {
     return session->figures;
@@ -350,7 +355,7 @@ const ofr_backend *ofr_openvino_backend(void)
         .forward = backend_forward,
         .describe = backend_describe,
         .handoff_bytes_copied = backend_copied,
-        .graph_kv_bytes = NULL,
+        .graph_kv_bytes = backend_graph_kv,
         .close = backend_close,
     };
     return &table;

@@ -23,8 +23,7 @@ static void fill_rope(ofr_backend_session *session, const chunk *c, const ov_pos
         for (size_t k = 0; k < half; k++) {
             size_t first = 2 * i * half + k, second = first + half;
             at->cosines[first] = at->cosines[second] = cosines[i * half + k];
-            at->sines[second] = sines[i * half + k];
-            at->sines[first] = -sines[i * half + k];
+            at->sines[first] = at->sines[second] = sines[i * half + k];
         }
     }
 }
@@ -162,6 +161,20 @@ static void bind_norms(const ofr_backend_session *session, const ov_block *b,
             bind(b->graph, b->norms[i], norms[i].weight, norms[i].n * sizeof(float), result, err);
 }
 
+/* A graph of `layers` layers that reads and writes `rows` rows of each strip: it converts them
+ * between the strips' f16 and what it computes in. */
+static int infer(ofr_backend_session *session, ofr_ov_graph *graph, uint64_t layers, uint64_t rows,
+                 ofr_error *err)
+{
+    int r = ofr_ov_graph_infer(graph, err);
+    if (r < 0)
+        return r;
+    session->graph_kv_bytes += 2 * layers * rows * session->options.kv_layout.row_bytes;
+    if (session->options.progress)
+        atomic_fetch_add_explicit(session->options.progress, 1, memory_order_relaxed);
+    return 0;
+}
+
 static int run_layer(ofr_backend_session *session, const chunk *c, uint32_t index, const float *in,
                      float *out, ofr_error *err)
 {
@@ -197,7 +210,7 @@ static int run_layer(ofr_backend_session *session, const chunk *c, uint32_t inde
          c->tokens * row_bytes, &r, err);
     bind(b->graph, b->value, strip(session, c->slot, index, true, c->position),
          c->tokens * row_bytes, &r, err);
-    return r < 0 ? r : ofr_ov_graph_infer(b->graph, err);
+    return r < 0 ? r : infer(session, b->graph, 1, c->tokens + at->past, err);
 }
 
 static int run_layers(ofr_backend_session *session, chunk *c, ofr_error *err)
@@ -379,7 +392,7 @@ static int run_whole(ofr_backend_session *session, ov_whole *w, const ofr_forwar
         bind(w->graph, w->values[i], strip(session, c->slot, i, true, c->position),
              c->tokens * row_bytes, &r, err);
     }
-    return r < 0 ? r : ofr_ov_graph_infer(w->graph, err);
+    return r < 0 ? r : infer(session, w->graph, p->n_layers, c->tokens + w->past, err);
 }
 
 static int run_chunk(ofr_backend_session *session, const ofr_forward *f, uint32_t segment,

@@ -39,7 +39,9 @@ typedef struct ov_positions {
 
 /* A compiled graph and the numbers of its ports; -1: it has no such port. */
 typedef struct ov_block {
-    ofr_ov_graph *graph; /* NULL: not compiled yet */
+    ofr_ov_graph *graph; /* NULL: not compiled yet, or given up for room */
+    uint64_t bytes;      /* what it works in, about */
+    uint64_t used_in;    /* the chunk, counted from 1 */
     int hidden, hidden_out;
     int positions[5]; /* cos, sin, mask, mask_past, past_rows */
     int past_key, past_value, key, value;
@@ -76,6 +78,7 @@ struct ofr_backend_session {
     uint32_t *kinds;                /* [n_layers] */
     uint32_t n_kinds;
     ov_block *blocks;                    /* [n_kinds][chunks.n][pasts.n] */
+    uint64_t blocks_bytes;               /* of those that are compiled */
     ov_whole wholes[OFR_LADDER_MAX + 1]; /* one per chunk */
     ofr_rope rope, rope_local;
     const ofr_backend *cpu;
@@ -92,6 +95,7 @@ struct ofr_backend_session {
     uint8_t *slot_used;     /* [n_slots] */
     void *memory;           /* all of these */
     uint64_t copied;
+    uint64_t graph_kv_bytes;
     ofr_openvino_figures figures;
 };
 

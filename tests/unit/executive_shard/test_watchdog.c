@@ -148,6 +148,22 @@ static void thread_states_are_read(void **state)
     assert_int_equal(ofr_thread_activity_of(getpid()), OFR_THREAD_ACTIVITY_RUNNABLE);
 }
 
+/* A graph that is compiled for its first use: ten times the patience, and what it took says nothing
+ * of the steps that follow. */
+static void compiling_is_no_step(void **state)
+{
+    (void)state;
+    ofr_watchdog w = {0};
+    uint64_t now = 1;
+    ofr_watchdog_observation o = {.working = true, .activity = OFR_THREAD_ACTIVITY_RUNNABLE};
+    assert_int_equal(run(&w, o, &now, 20000), 0);
+    o.starting = true;
+    assert_int_equal(run(&w, o, &now, 50000), 0);
+    o.progress++;
+    o.starting = false;
+    assert_in_range(run(&w, o, &now, 100000), 30000, 30400);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -155,6 +171,7 @@ int main(void)
         cmocka_unit_test(a_stopped_one_is_given_up_soon),
         cmocka_unit_test(a_sleeping_one_too_but_not_a_device),
         cmocka_unit_test(a_starved_one_has_half_a_minute),
+        cmocka_unit_test(compiling_is_no_step),
         cmocka_unit_test(progress_keeps_it_alive),
         cmocka_unit_test(long_steps_teach_patience),
         cmocka_unit_test(a_suspended_machine_is_no_alarm),

@@ -21,10 +21,11 @@ static ofr_ladder parsed(const char *text, uint32_t context)
 static void chunks_are_parsed(void **state)
 {
     (void)state;
-    ofr_ladder ladder = parsed("16,64,256,512,1024", 8192);
-    assert_int_equal(ladder.n, 6);
+    ofr_ladder ladder = parsed(OFR_LADDER_DEFAULT_CHUNKS, 8192);
+    assert_int_equal(ladder.n, 7);
     assert_int_equal(ladder.steps[0], 1);
-    assert_int_equal(ladder.steps[5], 1024);
+    assert_int_equal(ladder.steps[2], 32);
+    assert_int_equal(ladder.steps[6], 1024);
     ladder = parsed("16,64,256", 100);
     assert_int_equal(ladder.n, 3);
     assert_int_equal(ladder.steps[2], 64);

@@ -1,6 +1,7 @@
 /* Sequences: what is forwarded again and what is not, chunks, lost workers, cancellation. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 
 #include "supervisor/sequence.h"
 
-enum { CONTEXT = 32, CHUNK = 4, VOCAB = 8 };
+enum { CONTEXT = 32, CHUNK = 4, VOCAB = 8, JOBS = 64 };
 
 /* A model that keeps the tokens it was given as its "KV", and whose logits say how many there are
  * and what they sum up to. */
@@ -26,6 +27,8 @@ struct model {
     int status[2];
     ofr_error reason[2];
     uint32_t on_their_way, most_on_their_way, submitted;
+    bool decoding;       /* what is on its way has one token */
+    uint32_t jobs[JOBS]; /* tokens of each */
 };
 
 static int model_run(void *user, const ofr_client_job *job, ofr_client_result *ret_result,
@@ -279,6 +282,58 @@ static void chunks_follow_each_other(void **state)
     ofr_sequence_done(&s);
 }
 
+/* Two devices, prompts on one and single tokens on the other: a job of either that is submitted
+ * while the other's is on its way would read rows that are not there yet. */
+static int split_submit(void *user, const ofr_client_job *job, uint32_t *ret_ticket, ofr_error *err)
+{
+    struct model *m = user;
+    (void)err;
+    bool decodes = job->segments[0].n_tokens == 1;
+    if (m->on_their_way > 0)
+        assert_int_equal(decodes, m->decoding);
+    m->decoding = decodes;
+    m->jobs[m->submitted % JOBS] = job->segments[0].n_tokens;
+    ofr_client_result result;
+    uint32_t ticket = m->submitted++ % 2;
+    m->status[ticket] = model_run(m, job, &result, &m->reason[ticket]);
+    if (++m->on_their_way > m->most_on_their_way)
+        m->most_on_their_way = m->on_their_way;
+    *ret_ticket = ticket;
+    return 0;
+}
+
+static void replayed_tokens_wait_for_the_prompt(void **state)
+{
+    (void)state;
+    struct model m;
+    ofr_sequence s;
+    const float *logits = NULL;
+    begin(&m, &s);
+    s.engine.run = NULL;
+    s.engine.submit = split_submit;
+    s.engine.wait = model_wait;
+    int32_t tokens[] = {1, 2, 3, 4, 5, 6};
+    forward(&m, &s, tokens, 6, 0); /* jobs of 4 and 2 */
+    assert_int_equal(m.most_on_their_way, 2);
+    for (int32_t token = 7; token < 10; token++) {
+        assert_int_equal(ofr_sequence_append(&s, token, NULL), 0);
+        assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, NULL), 0);
+    }
+    /* The worker is lost at the next token: everything again, in the jobs of before. */
+    m.fail_at = m.calls + 1;
+    m.fail_count = 1;
+    m.fail_code = OFR_EDEVICE;
+    assert_int_equal(ofr_sequence_append(&s, 10, NULL), 0);
+    uint32_t before = m.submitted;
+    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, NULL), 0);
+    assert_true(logits[0] == 10 && logits[1] == 55);
+    const uint32_t expected[] = {1, 4, 2, 1, 1, 1, 1}; /* the one that failed first */
+    assert_int_equal(m.submitted - before, sizeof expected / sizeof expected[0]);
+    assert_memory_equal(m.jobs + before, expected, sizeof expected);
+    assert_int_equal(m.on_their_way, 0);
+    ofr_sequence_done(&s);
+}
+
 static void limits(void **state)
 {
     (void)state;
@@ -310,6 +365,7 @@ int main(void)
         cmocka_unit_test(other_errors_are_passed_on),
         cmocka_unit_test(cancellation_keeps_what_was_forwarded),
         cmocka_unit_test(chunks_follow_each_other),
+        cmocka_unit_test(replayed_tokens_wait_for_the_prompt),
         cmocka_unit_test(limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -44,8 +44,8 @@ typedef struct ofr_backend_options {
     /* Adds 1 after every layer (or compiled block), so that a watchdog can tell slow from hung; may
      * lie in shared memory. NULL: nobody watches. */
     _Atomic uint64_t *progress;
-    /* Not 0 while something is made ready for its first use (a graph is compiled): it takes long and
-     * has no steps, which a watchdog must know. NULL: nobody watches. */
+    /* Not 0 while something is made ready for its first use (a graph is compiled): it takes long
+     * and has no steps, which a watchdog must know. NULL: nobody watches. */
     _Atomic uint32_t *preparing;
 } ofr_backend_options;
 

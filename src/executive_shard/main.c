@@ -192,7 +192,8 @@ static int command_status(const struct options *o)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.log_level = "info", .failure_window = 30, .idle_worker = 30, .cache_mib = 1024};
+    struct options o = {
+        .log_level = "info", .failure_window = 30, .idle_worker = 30, .cache_mib = 1024};
     const ofr_option table[] = {
         {"model", OFR_OPTION_STRING, &o.model, 0, 0, "DIR",
          "package (default " OFR_DEFAULT_PACKAGE ")"},

@@ -186,8 +186,8 @@ typedef struct ofr_board {
     _Atomic uint64_t tokens;
     _Atomic uint64_t busy_ns; /* inside the backend */
     _Atomic uint64_t handoff_bytes_copied;
-    _Atomic uint32_t state; /* enum ofr_board_state */
-    _Atomic uint32_t preparing; /* not 0: something is compiled for its first use */
+    _Atomic uint32_t state;          /* enum ofr_board_state */
+    _Atomic uint32_t preparing;      /* not 0: something is compiled for its first use */
     _Atomic uint64_t decode_tokens;  /* of `tokens`, those that were alone in their segment */
     _Atomic uint64_t graph_kv_bytes; /* K and V that graphs converted or moved inside a device */
 } ofr_board;

@@ -8,9 +8,10 @@
  *   - stopped (SIGSTOP, a debugger): given up after 0.4 s
  *   - running, or waiting for a disk: it may be slow or starved, so only after 30 s, or thirty
  *     times the longest step
- * The clocks begin again where starting begins or ends, and none of its steps counts as the longest.
- * A gap between two observations means that the observer itself did not run (the machine was
- * suspended, the session stopped): then all clocks begin again. Pure: the caller brings the time.
+ * The clocks begin again where starting begins or ends, and none of its steps counts as the
+ * longest. A gap between two observations means that the observer itself did not run (the machine
+ * was suspended, the session stopped): then all clocks begin again. Pure: the caller brings the
+ * time.
  */
 #ifndef OFR_EXECUTIVE_SHARD_WATCHDOG_H
 #define OFR_EXECUTIVE_SHARD_WATCHDOG_H

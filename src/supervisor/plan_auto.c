@@ -147,8 +147,8 @@ static void add_device(ofr_planner_input *input, const ofr_device *device, const
     d->memory_bytes = device->memory_bytes - device->memory_bytes / 8;
 }
 
-/* An OpenCL device that is the CPU computes on the cores that "cpu" has, and its measuring took most
- * of the first start. */
+/* An OpenCL device that is the CPU computes on the cores that "cpu" has, and its measuring took
+ * most of the first start. */
 static void leave_out(ofr_planner_input *input, const char *name)
 {
     ofr_planner_device *last = &input->devices[input->n_devices - 1];
@@ -403,7 +403,8 @@ static int find_figures(const ofr_engine_session *session, const ofr_common_opti
     return r;
 }
 
-/* `status` of the executive before, NULL where none served; what was measured since has begun one. */
+/* `status` of the executive before, NULL where none served; what was measured since has begun one.
+ */
 static int open_plan(const ofr_engine_session *session, const ofr_common_options *common,
                      const json_t *status, bool saved_only, double seconds, ofr_plan_auto *ret_plan,
                      ofr_error *err)

@@ -20,7 +20,8 @@ typedef struct ofr_plan_measure_result {
 
 /* Fills in the times of input->devices, whose names and kinds are known; one that has a `failure`
  * already is left out. A device that cannot be opened or measured gets its `failure`; the first
- * one, the CPU, must not fail. Tells on stderr what happens. OFR_ECANCELED after Ctrl-C, OFR_EBUSY where another program holds the executive. */
+ * one, the CPU, must not fail. Tells on stderr what happens. OFR_ECANCELED after Ctrl-C, OFR_EBUSY
+ * where another program holds the executive. */
 int ofr_plan_measure_devices(const ofr_plan_measure_options *options, ofr_planner_input *input,
                              ofr_plan_measure_result *ret_result, ofr_error *err);
 

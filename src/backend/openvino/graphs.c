@@ -199,9 +199,9 @@ void ofr_openvino_learn_cost(ofr_backend_session *session, uint32_t tokens, doub
             session->seconds[i] > 0 ? session->seconds[i] : session->guesses[i] * scale;
 }
 
-/* The CPU plug-in keeps, for each compiled graph, what the graph works in: above all the f32 form of
- * the largest matrix, 224 MiB of a 7B layer, whatever the chunk. Devices that multiply compressed
- * weights do not. */
+/* The CPU plug-in keeps, for each compiled graph, what the graph works in: above all the f32 form
+ * of the largest matrix, 224 MiB of a 7B layer, whatever the chunk. Devices that multiply
+ * compressed weights do not. */
 static uint64_t working_bytes(const ofr_backend_session *session, uint32_t tokens)
 {
     const ofr_model_params *p = session->params;

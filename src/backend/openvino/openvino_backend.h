@@ -9,8 +9,8 @@
  *
  * Opening loads OpenVINO and its drivers, which may abort the process: in a worker only. Graphs are
  * compiled when first needed; compiled ones are kept in the cache directory (blob_cache.h). On the
- * CPU plug-in those that are ready work in at most a tenth of the weights' bytes (256 MiB at least),
- * as far as one chunk allows; others are given up and made ready again. */
+ * CPU plug-in those that are ready work in at most a tenth of the weights' bytes (256 MiB at
+ * least), as far as one chunk allows; others are given up and made ready again. */
 #ifndef OFR_BACKEND_OPENVINO_OPENVINO_BACKEND_H
 #define OFR_BACKEND_OPENVINO_OPENVINO_BACKEND_H
 

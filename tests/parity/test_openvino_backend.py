@@ -71,6 +71,17 @@ def check_chunks(package, ids):
         expect((result["chunks"], result["padded"]) == (chunks, padded), n, result)
 
 
+def check_room(package, ids, work):
+    """Compiled graphs that do not fit together are given up and made ready again: the same answer."""
+    cache = os.path.join(work, "room")
+    runs = [run(package, "openvino:CPU", ids, chunk=16, generate=6, cache=cache, **bound)
+            for bound in ({}, {"OFFERING_GRAPHS_MIB": "1"})]
+    expect(runs[0]["given_up"] == 0 and runs[0]["compiled"] > 2, runs[0])
+    expect(runs[1]["given_up"] == runs[0]["compiled"] - 1, runs)
+    expect(runs[1]["compiled"] == 0 and runs[1]["copied"] == 0, runs[1])
+    expect([s["id"] for s in runs[1]["steps"]] == [s["id"] for s in runs[0]["steps"]], runs)
+
+
 def main():
     graphs.openvino()
     if not os.path.exists(TOOL):
@@ -86,6 +97,8 @@ def main():
            284, 357, 506, 1719, 411]
     check("SmolLM2, split", run(PACKAGE, "prefill=openvino:CPU,decode=openvino:CPU@0-4,cpu@4-", ids,
                                 generate=6), 1e-2)
+    with tempfile.TemporaryDirectory() as work:
+        check_room(PACKAGE, ids, work)
 
 
 main()

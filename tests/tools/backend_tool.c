@@ -234,9 +234,9 @@ int main(int argc, char **argv)
         t.sessions[i].backend->close(t.sessions[i].session);
     }
     printf("],\"kl\":%.8f,\"copied\":%" PRIu64 ",\"compiled\":%u,\"from_cache\":%u,"
-           "\"compile_ms\":%.1f,\"chunks\":%" PRIu64 ",\"padded\":%" PRIu64
+           "\"given_up\":%u,\"compile_ms\":%.1f,\"chunks\":%" PRIu64 ",\"padded\":%" PRIu64
            ",\"peak_rss_mib\":%ld}\n",
-           kl, copied, figures.graphs_compiled, figures.graphs_from_cache,
+           kl, copied, figures.graphs_compiled, figures.graphs_from_cache, figures.graphs_given_up,
            (double)figures.compile_ns * 1e-6, figures.chunks, figures.padded_tokens,
            usage.ru_maxrss >> 10);
     free(expected);

@@ -210,13 +210,24 @@ static uint64_t working_bytes(const ofr_backend_session *session, uint32_t token
     return sizeof(float) * p->d_ff * ((uint64_t)p->d_model + 3 * (uint64_t)tokens);
 }
 
+/* What all compiled graphs together may work in. */
+static uint64_t working_bytes_max(const ofr_backend_session *session)
+{
+    enum { MIB_MAX = 1 << 24 };
+    static const uint64_t ENOUGH = UINT64_C(256) << 20, SHARE = 10; /* of the weights */
+    const char *chosen = getenv("OFFERING_GRAPHS_MIB");
+    uint64_t mib = chosen ? strtoull(chosen, NULL, 10) : 0;
+    if (mib > 0 && mib <= MIB_MAX)
+        return mib << 20;
+    uint64_t share = session->weights_size / SHARE;
+    return share > ENOUGH ? share : ENOUGH;
+}
+
 /* Gives up compiled graphs, the longest unused first, until there is room for one more; those of
  * this chunk stay. They come back from the cache, or are compiled again. */
 static void make_room(ofr_backend_session *session, uint64_t bytes)
 {
-    static const uint64_t ENOUGH = UINT64_C(256) << 20, SHARE = 10; /* of the weights */
-    uint64_t most = session->weights_size / SHARE;
-    most = most > ENOUGH ? most : ENOUGH;
+    uint64_t most = working_bytes_max(session);
     size_t n = (size_t)session->n_kinds * session->chunks.n * session->pasts.n;
     while (session->blocks_bytes + bytes > most) {
         ov_block *oldest = NULL;

@@ -6,7 +6,10 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { I8_ZERO = 0 }; /* step_i8 below leaves nothing to correct */
+enum {
+    I8_ZERO = 0, /* step_i8 below leaves nothing to correct */
+    TILE_TOKENS = 4,
+};
 
 static bool supported(const ofr_cpu_features *features)
 {

@@ -38,7 +38,7 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
 {
     int8_t *values = a->values + row * a->value_stride;
     float *scales = a->scales + row * a->group_stride;
-    int32_t *sums = a->sums + row * a->group_stride;
+    float *sums = a->sums + row * a->group_stride;
     for (uint32_t g = 0; g < a->n_groups; g++, x += OFR_CPU_ACTIVATION_GROUP) {
         __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
         float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x0), _mm512_abs_ps(x1)));
@@ -47,7 +47,7 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
         __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse));
         __m512i q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
         scales[g] = top / 127;
-        sums[g] = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+        sums[g] = scales[g] * (float)_mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
         __m128i *to = (__m128i *)(void *)(values + (size_t)g * OFR_CPU_ACTIVATION_GROUP);
         _mm_storeu_si128(to, _mm512_cvtsepi32_epi8(q0));
         _mm_storeu_si128(to + 1, _mm512_cvtsepi32_epi8(q1));
@@ -69,13 +69,12 @@ typedef struct gemv_inputs {
 } gemv_inputs;
 
 INLINE void spread_inputs(enum ofr_dtype dtype, bool minima, const int8_t *values,
-                          const float *scales, const int32_t *sums, uint32_t columns,
+                          const float *scales, const float *sums, uint32_t columns,
                           gemv_inputs *ret)
 {
     const __m512i zero = _mm512_setzero_si512();
     for (uint32_t g = 0; minima && g < columns / OFR_CPU_ACTIVATION_GROUP; g += 16) {
-        __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + g));
-        _mm512_store_ps(ret->sums + g, _mm512_mul_ps(sum, _mm512_loadu_ps(scales + g)));
+        _mm512_store_ps(ret->sums + g, _mm512_loadu_ps(sums + g));
     }
     if (dtype == OFR_DTYPE_I4) {
         const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
@@ -205,7 +204,7 @@ INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t g
 {
     const int8_t *values = a->values + row * a->value_stride;
     const float *scales = a->scales + row * a->group_stride;
-    const int32_t *sums = a->sums + row * a->group_stride;
+    const float *sums = a->sums + row * a->group_stride;
     gemv_inputs inputs;
     memset(y, 0, (end - begin) * sizeof *y);
     for (uint32_t first = 0; first < w->columns; first += GEMV_COLUMNS) {
@@ -309,13 +308,13 @@ static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const
 /* One group of activations of `n` tokens (a constant where inlined) against a tile: its products in
  * 32 bits, times the activations' scales, added to `part`. */
 INLINE void tile_group(const uint8_t *w, const int8_t *x, size_t x_stride, size_t half,
-                       const int32_t *start, const float *scales, size_t group_stride, uint32_t n,
+                       const float *scales, size_t group_stride, uint32_t n,
                        __m512 part[TILE_TOKENS][2])
 {
     __m512i sum[TILE_TOKENS][2];
 #pragma GCC unroll 8
     for (uint32_t t = 0; t < n; t++) {
-        sum[t][0] = sum[t][1] = _mm512_set1_epi32(start[t]);
+        sum[t][0] = sum[t][1] = _mm512_setzero_si512();
     }
 /* Unrolled: as a loop, GCC 12 moves every sum between two registers in each turn. */
 #pragma GCC unroll 8
@@ -347,7 +346,7 @@ INLINE void tile_tokens(const int8_tile *tile, const ofr_cpu_activations *a, siz
 {
     const int8_t *values = a->values + row * a->value_stride;
     const float *scales = a->scales + row * a->group_stride;
-    const int32_t *sums = a->sums + row * a->group_stride;
+    const float *sums = a->sums + row * a->group_stride;
     const uint8_t *w = tile->values;
     size_t half = a->split ? OFR_CPU_SPLIT_BLOCK / 2 : OFR_CPU_ACTIVATION_GROUP / 2;
     for (uint32_t t = 0; t < n; t++) {
@@ -358,15 +357,15 @@ INLINE void tile_tokens(const int8_tile *tile, const ofr_cpu_activations *a, siz
         __m512 part[TILE_TOKENS][2];
 #pragma GCC unroll 8
         for (uint32_t t = 0; t < n; t++) {
-            part[t][0] = part[t][1] = _mm512_setzero_ps();
+            float sum = 0;
+            for (uint32_t i = g; i < g + tile->ratio; i++) {
+                sum += sums[t * a->group_stride + i];
+            }
+            part[t][0] = part[t][1] = _mm512_set1_ps((float)-tile->zero * sum);
         }
         for (uint32_t i = g; i < g + tile->ratio; i++) {
-            int32_t start[TILE_TOKENS];
-            for (uint32_t t = 0; t < n; t++) {
-                start[t] = -tile->zero * sums[t * a->group_stride + i];
-            }
-            tile_group(w, values + ofr_cpu_group_offset(a, i), a->value_stride, half, start,
-                       scales + i, a->group_stride, n, part);
+            tile_group(w, values + ofr_cpu_group_offset(a, i), a->value_stride, half, scales + i,
+                       a->group_stride, n, part);
             w += (size_t)OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS;
         }
         __m512 s0 = _mm512_load_ps(tile->scales + (size_t)g * OFR_CPU_GEMM_ROWS);
@@ -380,8 +379,7 @@ INLINE void tile_tokens(const int8_tile *tile, const ofr_cpu_activations *a, siz
         for (uint32_t t = 0; tile->minima != NULL && t < n; t++) {
             const float *minima = tile->minima + (size_t)g * OFR_CPU_GEMM_ROWS;
             float *out = y + t * y_stride;
-            size_t at = t * a->group_stride + g;
-            __m512 all = _mm512_set1_ps(scales[at] * (float)sums[at]);
+            __m512 all = _mm512_set1_ps(sums[t * a->group_stride + g]);
             _mm512_storeu_ps(out,
                              _mm512_fmadd_ps(all, _mm512_load_ps(minima), _mm512_loadu_ps(out)));
             _mm512_storeu_ps(out + 16, _mm512_fmadd_ps(all, _mm512_load_ps(minima + 16),

@@ -5,7 +5,10 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { I8_ZERO = 128 };
+enum {
+    I8_ZERO = 128,
+    TILE_TOKENS = 6,
+};
 
 static bool supported(const ofr_cpu_features *features)
 {

@@ -26,7 +26,7 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
 {
     int8_t *values = a->values + row * a->value_stride;
     float *scales = a->scales + row * a->group_stride;
-    int32_t *sums = a->sums + row * a->group_stride;
+    float *sums = a->sums + row * a->group_stride;
     memset(values, 0, a->value_stride);
     memset(scales, 0, a->group_stride * sizeof *scales);
     memset(sums, 0, a->group_stride * sizeof *sums);
@@ -45,7 +45,7 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
             values[value_index(a, (size_t)g * OFR_CPU_ACTIVATION_GROUP + i)] = value;
             sum += value;
         }
-        sums[g] = sum;
+        sums[g] = scales[g] * (float)sum;
     }
 }
 
@@ -81,8 +81,7 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
             total += weight_scale(w, n, g) * scales[g] * (float)sum;
             if (w->minima != NULL) { /* w (q + 8) s + m, of which q s is there */
                 float minimum = ofr_half_to_float(w->minima[(size_t)n * a->n_groups + g]);
-                total += (8 * weight_scale(w, n, g) + minimum) * scales[g] *
-                         (float)a->sums[row * a->group_stride + g];
+                total += (8 * weight_scale(w, n, g) + minimum) * a->sums[row * a->group_stride + g];
             }
         }
         y[n - begin] = total;
@@ -124,14 +123,11 @@ static void gemm_tile(const int8_tile *tile, const ofr_cpu_activations *a, uint3
     for (size_t t = 0; t < n_tokens; t++) {
         const int8_t *values = a->values + t * a->value_stride;
         const float *scales = a->scales + t * a->group_stride;
-        const int32_t *sums = a->sums + t * a->group_stride;
+        const float *sums = a->sums + t * a->group_stride;
         float *out = y + t * y_stride;
         memset(out, 0, OFR_CPU_GEMM_ROWS * sizeof *out);
         for (uint32_t g = 0; g < a->n_groups; g++) {
-            int32_t sum[OFR_CPU_GEMM_ROWS];
-            for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
-                sum[r] = -tile->zero * sums[g];
-            }
+            int32_t sum[OFR_CPU_GEMM_ROWS] = {0};
             for (size_t k = (size_t)g * OFR_CPU_ACTIVATION_GROUP;
                  k < (size_t)(g + 1) * OFR_CPU_ACTIVATION_GROUP; k++) {
                 const uint8_t *column = tile->values + k * OFR_CPU_GEMM_ROWS;
@@ -141,9 +137,10 @@ static void gemm_tile(const int8_tile *tile, const ofr_cpu_activations *a, uint3
                 }
             }
             for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
-                out[r] += tile->scales[g * OFR_CPU_GEMM_ROWS + r] * scales[g] * (float)sum[r];
+                out[r] += tile->scales[g * OFR_CPU_GEMM_ROWS + r] *
+                          (scales[g] * (float)sum[r] - (float)tile->zero * sums[g]);
                 if (tile->minima != NULL) {
-                    out[r] += tile->minima[g * OFR_CPU_GEMM_ROWS + r] * scales[g] * (float)sums[g];
+                    out[r] += tile->minima[g * OFR_CPU_GEMM_ROWS + r] * sums[g];
                 }
             }
         }

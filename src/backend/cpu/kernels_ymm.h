@@ -7,7 +7,8 @@
  *                             adds the products of u0 and s0 and of u1 and s1 (u at most 15) to
  *                             32-bit lanes;
  *   step_i8(sum, u, s)        adds products of (u - 128 + I8_ZERO) and s to 32-bit lanes;
- *   I8_ZERO                   the zero point that is still to be corrected for i8. */
+ *   I8_ZERO                   the zero point that is still to be corrected for i8;
+ *   TILE_TOKENS               tokens that a gemm takes at once: 2 sums for each, in registers. */
 #ifndef OFR_BACKEND_CPU_KERNELS_YMM_H
 #define OFR_BACKEND_CPU_KERNELS_YMM_H
 
@@ -21,6 +22,7 @@ enum {
     SCALES_AT_ONCE = 64,  /* weight scales of a row that a gemv widens at once */
     GROUP_OF_ROW = 1,     /* in place of a group size: one scale for a row */
     QUADS = OFR_CPU_ACTIVATION_GROUP / 4,
+    SLICE = 512, /* columns: 32 rows of them, as bytes, stay in the first-level cache */
 };
 
 INLINE float add_lanes(__m256 x)
@@ -95,7 +97,7 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
     const __m256 sign = _mm256_set1_ps(-0.0f);
     int8_t *values = a->values + row * a->value_stride;
     float *scales = a->scales + row * a->group_stride;
-    int32_t *sums = a->sums + row * a->group_stride;
+    float *sums = a->sums + row * a->group_stride;
     if (a->split) {
         memset(values, 0, a->value_stride); /* the padding of both halves of the last block */
     }
@@ -131,7 +133,7 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
             sum += lanes[i];
         }
         scales[g] = top / 127;
-        sums[g] = sum;
+        sums[g] = scales[g] * (float)sum;
     }
     size_t groups = a->group_stride - a->n_groups;
     memset(scales + a->n_groups, 0, groups * sizeof *scales);
@@ -156,13 +158,12 @@ INLINE const int8_t *split_at(const int8_t *values, uint32_t b)
 }
 
 INLINE void spread_inputs(enum ofr_dtype dtype, bool minima, const int8_t *values,
-                          const float *scales, const int32_t *sums, uint32_t columns,
+                          const float *scales, const float *sums, uint32_t columns,
                           gemv_inputs *ret)
 {
     const __m256i zero = _mm256_setzero_si256();
     for (uint32_t g = 0; minima && g < columns / OFR_CPU_ACTIVATION_GROUP; g += 8) {
-        __m256 sum = _mm256_cvtepi32_ps(_mm256_loadu_si256((const void *)(sums + g)));
-        _mm256_store_ps(ret->sums + g, _mm256_mul_ps(sum, _mm256_loadu_ps(scales + g)));
+        _mm256_store_ps(ret->sums + g, _mm256_loadu_ps(sums + g));
     }
     if (dtype == OFR_DTYPE_I4) {
         const __m256i bias = _mm256_set1_epi8(minima ? 0 : 8);
@@ -281,7 +282,7 @@ INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t g
 {
     const int8_t *values = a->values + row * a->value_stride;
     const float *scales = a->scales + row * a->group_stride;
-    const int32_t *sums = a->sums + row * a->group_stride;
+    const float *sums = a->sums + row * a->group_stride;
     gemv_inputs inputs;
     memset(y, 0, (end - begin) * sizeof *y);
     for (uint32_t first = 0; first < w->columns; first += GEMV_COLUMNS) {
@@ -327,138 +328,249 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
     }
 }
 
-/* Tiles of the int8 gemm: unsigned bytes, 4 neighbours of the activations' order at a time, group
- * after group (of i4 the 16 even values, then the 16 odd ones): [K/4][GEMM_ROWS][4]. A 32-bit lane
- * is then one row and needs no sum across lanes. */
+/* The slice of 32 rows that the int8 gemm has unpacked: unsigned bytes, 4 neighbours of the
+ * activations' order at a time, group after group (of i4 the 16 even values, then the 16 odd ones):
+ * [SLICE/4][GEMM_ROWS][4]. A 32-bit lane is then one row and needs no sum across lanes. */
 typedef struct int8_tile {
     uint8_t *values;
-    float *scales; /* [K/32][GEMM_ROWS] */
-    float *minima; /* likewise; NULL: none */
-    int32_t zero;  /* the zero point: 8, 128, or 0 with minima */
+    float *scales;       /* [SLICE/32][GEMM_ROWS], of each group of the weights */
+    float *minima;       /* likewise; NULL: none */
+    int32_t zero;        /* the zero point: 8, I8_ZERO, or 0 with minima */
+    uint32_t ratio;      /* groups of activations to one of the weights */
+    uint32_t first, end; /* groups of activations */
 } int8_tile;
 
+/* Transposes 8 x 8 lanes of 32 bits. */
+INLINE void transpose8(__m256i m[8])
+{
+    __m256i t[8];
+    for (int i = 0; i < 8; i += 4) {
+        __m256i a = _mm256_unpacklo_epi32(m[i], m[i + 1]);
+        __m256i b = _mm256_unpackhi_epi32(m[i], m[i + 1]);
+        __m256i c = _mm256_unpacklo_epi32(m[i + 2], m[i + 3]);
+        __m256i d = _mm256_unpackhi_epi32(m[i + 2], m[i + 3]);
+        t[i] = _mm256_unpacklo_epi64(a, c);
+        t[i + 1] = _mm256_unpackhi_epi64(a, c);
+        t[i + 2] = _mm256_unpacklo_epi64(b, d);
+        t[i + 3] = _mm256_unpackhi_epi64(b, d);
+    }
+    /* t[4 j + i] holds columns i and 4 + i of rows 4 j to 4 j + 3 */
+    for (int i = 0; i < 4; i++) {
+        m[i] = _mm256_permute2x128_si256(t[i], t[4 + i], 0x20);
+        m[4 + i] = _mm256_permute2x128_si256(t[i], t[4 + i], 0x31);
+    }
+}
+
+/* `bytes` (a multiple of 16) of 8 rows, which may be the same one, to 8 lanes of a tile. */
+static void pack_rows(const uint8_t *const rows[8], size_t bytes, bool i4, uint8_t *to)
+{
+    enum { QUAD = 4 * OFR_CPU_GEMM_ROWS };
+    const __m256i low = _mm256_set1_epi8(15), bias = _mm256_set1_epi8(i4 ? 8 : -128);
+    for (size_t at = 0; at < bytes; at += 32) {
+        bool half = bytes - at < 32;
+        __m256i m[8];
+#pragma GCC unroll 8
+        for (int r = 0; r < 8; r++) {
+            const uint8_t *p = rows[r] + at;
+            m[r] = half ? _mm256_zextsi128_si256(_mm_loadu_si128((const void *)p))
+                        : _mm256_loadu_si256((const void *)p);
+        }
+        transpose8(m);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            if (half && i >= 4) {
+                break;
+            }
+            if (i4) { /* 16 bytes are a group: 4 quads of even values, 4 of odd ones */
+                uint8_t *out = to + (at / 2 + (size_t)(i / 4 * 8 + i % 4)) * QUAD;
+                __m256i even = _mm256_xor_si256(_mm256_and_si256(m[i], low), bias);
+                __m256i odd =
+                    _mm256_xor_si256(_mm256_and_si256(_mm256_srli_epi16(m[i], 4), low), bias);
+                _mm256_store_si256((void *)out, even);
+                _mm256_store_si256((void *)(out + 4 * QUAD), odd);
+            } else {
+                _mm256_store_si256((void *)(to + (at / 4 + (size_t)i) * QUAD),
+                                   _mm256_xor_si256(m[i], bias));
+            }
+        }
+    }
+}
+
+/* n_groups values of each row, row_values apart, as floats: [n_groups][GEMM_ROWS]; 0 behind the
+ * rows. */
+static void pack_scales(const uint16_t *from, size_t row_values, uint32_t rows, uint32_t n_groups,
+                        float *to)
+{
+    for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r += 8) {
+        for (uint32_t g = 0; g < n_groups; g += 8) {
+            __m256i m[8];
+            for (uint32_t i = 0; i < 8; i++) {
+                m[i] = r + i < rows ? _mm256_castps_si256(load_halves(
+                                          from + (r + i) * row_values + g, n_groups - g))
+                                    : _mm256_setzero_si256();
+            }
+            transpose8(m);
+            for (uint32_t i = 0; i < 8 && g + i < n_groups; i++) {
+                _mm256_store_si256((void *)(to + (size_t)(g + i) * OFR_CPU_GEMM_ROWS + r), m[i]);
+            }
+        }
+    }
+}
+
+/* Groups [tile->first, tile->end) of rows [begin, begin + n). */
 static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const int8_tile *tile)
 {
     bool i4 = w->dtype == OFR_DTYPE_I4;
     size_t row_bytes = i4 ? w->columns / 2 : w->columns;
-    const __m256i low = _mm256_set1_epi8(15), bias = _mm256_set1_epi8(i4 ? 8 : -128);
-    for (uint32_t part = 0; part < OFR_CPU_GEMM_ROWS / 8; part++) {
-        uint32_t left = n > part * 8 ? n - part * 8 : 0;
-        const uint8_t *data = w->data + (size_t)(begin + (left > 0 ? part * 8 : 0)) * row_bytes;
-        /* Distances between rows in units of 4 bytes: rows are multiples of 16 bytes. */
-        __m256i rows = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                          _mm256_set1_epi32((int)(row_bytes / 4)));
-        uint8_t *out = tile->values + (size_t)part * 32;
-        for (uint32_t i = 0; i < row_bytes / 4; i++) {
-            __m256i x = _mm256_mask_i32gather_epi32(
-                _mm256_setzero_si256(), (const void *)(data + (size_t)i * 4), rows, tail8(left), 4);
-            if (i4) {
-                size_t quad = (size_t)(i / 4) * 8 + i % 4;
-                __m256i even = _mm256_xor_si256(_mm256_and_si256(x, low), bias);
-                __m256i odd =
-                    _mm256_xor_si256(_mm256_and_si256(_mm256_srli_epi16(x, 4), low), bias);
-                _mm256_store_si256((void *)(out + quad * (4 * OFR_CPU_GEMM_ROWS)), even);
-                _mm256_store_si256((void *)(out + (quad + 4) * (4 * OFR_CPU_GEMM_ROWS)), odd);
-            } else {
-                _mm256_store_si256((void *)(out + (size_t)i * (4 * OFR_CPU_GEMM_ROWS)),
-                                   _mm256_xor_si256(x, bias));
-            }
+    size_t group_bytes = i4 ? OFR_CPU_ACTIVATION_GROUP / 2 : OFR_CPU_ACTIVATION_GROUP;
+    for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r += 8) {
+        const uint8_t *rows[8];
+        for (uint32_t i = 0; i < 8; i++) { /* in place of missing rows the last one, times 0 */
+            size_t row = begin + (r + i < n ? r + i : n - 1);
+            rows[i] = w->data + row * row_bytes + tile->first * group_bytes;
+        }
+        size_t bytes = (tile->end - tile->first) * group_bytes;
+        if (i4) {
+            pack_rows(rows, bytes, true, tile->values + (size_t)r * 4);
+        } else {
+            pack_rows(rows, bytes, false, tile->values + (size_t)r * 4);
         }
     }
-    uint32_t ratio = w->group / OFR_CPU_ACTIVATION_GROUP, own = w->columns / w->group;
-    for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
-        for (uint32_t g = 0; g < w->columns / OFR_CPU_ACTIVATION_GROUP; g++) {
-            tile->scales[g * OFR_CPU_GEMM_ROWS + r] =
-                r < n ? _cvtsh_ss(w->scales[(size_t)(begin + r) * own + g / ratio]) : 0;
-            if (tile->minima != NULL) {
-                tile->minima[g * OFR_CPU_GEMM_ROWS + r] =
-                    r < n ? _cvtsh_ss(w->minima[(size_t)(begin + r) * own + g]) : 0;
-            }
-        }
+    size_t row_scales = w->columns / w->group, first = tile->first / tile->ratio;
+    uint32_t n_groups = (tile->end - 1) / tile->ratio + 1 - (uint32_t)first;
+    pack_scales(w->scales + begin * row_scales + first, row_scales, n, n_groups, tile->scales);
+    if (tile->minima != NULL) {
+        pack_scales(w->minima + begin * row_scales + first, row_scales, n, n_groups, tile->minima);
     }
 }
 
-/* `n` tokens (a constant where inlined) against 16 rows of the tile from `first` on. */
-INLINE void tile_tokens(const int8_tile *tile, bool i4, uint32_t first,
-                        const ofr_cpu_activations *a, size_t row, uint32_t n, float *y,
-                        size_t y_stride)
+/* Where GCC 12 would move all products of a group before the first of their sums, and keep an
+ * address for each of them, so that most of both lie on the stack. */
+#define keep_in_registers(a, b) __asm__("" : "+x"(a), "+x"(b))
+#define keep_address(p)         __asm__("" : "+r"(p))
+
+/* One group of activations of `n` tokens (a constant where inlined) against 16 rows: products in
+ * 32 bits, times the activations' scales, added to `part`. */
+INLINE void tile_group(bool i4, const uint8_t *w, const int8_t *x, size_t x_stride,
+                       const float *scales, size_t group_stride, uint32_t n,
+                       __m256 part[TILE_TOKENS][2])
+{
+    const size_t odd = i4 ? OFR_CPU_SPLIT_BLOCK / 2 : OFR_CPU_ACTIVATION_GROUP / 2;
+    const int8_t *from[TILE_TOKENS];
+    __m256i sum[TILE_TOKENS][2];
+#pragma GCC unroll 8
+    for (uint32_t t = 0; t < n; t++) {
+        from[t] = x + t * x_stride;
+        keep_address(from[t]);
+        sum[t][0] = sum[t][1] = _mm256_setzero_si256();
+    }
+/* Unrolled: as a loop, GCC 12 moves every sum between two registers in each turn. */
+#pragma GCC unroll 8
+    for (uint32_t q = 0; q < QUADS; q++) {
+        __m256i w0 = _mm256_load_si256((const void *)(w + q * (4 * OFR_CPU_GEMM_ROWS)));
+        __m256i w1 = _mm256_load_si256((const void *)(w + q * (4 * OFR_CPU_GEMM_ROWS) + 32));
+        size_t at = q < QUADS / 2 ? 4 * q : odd + 4 * (q - QUADS / 2);
+#pragma GCC unroll 8
+        for (uint32_t t = 0; t < n; t++) {
+            int32_t four;
+            memcpy(&four, from[t] + at, sizeof four);
+            __m256i each = _mm256_set1_epi32(four);
+            sum[t][0] = i4 ? step_unsigned(sum[t][0], w0, each) : step_i8(sum[t][0], w0, each);
+            sum[t][1] = i4 ? step_unsigned(sum[t][1], w1, each) : step_i8(sum[t][1], w1, each);
+            keep_in_registers(sum[t][0], sum[t][1]);
+        }
+    }
+#pragma GCC unroll 8
+    for (uint32_t t = 0; t < n; t++) {
+        __m256 s = _mm256_set1_ps(scales[t * group_stride]);
+        __m256i sum0 = i4 ? widen(sum[t][0]) : sum[t][0];
+        __m256i sum1 = i4 ? widen(sum[t][1]) : sum[t][1];
+        part[t][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum0), s, part[t][0]);
+        part[t][1] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum1), s, part[t][1]);
+    }
+}
+
+/* `n` tokens (a constant where inlined) against 16 rows of the tile from `row0` on. Sums of a group
+ * of the weights are scaled once; those over the row live in y, where a later slice adds. */
+INLINE void tile_tokens(const int8_tile *tile, bool i4, uint32_t row0, const ofr_cpu_activations *a,
+                        size_t row, uint32_t n, float *y, size_t y_stride)
 {
     const int8_t *values = a->values + row * a->value_stride;
     const float *scales = a->scales + row * a->group_stride;
-    const int32_t *sums = a->sums + row * a->group_stride;
-    int32_t zero = i4 ? tile->zero : I8_ZERO;
-    size_t half = a->split ? OFR_CPU_SPLIT_BLOCK / 2 : OFR_CPU_ACTIVATION_GROUP / 2;
-    const uint8_t *w = tile->values + (size_t)first * 4;
-    __m256 total[4][2];
-    for (uint32_t t = 0; t < n; t++) {
-        total[t][0] = total[t][1] = _mm256_setzero_ps();
-    }
-    for (uint32_t g = 0; g < a->n_groups; g++) {
-        __m256i wide[4][2], sum[4][2];
-        const int8_t *x = values + ofr_cpu_group_offset(a, g);
+    const float *sums = a->sums + row * a->group_stride;
+    const uint8_t *w = tile->values + (size_t)row0 * 4;
+    const float *own = tile->scales + row0;
+    const float *minima = tile->minima != NULL ? tile->minima + row0 : NULL;
+    for (uint32_t g = tile->first, next; g < tile->end; g = next) {
+        next = (g / tile->ratio + 1) * tile->ratio;
+        next = next < tile->end ? next : tile->end;
+        __m256 part[TILE_TOKENS][2];
+#pragma GCC unroll 8
         for (uint32_t t = 0; t < n; t++) {
-            wide[t][0] = wide[t][1] = _mm256_set1_epi32(-zero * sums[t * a->group_stride + g]);
-            sum[t][0] = sum[t][1] = _mm256_setzero_si256();
-        }
-        for (uint32_t q = 0; q < QUADS; q++, w += 4 * OFR_CPU_GEMM_ROWS) {
-            __m256i w0 = _mm256_load_si256((const void *)w);
-            __m256i w1 = _mm256_load_si256((const void *)(w + 32));
-            size_t at = q < QUADS / 2 ? 4 * q : half + 4 * (q - QUADS / 2);
-            for (uint32_t t = 0; t < n; t++) {
-                int32_t four;
-                memcpy(&four, x + t * a->value_stride + at, sizeof four);
-                __m256i each = _mm256_set1_epi32(four);
-                sum[t][0] = i4 ? step_unsigned(sum[t][0], w0, each) : step_i8(sum[t][0], w0, each);
-                sum[t][1] = i4 ? step_unsigned(sum[t][1], w1, each) : step_i8(sum[t][1], w1, each);
+            float sum = 0;
+            for (uint32_t i = g; i < next; i++) {
+                sum += sums[t * a->group_stride + i];
             }
+            part[t][0] = part[t][1] = _mm256_set1_ps((float)-tile->zero * sum);
         }
+        for (uint32_t i = g; i < next; i++) {
+            tile_group(i4, w, values + ofr_cpu_group_offset(a, i), a->value_stride, scales + i,
+                       a->group_stride, n, part);
+            w += (size_t)OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS;
+        }
+        __m256 s0 = _mm256_load_ps(own), s1 = _mm256_load_ps(own + 8);
+#pragma GCC unroll 8
         for (uint32_t t = 0; t < n; t++) {
-            for (uint32_t i = 0; i < 2; i++) {
-                wide[t][i] = _mm256_add_epi32(wide[t][i], i4 ? widen(sum[t][i]) : sum[t][i]);
+            float *out = y + t * y_stride;
+            __m256 y0 = _mm256_setzero_ps(), y1 = y0;
+            if (g > 0) {
+                y0 = _mm256_loadu_ps(out);
+                y1 = _mm256_loadu_ps(out + 8);
             }
+            if (minima != NULL) { /* groups of 32, as those of the activations */
+                __m256 sum = _mm256_set1_ps(sums[t * a->group_stride + g]);
+                y0 = _mm256_fmadd_ps(sum, _mm256_load_ps(minima), y0);
+                y1 = _mm256_fmadd_ps(sum, _mm256_load_ps(minima + 8), y1);
+            }
+            _mm256_storeu_ps(out, _mm256_fmadd_ps(part[t][0], s0, y0));
+            _mm256_storeu_ps(out + 8, _mm256_fmadd_ps(part[t][1], s1, y1));
         }
-        const float *own = tile->scales + g * OFR_CPU_GEMM_ROWS + first;
-        for (uint32_t t = 0; t < n; t++) {
-            __m256 s = _mm256_set1_ps(scales[t * a->group_stride + g]);
-            for (uint32_t i = 0; i < 2; i++) {
-                total[t][i] =
-                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(wide[t][i]),
-                                    _mm256_mul_ps(s, _mm256_load_ps(own + 8 * i)), total[t][i]);
-            }
-            for (uint32_t i = 0; i < 2 && tile->minima != NULL; i++) {
-                __m256 all = _mm256_mul_ps(s, _mm256_set1_ps((float)sums[t * a->group_stride + g]));
-                const float *minima = tile->minima + g * OFR_CPU_GEMM_ROWS + first;
-                total[t][i] = _mm256_fmadd_ps(all, _mm256_load_ps(minima + 8 * i), total[t][i]);
-            }
-        }
-    }
-    for (uint32_t t = 0; t < n; t++) {
-        _mm256_storeu_ps(y + t * y_stride, total[t][0]);
-        _mm256_storeu_ps(y + t * y_stride + 8, total[t][1]);
+        own += OFR_CPU_GEMM_ROWS;
+        minima = minima != NULL ? minima + OFR_CPU_GEMM_ROWS : NULL;
     }
 }
 
-INLINE void tile_rows(const int8_tile *tile, bool i4, const ofr_cpu_activations *a,
-                      uint32_t n_tokens, float *y, size_t y_stride)
+/* Parts of rows are too short for hardware prefetchers. Beyond the activations it does nothing. */
+INLINE void prefetch_tokens(const int8_tile *tile, const ofr_cpu_activations *a, size_t row)
 {
-    for (uint32_t first = 0; first < OFR_CPU_GEMM_ROWS; first += 16) {
-        uint32_t t = 0;
-        for (; t + 4 <= n_tokens; t += 4) {
-            tile_tokens(tile, i4, first, a, t, 4, y + t * y_stride + first, y_stride);
-        }
-        for (; t < n_tokens; t++) {
-            tile_tokens(tile, i4, first, a, t, 1, y + t * y_stride + first, y_stride);
+    const uint32_t line = 64;
+    size_t first = (size_t)tile->first * OFR_CPU_ACTIVATION_GROUP;
+    size_t bytes = (size_t)(tile->end - tile->first) * OFR_CPU_ACTIVATION_GROUP;
+    for (uint32_t t = 0; t < TILE_TOKENS; t++) {
+        const int8_t *values = a->values + (row + t) * a->value_stride + first;
+        for (size_t i = 0; i < bytes; i += line) {
+            _mm_prefetch((const char *)(values + i), _MM_HINT_T0);
         }
     }
 }
 
-static void gemm_tile(const int8_tile *tile, const ofr_cpu_activations *a, uint32_t n_tokens,
-                      float *y, size_t y_stride)
+INLINE void tile_all(const int8_tile *tile, bool i4, const ofr_cpu_activations *a,
+                     uint32_t n_tokens, float *y, size_t y_stride)
 {
-    if (tile->zero != 128) {
-        tile_rows(tile, true, a, n_tokens, y, y_stride);
-    } else {
-        tile_rows(tile, false, a, n_tokens, y, y_stride);
+    uint32_t t = 0;
+    for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS) {
+        prefetch_tokens(tile, a, t + TILE_TOKENS);
+        for (uint32_t row = 0; row < OFR_CPU_GEMM_ROWS; row += 16) {
+            tile_tokens(tile, i4, row, a, t, TILE_TOKENS, y + t * y_stride + row, y_stride);
+        }
+    }
+    for (; t + 2 <= n_tokens; t += 2) {
+        for (uint32_t row = 0; row < OFR_CPU_GEMM_ROWS; row += 16) {
+            tile_tokens(tile, i4, row, a, t, 2, y + t * y_stride + row, y_stride);
+        }
+    }
+    for (uint32_t row = 0; t < n_tokens && row < OFR_CPU_GEMM_ROWS; row += 16) {
+        tile_tokens(tile, i4, row, a, t, 1, y + t * y_stride + row, y_stride);
     }
 }
 
@@ -723,27 +835,39 @@ static void matmul(const float *a, size_t a_stride, const float *b, size_t b_str
 
 static size_t gemm_scratch(uint32_t columns, uint32_t n_tokens)
 {
+    (void)columns;
     (void)n_tokens;
-    return (size_t)columns * OFR_CPU_GEMM_ROWS +
-           2 * (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
+    return (size_t)SLICE * OFR_CPU_GEMM_ROWS +
+           2 * (size_t)SLICE / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
 }
 
+/* Slice after slice of the columns, so that the tile stays in the first-level cache. */
 static void gemm_multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
                           const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
                           size_t y_stride)
 {
-    size_t size = (size_t)w->columns * OFR_CPU_GEMM_ROWS;
-    float *scales = (float *)(void *)((char *)scratch + size);
+    enum { SLICE_GROUPS = SLICE / OFR_CPU_ACTIVATION_GROUP };
+    bool i4 = w->dtype == OFR_DTYPE_I4;
+    float *scales = (float *)(void *)((char *)scratch + (size_t)SLICE * OFR_CPU_GEMM_ROWS);
     int8_tile tile = {
         .values = scratch,
         .scales = scales,
-        .minima = w->minima != NULL ? scales + size / OFR_CPU_ACTIVATION_GROUP : NULL,
-        .zero = w->minima != NULL          ? 0
-                : w->dtype == OFR_DTYPE_I4 ? 8
-                                           : 128,
+        .minima = w->minima != NULL ? scales + (size_t)SLICE_GROUPS * OFR_CPU_GEMM_ROWS : NULL,
+        .zero = w->minima != NULL ? 0
+                : i4              ? 8
+                                  : I8_ZERO,
+        .ratio = w->group / OFR_CPU_ACTIVATION_GROUP,
     };
-    gemm_pack(w, begin, n, &tile);
-    gemm_tile(&tile, a, n_tokens, y, y_stride);
+    for (uint32_t g = 0; g < a->n_groups; g += SLICE_GROUPS) {
+        tile.first = g;
+        tile.end = a->n_groups - g < SLICE_GROUPS ? a->n_groups : g + SLICE_GROUPS;
+        gemm_pack(w, begin, n, &tile);
+        if (i4) {
+            tile_all(&tile, true, a, n_tokens, y, y_stride);
+        } else {
+            tile_all(&tile, false, a, n_tokens, y, y_stride);
+        }
+    }
 }
 
 static const ofr_cpu_gemm gemm_int8 = {

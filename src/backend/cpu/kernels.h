@@ -28,9 +28,9 @@
 #include "package/package.h"
 
 enum {
-    OFR_CPU_GEMM_ROWS = 32,      /* rows of one gemm call are a multiple, but for the last ones */
-    OFR_CPU_GEMM_ROWS_MAX = 256, /* and at most this */
-    OFR_CPU_TOKEN_BLOCK = 32,    /* rows of activations are made in blocks of this */
+    OFR_CPU_GEMM_ROWS = 32,     /* rows of one gemm call are a multiple, but for the last ones */
+    OFR_CPU_GEMM_ROWS_MAX = 64, /* and at most this */
+    OFR_CPU_TOKEN_BLOCK = 32,   /* rows of activations are made in blocks of this */
     OFR_CPU_ACTIVATION_GROUP = 32,
     OFR_CPU_SPLIT_BLOCK = 128,
     OFR_CPU_KEY_BLOCK = 64, /* keys that attention takes at a time */

@@ -247,40 +247,43 @@ INLINE void load_sums(bool begin, bool pair, block_sums sums)
     }
 }
 
-/* Lines of memory that are wanted soon, some with each step. */
-typedef struct cpu_ahead {
-    const char *near, *far; /* into the first-level cache; into the second-level one */
-    uint32_t near_lines, far_lines;
-} cpu_ahead;
-
-/* One block of tokens, or half of one, against 32 rows; `begin`: the sums begin here. */
+/* One block of tokens, or half of one, against 32 rows; `begin`: the sums begin here. A tile is
+ * loaded for the next step right after its last use in this one: on cores whose other hardware
+ * thread is busy, loads are slow and do not overlap with the product that waits for them. */
 INLINE void multiply_block(const char *weights, const char *x, size_t next_tokens, uint32_t steps,
-                           bool pair, bool begin, block_sums sums, cpu_ahead ahead)
+                           bool pair, bool begin, block_sums sums)
 {
     load_sums(begin, pair, sums);
-    for (uint32_t i = 0; i < steps; i++) {
-        for (uint32_t line = 0; line < ahead.far_lines; line++, ahead.far += LINE) {
-            _mm_prefetch(ahead.far, _MM_HINT_T1);
-        }
-        for (uint32_t line = 0; line < ahead.near_lines; line++, ahead.near += LINE) {
-            _mm_prefetch(ahead.near, _MM_HINT_T0);
-        }
-        _tile_loadd(4, weights, LINE);
-        _tile_loadd(6, x, LINE);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, weights + TILE_BYTES, LINE);
-        _tile_dpbf16ps(1, 5, 6);
-        if (pair) {
-            _tile_loadd(7, x + next_tokens, LINE);
-            _tile_dpbf16ps(2, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-        }
+    _tile_loadd(4, weights, LINE);
+    _tile_loadd(6, x, LINE);
+    _tile_loadd(5, weights + TILE_BYTES, LINE);
+    if (pair) {
+        _tile_loadd(7, x + next_tokens, LINE);
+    }
+    for (uint32_t i = 1; i < steps; i++) {
         weights += PITCH;
         x += TILE_BYTES;
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 5, 6);
+        _tile_loadd(6, x, LINE);
+        if (pair) {
+            _tile_dpbf16ps(2, 4, 7);
+            _tile_loadd(4, weights, LINE);
+            _tile_dpbf16ps(3, 5, 7);
+            _tile_loadd(5, weights + TILE_BYTES, LINE);
+            _tile_loadd(7, x + next_tokens, LINE);
+        } else {
+            _tile_loadd(4, weights, LINE);
+            _tile_loadd(5, weights + TILE_BYTES, LINE);
+        }
     }
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 5, 6);
     _tile_stored(0, sums[0], LINE);
     _tile_stored(1, sums[1], LINE);
     if (pair) {
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
         _tile_stored(2, sums[2], LINE);
         _tile_stored(3, sums[3], LINE);
     }
@@ -319,25 +322,17 @@ static size_t scratch_bytes(uint32_t columns, uint32_t n_tokens)
            blocks * (OFR_CPU_GEMM_ROWS_MAX / OFR_CPU_GEMM_ROWS) * sizeof(block_sums);
 }
 
-/* One slice of 32 rows, in the first-level cache, against all tokens, whose slice is in the
- * second-level cache, where 1 / `parts` of the next one is fetched to. */
+/* One slice of 32 rows, in the first-level cache, against all tokens. */
 static void multiply_slice(const char *weights, const ofr_cpu_activations *a, uint32_t n_tokens,
-                           uint32_t first, uint32_t columns, uint32_t part, uint32_t parts,
-                           block_sums *sums)
+                           uint32_t first, uint32_t columns, block_sums *sums)
 {
     const char *x = (const char *)a->values + (size_t)first / STEP * TILE_BYTES;
-    size_t next = BLOCK_TOKENS * a->value_stride, slice = (size_t)columns / STEP * TILE_BYTES;
-    uint32_t far_lines = first + columns < a->columns ? 2 * TILE_BYTES / LINE / parts : 0;
+    size_t next = BLOCK_TOKENS * a->value_stride;
     for (uint32_t t = 0; t < n_tokens; t += OFR_CPU_TOKEN_BLOCK, x += 2 * next, sums++) {
-        /* Of the next slice: part 0 begins at the first 16 tokens, the middle part at the others.
-         */
-        size_t line = (size_t)part * far_lines * LINE * (columns / STEP);
-        cpu_ahead ahead = {.far = x + slice + (line < slice ? line : next + line - slice),
-                           .far_lines = far_lines};
         if (n_tokens - t > BLOCK_TOKENS) {
-            multiply_block(weights, x, next, columns / STEP, true, first == 0, *sums, ahead);
+            multiply_block(weights, x, next, columns / STEP, true, first == 0, *sums);
         } else {
-            multiply_block(weights, x, next, columns / STEP, false, first == 0, *sums, ahead);
+            multiply_block(weights, x, next, columns / STEP, false, first == 0, *sums);
         }
     }
 }
@@ -357,8 +352,7 @@ static void multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
         for (uint32_t s = 0; s < subtiles; s++) {
             uint32_t row = s * OFR_CPU_GEMM_ROWS;
             pack(w, begin + row, n - row, k, columns, weights);
-            multiply_slice(weights, a, n_tokens, k, columns, s, subtiles,
-                           sums + (size_t)s * blocks);
+            multiply_slice(weights, a, n_tokens, k, columns, sums + (size_t)s * blocks);
         }
     }
     _tile_release();

@@ -138,8 +138,8 @@ static prepared_rows prepare(ofr_backend_session *session, uint32_t thread, cons
     return ready;
 }
 
-/* As many rows at once as a gemm can take, but so that all threads have as many: the activations
- * are read again for each chunk. */
+/* As many rows at once as a gemm can take, since the activations are read again for each chunk, but
+ * so that no thread has more than it must. */
 static uint32_t gemm_rows(uint32_t all, uint32_t threads, uint32_t max_rows)
 {
     uint32_t best = OFR_CPU_GEMM_ROWS, least = UINT32_MAX;

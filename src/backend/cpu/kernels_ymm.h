@@ -12,84 +12,18 @@
 #ifndef OFR_BACKEND_CPU_KERNELS_YMM_H
 #define OFR_BACKEND_CPU_KERNELS_YMM_H
 
-#include <math.h>
 #include <string.h>
+
+#include "backend/cpu/kernels_ymm_float.h"
 
 enum {
     PREFETCH_BYTES = 2048,
-    PREFETCH_KEYS = OFR_CPU_KEY_BLOCK,
     GEMV_COLUMNS = 16384, /* columns whose inputs a gemv spreads on the stack at once */
     SCALES_AT_ONCE = 64,  /* weight scales of a row that a gemv widens at once */
     GROUP_OF_ROW = 1,     /* in place of a group size: one scale for a row */
     QUADS = OFR_CPU_ACTIVATION_GROUP / 4,
     SLICE = 512, /* columns: 32 rows of them, as bytes, stay in the first-level cache */
 };
-
-INLINE float add_lanes(__m256 x)
-{
-    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
-}
-
-INLINE float max_lanes(__m256 x)
-{
-    __m128 top = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    top = _mm_max_ps(top, _mm_movehl_ps(top, top));
-    return _mm_cvtss_f32(_mm_max_ss(top, _mm_movehdup_ps(top)));
-}
-
-/* All ones in the first n lanes. */
-INLINE __m256i tail8(size_t n)
-{
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n < 8 ? n : 8)),
-                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
-INLINE __m256 load_floats(const float *x, size_t n)
-{
-    return n >= 8 ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, tail8(n));
-}
-
-INLINE void store_floats(float *x, size_t n, __m256 value)
-{
-    if (n >= 8) {
-        _mm256_storeu_ps(x, value);
-    } else {
-        _mm256_maskstore_ps(x, tail8(n), value);
-    }
-}
-
-INLINE __m256 load_halves(const uint16_t *x, size_t n)
-{
-    if (n >= 8) {
-        return _mm256_cvtph_ps(_mm_loadu_si128((const void *)x));
-    }
-    uint16_t part[8] = {0};
-    memcpy(part, x, n * sizeof *x);
-    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)part));
-}
-
-/* exp with an error of about 2 ulp: 2^n p(r), polynomial of the Cephes library's expf (S. Moshier).
- */
-INLINE __m256 exp8(__m256 x)
-{
-    x = _mm256_min_ps(_mm256_set1_ps(88.37f), _mm256_max_ps(_mm256_set1_ps(-87.33f), x));
-    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504088896341f)),
-                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-    __m256 p = _mm256_set1_ps(1.9875691500e-4f);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
-    p = _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), _mm256_add_ps(r, _mm256_set1_ps(1)));
-    __m256i power =
-        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
-}
 
 static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
 {
@@ -148,7 +82,9 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
 typedef struct gemv_inputs {
     _Alignas(32) float scales[GEMV_COLUMNS / 32][8];
     _Alignas(32) int32_t offsets[GEMV_COLUMNS / 32][8];
-    _Alignas(32) float sums[GEMV_COLUMNS / 32]; /* of each group, for weights with minima */
+    _Alignas(32) float sums[GEMV_COLUMNS / 32];      /* of each group, for weights with minima */
+    _Alignas(32) float zeros[GEMV_COLUMNS / 64 + 8]; /* what the zero point adds to each group of
+                                                        i4 weights, times its scale; 0 behind */
 } gemv_inputs;
 
 /* The even and the odd activations of i4 vector b. */
@@ -276,6 +212,83 @@ INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gr
     }
 }
 
+/* Columns [first, first + columns) of `rows` rows of i4 from n on, in groups of `group` (64 or 128;
+ * a constant where inlined, as rows). The zero point is corrected by one sum over the row's scales.
+ */
+INLINE void gemv_nibbles(const ofr_cpu_matrix *w, uint32_t group, const gemv_inputs *inputs,
+                         const int8_t *values, uint32_t first, uint32_t columns, size_t n,
+                         uint32_t rows, float *y)
+{
+    const uint32_t per_group = group / 64; /* vectors */
+    const __m256i low = _mm256_set1_epi8(15), flip = _mm256_set1_epi8((char)0x88);
+    size_t row_bytes = w->columns / 2, row_scales = w->columns / group;
+    const uint8_t *data = w->data + n * row_bytes + first / 2;
+    const uint16_t *own = w->scales + n * row_scales + first / group;
+    size_t ahead = (PREFETCH_BYTES / (rows * row_bytes) + 1) * (rows * row_bytes);
+    uint32_t n_groups = columns / group;
+    float s[4][SCALES_AT_ONCE];
+    __m256 total[4];
+    for (uint32_t r = 0; r < rows; r++) {
+        total[r] = _mm256_setzero_ps();
+    }
+    for (uint32_t g0 = 0; g0 < n_groups; g0 += SCALES_AT_ONCE) {
+        uint32_t count = n_groups - g0 < SCALES_AT_ONCE ? n_groups - g0 : SCALES_AT_ONCE;
+        for (uint32_t r = 0; r < rows; r++) {
+            for (uint32_t i = 0; i < count; i += 8) {
+                __m256 scales = load_halves(own + r * row_scales + g0 + i, count - i);
+                _mm256_storeu_ps(s[r] + i, scales);
+                total[r] =
+                    _mm256_fmadd_ps(scales, _mm256_load_ps(inputs->zeros + g0 + i), total[r]);
+            }
+        }
+        for (uint32_t g = 0; g < count; g++) {
+            __m256 part[4];
+#pragma GCC unroll 2
+            for (uint32_t v = 0; v < per_group; v++) {
+                uint32_t b = (g0 + g) * per_group + v;
+                const int8_t *x = split_at(values, b);
+                __m256i even = _mm256_loadu_si256((const void *)x);
+                __m256i odd = _mm256_loadu_si256((const void *)(x + OFR_CPU_SPLIT_BLOCK / 2));
+                __m256 lanes = _mm256_load_ps(inputs->scales[b]);
+#pragma GCC unroll 4
+                for (uint32_t r = 0; r < rows; r++) {
+                    const uint8_t *from = data + r * row_bytes + (size_t)b * 32;
+                    if (v == 0) { /* a line of 64 bytes is two vectors */
+                        _mm_prefetch((const char *)(from + ahead), _MM_HINT_T0);
+                    }
+                    __m256i raw = _mm256_xor_si256(_mm256_loadu_si256((const void *)from), flip);
+                    __m256i dot =
+                        dot_nibbles(_mm256_setzero_si256(), _mm256_and_si256(raw, low),
+                                    _mm256_and_si256(_mm256_srli_epi16(raw, 4), low), even, odd);
+                    __m256 sum = _mm256_cvtepi32_ps(dot);
+                    part[r] =
+                        v == 0 ? _mm256_mul_ps(sum, lanes) : _mm256_fmadd_ps(sum, lanes, part[r]);
+                }
+            }
+            for (uint32_t r = 0; r < rows; r++) {
+                total[r] = _mm256_fmadd_ps(part[r], _mm256_set1_ps(s[r][g]), total[r]);
+            }
+        }
+    }
+    for (uint32_t r = 0; r < rows; r++) {
+        y[r] += add_lanes(total[r]);
+    }
+}
+
+/* What gemv_nibbles needs. */
+INLINE void spread_zeros(uint32_t group, const float *sums, uint32_t columns, gemv_inputs *ret)
+{
+    uint32_t n = columns / group, ratio = group / OFR_CPU_ACTIVATION_GROUP;
+    for (uint32_t g = 0; g < n; g++) {
+        float sum = 0;
+        for (uint32_t i = 0; i < ratio; i++) {
+            sum += sums[g * ratio + i];
+        }
+        ret->zeros[g] = -8 * sum;
+    }
+    memset(ret->zeros + n, 0, 8 * sizeof *ret->zeros);
+}
+
 INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t group,
                        const ofr_cpu_activations *a, size_t row, uint32_t begin, uint32_t end,
                        float *y)
@@ -291,6 +304,18 @@ INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t g
         spread_inputs(dtype, w->minima != NULL, values + first, scales + group0, sums + group0,
                       columns, &inputs);
         uint32_t n = begin;
+        if (dtype == OFR_DTYPE_I4 && (group == 64 || group == 128)) {
+            spread_zeros(group, sums + group0, columns, &inputs);
+            for (; n + 4 <= end; n += 4) {
+                gemv_nibbles(w, group, &inputs, values + first, first, columns, n, 4,
+                             y + (n - begin));
+            }
+            for (; n < end; n++) {
+                gemv_nibbles(w, group, &inputs, values + first, first, columns, n, 1,
+                             y + (n - begin));
+            }
+            continue;
+        }
         for (; n + 4 <= end; n += 4) {
             gemv_rows(w, dtype, group, &inputs, values + first, first, columns, n, 4,
                       y + (n - begin));
@@ -571,265 +596,6 @@ INLINE void tile_all(const int8_tile *tile, bool i4, const ofr_cpu_activations *
     }
     for (uint32_t row = 0; t < n_tokens && row < OFR_CPU_GEMM_ROWS; row += 16) {
         tile_tokens(tile, i4, row, a, t, 1, y + t * y_stride + row, y_stride);
-    }
-}
-
-static float dot_f32(const float *x, const float *y, size_t n)
-{
-    __m256 sum = _mm256_setzero_ps();
-    for (size_t i = 0; i < n; i += 8) {
-        sum = _mm256_fmadd_ps(load_floats(x + i, n - i), load_floats(y + i, n - i), sum);
-    }
-    return add_lanes(sum);
-}
-
-static float dot_f16(const float *x, const uint16_t *y, size_t n)
-{
-    __m256 sum = _mm256_setzero_ps();
-    for (size_t i = 0; i < n; i += 8) {
-        sum = _mm256_fmadd_ps(load_floats(x + i, n - i), load_halves(y + i, n - i), sum);
-    }
-    return add_lanes(sum);
-}
-
-static void rms_norm(const float *x, const float *weight, size_t n, float epsilon, float *y)
-{
-    __m256 factor = _mm256_set1_ps(1 / sqrtf(dot_f32(x, x, n) / (float)n + epsilon));
-    for (size_t i = 0; i < n; i += 8) {
-        __m256 v = _mm256_mul_ps(load_floats(x + i, n - i), factor);
-        store_floats(y + i, n - i, _mm256_mul_ps(v, load_floats(weight + i, n - i)));
-    }
-}
-
-static void swiglu(const float *gate, const float *up, size_t n, float *y)
-{
-    for (size_t i = 0; i < n; i += 8) {
-        __m256 g = load_floats(gate + i, n - i);
-        __m256 e = exp8(_mm256_sub_ps(_mm256_setzero_ps(), g));
-        __m256 silu = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1), e));
-        store_floats(y + i, n - i, _mm256_mul_ps(silu, load_floats(up + i, n - i)));
-    }
-}
-
-static void float_to_half(const float *x, size_t n, uint16_t *y)
-{
-    for (size_t i = 0; i < n; i += 8) {
-        uint16_t part[8];
-        size_t left = n - i < 8 ? n - i : 8;
-        _mm_storeu_si128((void *)part,
-                         _mm256_cvtps_ph(load_floats(x + i, left), _MM_FROUND_TO_NEAREST_INT));
-        memcpy(y + i, part, left * sizeof *y);
-    }
-}
-
-static void half_to_float(const uint16_t *x, size_t n, float *y)
-{
-    for (size_t i = 0; i < n; i += 8) {
-        store_floats(y + i, n - i, load_halves(x + i, n - i));
-    }
-}
-
-static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
-                           float *y)
-{
-    for (uint32_t j = 0; j < OFR_CPU_KEY_BLOCK; j += 8) {
-        __m256i mask = tail8(n_keys > j ? n_keys - j : 0);
-        const uint16_t *base = k + (n_keys > j ? j * k_stride : 0);
-        __m256i rows = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                          _mm256_set1_epi32((int)k_stride));
-        for (uint32_t i = 0; i < head_dim; i += 2) { /* head_dim is even */
-            __m256i pair = _mm256_mask_i32gather_epi32(_mm256_setzero_si256(),
-                                                       (const void *)(base + i), rows, mask, 2);
-            __m256i even = _mm256_and_si256(pair, _mm256_set1_epi32(0xffff));
-            __m256i odd = _mm256_srli_epi32(pair, 16);
-            __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(even, odd), 0xd8);
-            float *out = y + (size_t)i * OFR_CPU_KEY_BLOCK + j;
-            _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm256_castsi256_si128(both)));
-            _mm256_storeu_ps(out + OFR_CPU_KEY_BLOCK,
-                             _mm256_cvtph_ps(_mm256_extracti128_si256(both, 1)));
-        }
-    }
-}
-
-/* The same part of a row of the next block of keys: those of the other heads come in between. */
-INLINE void prefetch_row(const uint16_t *row, uint32_t head_dim)
-{
-    for (uint32_t i = 0; i < head_dim; i += 32) {
-        _mm_prefetch((const char *)(row + i), _MM_HINT_T0);
-    }
-}
-
-/* `n` heads (a constant where inlined) against the keys, 4 at a time; scores of missing keys of the
- * last 4 are those of the last one. */
-INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint16_t *k,
-                        size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
-{
-    for (uint32_t j = 0; j < n_keys; j += 4) {
-        const uint16_t *row[4];
-        __m256 sum[2][4];
-        for (uint32_t i = 0; i < 4; i++) {
-            row[i] = k + (j + i < n_keys ? j + i : n_keys - 1) * k_stride;
-            prefetch_row(k + (j + i + PREFETCH_KEYS) * k_stride, head_dim);
-            sum[0][i] = sum[1][i] = _mm256_setzero_ps();
-        }
-        for (uint32_t e = 0; e < head_dim; e += 8) {
-            __m256 key[4];
-            for (uint32_t i = 0; i < 4; i++) {
-                key[i] = load_halves(row[i] + e, head_dim - e);
-            }
-            for (uint32_t h = 0; h < n; h++) {
-                __m256 query = load_floats(q + h * q_stride + e, head_dim - e);
-                for (uint32_t i = 0; i < 4; i++) {
-                    sum[h][i] = _mm256_fmadd_ps(key[i], query, sum[h][i]);
-                }
-            }
-        }
-        for (uint32_t h = 0; h < n; h++) {
-            __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(sum[h][0], sum[h][1]),
-                                        _mm256_hadd_ps(sum[h][2], sum[h][3]));
-            _mm_storeu_ps(scores + h * OFR_CPU_KEY_BLOCK + j,
-                          _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
-        }
-    }
-}
-
-static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, const uint16_t *k,
-                             size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
-{
-    uint32_t h = 0;
-    for (; h + 2 <= n_heads; h += 2) {
-        score_heads(q + h * q_stride, q_stride, 2, k, k_stride, n_keys, head_dim,
-                    scores + h * OFR_CPU_KEY_BLOCK);
-    }
-    if (h < n_heads) {
-        score_heads(q + h * q_stride, q_stride, 1, k, k_stride, n_keys, head_dim,
-                    scores + h * OFR_CPU_KEY_BLOCK);
-    }
-}
-
-/* `n` heads and 8 * `vectors` elements (both constants where inlined), `width` of them valid. */
-INLINE void value_vectors(const float *weights, uint32_t n, uint32_t vectors, uint32_t width,
-                          const uint16_t *v, size_t v_stride, uint32_t n_keys, uint32_t head_dim,
-                          float *out)
-{
-    __m256 sum[3][4];
-    for (uint32_t h = 0; h < n; h++) {
-        for (uint32_t i = 0; i < vectors; i++) {
-            sum[h][i] = load_floats(out + h * head_dim + 8 * i, width - 8 * i);
-        }
-    }
-    for (uint32_t j = 0; j < n_keys; j++) {
-        const uint16_t *row = v + j * v_stride;
-        _mm_prefetch((const char *)(row + PREFETCH_KEYS * v_stride), _MM_HINT_T0);
-        for (uint32_t i = 0; i < vectors; i++) {
-            __m256 value = load_halves(row + 8 * i, width - 8 * i);
-            for (uint32_t h = 0; h < n; h++) {
-                sum[h][i] = _mm256_fmadd_ps(_mm256_set1_ps(weights[h * OFR_CPU_KEY_BLOCK + j]),
-                                            value, sum[h][i]);
-            }
-        }
-    }
-    for (uint32_t h = 0; h < n; h++) {
-        for (uint32_t i = 0; i < vectors; i++) {
-            store_floats(out + h * head_dim + 8 * i, width - 8 * i, sum[h][i]);
-        }
-    }
-}
-
-INLINE void value_heads(const float *weights, uint32_t n, const uint16_t *v, size_t v_stride,
-                        uint32_t n_keys, uint32_t head_dim, float *out)
-{
-    uint32_t e = 0;
-    for (; e + 32 <= head_dim; e += 32) {
-        value_vectors(weights, n, 4, 32, v + e, v_stride, n_keys, head_dim, out + e);
-    }
-    for (; e < head_dim; e += 8) {
-        value_vectors(weights, n, 1, head_dim - e, v + e, v_stride, n_keys, head_dim, out + e);
-    }
-}
-
-static void attention_values(const float *weights, uint32_t n_heads, const uint16_t *v,
-                             size_t v_stride, uint32_t n_keys, uint32_t head_dim, float *out)
-{
-    uint32_t h = 0;
-    for (; h + 3 <= n_heads; h += 3) {
-        value_heads(weights + h * OFR_CPU_KEY_BLOCK, 3, v, v_stride, n_keys, head_dim,
-                    out + h * head_dim);
-    }
-    for (; h < n_heads; h++) {
-        value_heads(weights + h * OFR_CPU_KEY_BLOCK, 1, v, v_stride, n_keys, head_dim,
-                    out + h * head_dim);
-    }
-}
-
-static float exp_sum(float *x, size_t n, float maximum)
-{
-    __m256 sum = _mm256_setzero_ps(), shift = _mm256_set1_ps(maximum);
-    for (size_t i = 0; i < n; i += 8) {
-        __m256 e = exp8(_mm256_sub_ps(load_floats(x + i, n - i), shift));
-        e = _mm256_and_ps(e, _mm256_castsi256_ps(tail8(n - i)));
-        store_floats(x + i, n - i, e);
-        sum = _mm256_add_ps(sum, e);
-    }
-    return add_lanes(sum);
-}
-
-static float maximum_of(const float *x, size_t n)
-{
-    __m256 largest = _mm256_set1_ps(-INFINITY);
-    for (size_t i = 0; i < n; i += 8) {
-        __m256 next =
-            _mm256_blendv_ps(largest, load_floats(x + i, n - i), _mm256_castsi256_ps(tail8(n - i)));
-        largest = _mm256_max_ps(largest, next);
-    }
-    return max_lanes(largest);
-}
-
-static void scale(float *x, size_t n, float factor)
-{
-    for (size_t i = 0; i < n; i += 8) {
-        store_floats(x + i, n - i,
-                     _mm256_mul_ps(load_floats(x + i, n - i), _mm256_set1_ps(factor)));
-    }
-}
-
-/* `rows` x (8 * vectors) of c, both constants where inlined. */
-INLINE void matmul_block(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
-                         size_t c_stride, uint32_t rows, uint32_t depth)
-{
-    __m256 sum[6][2];
-    for (uint32_t r = 0; r < rows; r++) {
-        sum[r][0] = _mm256_loadu_ps(c + r * c_stride);
-        sum[r][1] = _mm256_loadu_ps(c + r * c_stride + 8);
-    }
-    for (uint32_t k = 0; k < depth; k++) {
-        __m256 b0 = _mm256_loadu_ps(b + k * b_stride);
-        __m256 b1 = _mm256_loadu_ps(b + k * b_stride + 8);
-        for (uint32_t r = 0; r < rows; r++) {
-            __m256 factor = _mm256_set1_ps(a[r * a_stride + k]);
-            sum[r][0] = _mm256_fmadd_ps(factor, b0, sum[r][0]);
-            sum[r][1] = _mm256_fmadd_ps(factor, b1, sum[r][1]);
-        }
-    }
-    for (uint32_t r = 0; r < rows; r++) {
-        _mm256_storeu_ps(c + r * c_stride, sum[r][0]);
-        _mm256_storeu_ps(c + r * c_stride + 8, sum[r][1]);
-    }
-}
-
-static void matmul(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
-                   size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth)
-{
-    for (uint32_t i = 0; i < columns; i += 16) {
-        uint32_t r = 0;
-        for (; r + 6 <= rows; r += 6) {
-            matmul_block(a + r * a_stride, a_stride, b + i, b_stride, c + r * c_stride + i,
-                         c_stride, 6, depth);
-        }
-        for (; r < rows; r++) {
-            matmul_block(a + r * a_stride, a_stride, b + i, b_stride, c + r * c_stride + i,
-                         c_stride, 1, depth);
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 #include "backend/cpu/session.h"
 
-enum { CHUNK_BYTES = 16 * 1024, CHUNK_ROWS_MAX = 256, CHUNK_ROWS_MIN = 4 };
+enum { CHUNK_BYTES = 64 * 1024, CHUNK_ROWS_MAX = 256, CHUNK_ROWS_MIN = 4 };
 
 static bool is_dense(const ofr_tensor *tensor)
 {

@@ -6,12 +6,10 @@
 #include "bake_model/quantize_kernel.h"
 #include "base/fp16.h"
 
-enum { STEPS = OFR_QUANTIZE_CANDIDATES / 2, PIECE = 256 };
+enum { PIECE = 256 };
 
 const ofr_quantize_kernel *ofr_quantize_kernel_choose(const ofr_cpu_features *features)
 {
-    if (features->avx512)
-        return ofr_quantize_kernel_avx512();
     return features->avx2 ? ofr_quantize_kernel_avx2() : ofr_quantize_kernel_generic();
 }
 
@@ -19,33 +17,10 @@ const ofr_quantize_kernel *ofr_quantize_kernel_choose(const ofr_cpu_features *fe
 static float search_scale(const ofr_quantize_kernel *kernel, const float *w, size_t group,
                           float extreme)
 {
-    float unit = 1 / fabsf(extreme), inverses[OFR_QUANTIZE_CANDIDATES];
+    float unit = -1 / extreme;
     if (!isfinite(unit)) /* the group is all but zero */
         return 0;
-    for (int i = 0; i < OFR_QUANTIZE_CANDIDATES; i++) {
-        /* The extreme lands on (-1 or 1) * (6.5 .. 8.9); beyond the range it is clipped. */
-        float target = (i < STEPS ? -1.0f : 1.0f) * (6.5f + 0.3f * (float)(i % STEPS));
-        inverses[i] = extreme < 0 ? -target : target;
-    }
-    ofr_quantize_sums sums;
-    kernel->search(w, group, unit, inverses, &sums);
-    float best_gain = 0, best_scale = 0;
-    for (int i = 0; i < OFR_QUANTIZE_CANDIDATES; i++) {
-        float wq = 0, qq = 0;
-        for (int lane = 0; lane < OFR_QUANTIZE_LANES; lane++) {
-            wq += sums.wq[i][lane];
-            qq += sums.qq[i][lane];
-        }
-        if (!(qq > 0) || !isfinite(wq) || !isfinite(qq))
-            continue;
-        /* How much of sum c w^2 the best scale for these integers explains. */
-        float scale = wq / qq, gain = wq * scale;
-        if (gain > best_gain) {
-            best_gain = gain;
-            best_scale = scale;
-        }
-    }
-    return best_scale * fabsf(extreme);
+    return -kernel->search(w, group, unit) * extreme;
 }
 
 /* The f16 nearest to `scale`, kept finite. */
@@ -64,12 +39,6 @@ static float inverse_of(float scale)
     return isfinite(inverse) ? inverse : 0;
 }
 
-static void pack(const int8_t *q, size_t n, uint8_t *ret_data)
-{
-    for (size_t i = 0; i < n; i += 2)
-        ret_data[i / 2] = (uint8_t)((q[i] & 15) | (q[i + 1] & 15) << 4);
-}
-
 static void unpack(const uint8_t *data, size_t n, int8_t *ret_q)
 {
     for (size_t i = 0; i < n; i += 2) {
@@ -82,7 +51,6 @@ void ofr_quantize_i4_row(const ofr_quantize_kernel *kernel, const float *values,
                          size_t group, uint8_t *ret_data, uint16_t *ret_scales,
                          ofr_quantize_error *add_error)
 {
-    int8_t q[PIECE];
     for (size_t begin = 0; begin < k; begin += group) {
         const float *w = values + begin;
         float extreme = kernel->extreme(w, group);
@@ -90,12 +58,7 @@ void ofr_quantize_i4_row(const ofr_quantize_kernel *kernel, const float *values,
         uint16_t half = scale_to_half(scale);
         float stored = ofr_half_to_float(half), inverse = inverse_of(stored);
         ret_scales[begin / group] = half;
-        for (size_t i = 0; i < group; i += PIECE) {
-            size_t n = group - i < PIECE ? group - i : PIECE;
-            kernel->round(w + i, n, inverse, -8, 7, q);
-            pack(q, n, ret_data + (begin + i) / 2);
-            kernel->error(w + i, n, q, stored, add_error);
-        }
+        kernel->round_i4(w, group, stored, inverse, ret_data + begin / 2, add_error);
     }
 }
 
@@ -130,7 +93,6 @@ void ofr_quantize_i8_row(const ofr_quantize_kernel *kernel, const float *values,
         uint16_t half = scale_to_half(fabsf(kernel->extreme(w, group)) / 127);
         float stored = ofr_half_to_float(half);
         ret_scales[i / group] = half;
-        kernel->round(w, group, inverse_of(stored), -127, 127, ret_data + i);
-        kernel->error(w, group, ret_data + i, stored, add_error);
+        kernel->round_i8(w, group, stored, inverse_of(stored), ret_data + i, add_error);
     }
 }

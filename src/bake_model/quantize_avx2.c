@@ -1,22 +1,16 @@
-/* The loops of quantization for AVX2: a candidate's eight lanes fill a register. */
+/* The loops of quantization for AVX2: eight lanes fill a register. */
 #include <immintrin.h>
 
-#define QUANTIZE_SETS 1
 #include "bake_model/quantize_loops.h"
 
-static inline wide quantize_max(wide x, float limit)
+static inline lanes quantize_max(lanes x, lanes y)
 {
-    return (wide)_mm256_max_ps(_mm256_set1_ps(limit), (__m256)x);
+    return (lanes)_mm256_max_ps((__m256)x, (__m256)y);
 }
 
-static inline wide quantize_min(wide x, float limit)
+static inline lanes quantize_min(lanes x, lanes y)
 {
-    return (wide)_mm256_min_ps(_mm256_set1_ps(limit), (__m256)x);
-}
-
-static inline wide quantize_spread(const float *eight)
-{
-    return load(eight);
+    return (lanes)_mm256_min_ps((__m256)x, (__m256)y);
 }
 
 const ofr_quantize_kernel *ofr_quantize_kernel_avx2(void)

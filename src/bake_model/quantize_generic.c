@@ -1,22 +1,16 @@
 /* The loops of quantization for any processor. */
-#define QUANTIZE_SETS 1
 #include "bake_model/quantize_loops.h"
 
-static inline wide quantize_max(wide x, float limit)
+static inline lanes quantize_max(lanes x, lanes y)
 {
-    masks below = x < limit;
-    return (wide)(((masks)((lanes){0} + limit) & below) | ((masks)x & ~below));
+    masks below = x < y;
+    return (lanes)(((masks)y & below) | ((masks)x & ~below));
 }
 
-static inline wide quantize_min(wide x, float limit)
+static inline lanes quantize_min(lanes x, lanes y)
 {
-    masks above = x > limit;
-    return (wide)(((masks)((lanes){0} + limit) & above) | ((masks)x & ~above));
-}
-
-static inline wide quantize_spread(const float *eight)
-{
-    return load(eight);
+    masks above = x > y;
+    return (lanes)(((masks)y & above) | ((masks)x & ~above));
 }
 
 const ofr_quantize_kernel *ofr_quantize_kernel_generic(void)

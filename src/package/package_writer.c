@@ -354,18 +354,22 @@ int ofr_package_writer_link(ofr_package_writer *writer, const char *name, ofr_er
 
 /* ---- finishing ---- */
 
-/* weights.bin to its exact size, on the disk, and its checksum from what is on the disk. */
+/* weights.bin to its exact size, its checksum from what the file holds, and all of it on the disk:
+ * what the disk still has to write goes there while the checksum is computed. */
 static int finish_weights(ofr_package_writer *writer, ofr_package_stamp *ret_stamp,
                           char ret_sha256[HEX], ofr_error *err)
 {
-    if (ftruncate(writer->weights_fd, (off_t)writer->end) < 0 || fsync(writer->weights_fd) < 0)
+    if (ftruncate(writer->weights_fd, (off_t)writer->end) < 0)
         return ofr_fail_errno(err, errno, "%s: cannot be written", writer->weights_path);
+    (void)sync_file_range(writer->weights_fd, 0, 0, SYNC_FILE_RANGE_WRITE);
     ofr_package_stamp before;
     ofr_package_stamp_take(writer->weights_fd, "", &before);
     int r = ofr_sha256_file(writer->weights_fd, writer->weights_path, 0, writer->end, NULL, NULL,
                             ret_sha256, err);
     if (r < 0)
         return r;
+    if (fsync(writer->weights_fd) < 0)
+        return ofr_fail_errno(err, errno, "%s: cannot be written", writer->weights_path);
     ofr_package_stamp after;
     ofr_package_stamp_take(writer->weights_fd, "", &after);
     if (strcmp(before.text, after.text) != 0)

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <time.h>
 
 #include "bake_model/source_stream.h"
@@ -85,6 +86,47 @@ static void bytes_come_in_the_order_of_the_spans(void **state)
     ofr_source_done(&source);
 }
 
+/* What the page cache holds is read from there, the rest around it: the same bytes, whatever the
+ * beginnings and ends are multiples of. */
+static void local_files_give_their_bytes_cached_or_not(void **state)
+{
+    (void)state;
+    const size_t size = (9 << 20) + 123;
+    char path[] = "test_source_stream.XXXXXX"; /* in the build directory: on a disk */
+    int fd = mkstemp(path);
+    unsigned char *bytes = malloc(size);
+    assert_true(fd >= 0 && bytes);
+    for (size_t i = 0; i < size; i++)
+        bytes[i] = byte_of(0, i);
+    assert_int_equal(write(fd, bytes, size), size);
+    assert_int_equal(fsync(fd), 0);
+    ofr_source source = {0};
+    uint32_t file;
+    assert_int_equal(ofr_source_add_local(&source, path, &file, NULL), 0);
+    static const uint64_t begins[] = {0, 4096, 4097, (4 << 20) - 1, 8 << 20};
+    for (size_t b = 0; b < sizeof begins / sizeof begins[0]; b++)
+        for (int cached = 0; cached <= 1; cached++) {
+            if (!cached)
+                assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+            const ofr_source_span spans[] = {{file, begins[b], size - 17}, {file, 5, 6}};
+            ofr_source_stream *stream = NULL;
+            assert_int_equal(ofr_source_stream_open(&source, spans, 2, &stream, NULL), 0);
+            for (size_t s = 0; s < 2; s++)
+                for (uint64_t at = spans[s].begin; at < spans[s].end;) {
+                    const void *data;
+                    size_t n;
+                    assert_int_equal(ofr_source_stream_next(stream, 1 << 20, &data, &n, NULL), 0);
+                    assert_memory_equal(data, bytes + at, n);
+                    at += n;
+                }
+            ofr_source_stream_close(stream);
+        }
+    ofr_source_done(&source);
+    free(bytes);
+    close(fd);
+    unlink(path);
+}
+
 /* Nobody reads: what is fetched ahead stays within the window. */
 static void the_window_is_bounded(void **state)
 {
@@ -147,6 +189,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bytes_come_in_the_order_of_the_spans),
+        cmocka_unit_test(local_files_give_their_bytes_cached_or_not),
         cmocka_unit_test(the_window_is_bounded),
         cmocka_unit_test(a_failure_is_told_where_it_lies),
         cmocka_unit_test(closing_stops_what_waits),

@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t i = 0; i < ofr_gguf_tensor_count(gguf); i++)
         read_tensor(gguf, ofr_gguf_tensor_at(gguf, i));
     ofr_bake_model model;
-    if (ofr_gguf_model_init(&model, gguf, 0, 128, 0, &err) == 0)
+    if (ofr_gguf_model_init(&model, (const ofr_gguf *const *)&gguf, 1, 128, 0, &err) == 0)
         ofr_bake_model_done(&model);
     void *tokenizer;
     size_t tokenizer_size, count;

@@ -197,13 +197,15 @@ static int write_tensors(const ofr_bake_options *options, const ofr_bake_source 
     return r;
 }
 
-/* The sha256 of the files of a source of which only the tokenizer is taken. */
+/* The sha256 of the files that no tensor was taken from. */
 static int hash_files(const ofr_bake_source *source, char (*sha256)[OFR_SHA256_HEX_SIZE],
                       ofr_error *err)
 {
     int r = 0;
     for (size_t i = 0; i < source->files.n_files && r == 0; i++) {
         const ofr_source_file *file = &source->files.files[i];
+        if (sha256[i][0])
+            continue;
         if (file->fd >= 0)
             r = ofr_sha256_file(file->fd, file->path, 0, file->size, NULL, NULL, sha256[i], err);
         else
@@ -304,9 +306,10 @@ static int write_package(const ofr_bake_options *options, const ofr_bake_source 
                    : ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
     if (r == 0)
         r = write_tokenizer(writer, source, err);
+    if (r == 0 && !options->tokenizer_only)
+        r = write_tensors(options, source, writer, sha256, result, err);
     if (r == 0)
-        r = options->tokenizer_only ? hash_files(source, sha256, err)
-                                    : write_tensors(options, source, writer, sha256, result, err);
+        r = hash_files(source, sha256, err);
     if (r == 0 && !(extra = describe(options, source, sha256, &result->loss)))
         r = ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->output);
     if (r == 0 && !options->tokenizer_only)
@@ -358,6 +361,13 @@ static int open_hub(const ofr_bake_options *options, ofr_hub **ret_hub, ofr_erro
     return ofr_hub_open(&hub, ret_hub, err);
 }
 
+static int add_local(void *context, const char *name, ofr_source *source, uint32_t *ret_file,
+                     ofr_error *err)
+{
+    (void)context;
+    return ofr_source_add_local(source, name, ret_file, err);
+}
+
 /* *ret_hub, where there is one, must stay open while the source is used. */
 static int load_source(const ofr_bake_options *options, ofr_hub **ret_hub, ofr_bake_source *source,
                        ofr_error *err)
@@ -368,9 +378,7 @@ static int load_source(const ofr_bake_options *options, ofr_hub **ret_hub, ofr_b
     }
     if (options->model_dir)
         return ofr_hf_source_load(options, source, err);
-    uint32_t file = 0;
-    int r = ofr_source_add_local(&source->files, options->gguf, &file, err);
-    return r < 0 ? r : ofr_gguf_source_load(options, source, err);
+    return ofr_gguf_source_load(options, options->gguf, add_local, NULL, source, err);
 }
 
 static const char *source_name(const ofr_bake_options *options)

@@ -23,13 +23,25 @@ typedef struct architecture {
 
 struct loader {
     ofr_bake_model *model;
-    const ofr_gguf *gguf;
+    const ofr_gguf *const *parts; /* [n_parts] */
+    size_t n_parts;
+    const ofr_gguf *gguf; /* the first part: the metadata */
     const architecture *known;
-    uint32_t file;
-    size_t n_used; /* tensors of the file that were mapped or are known to be unneeded */
+    size_t n_used; /* tensors that were mapped or are known to be unneeded */
     ofr_error *err;
 };
 typedef struct loader loader;
+
+/* *ret_part: where it lies. NULL: in none. */
+static const ofr_gguf_tensor *find_tensor(const loader *in, const char *name, size_t *ret_part)
+{
+    const ofr_gguf_tensor *found = NULL;
+    for (size_t i = 0; i < in->n_parts && !found; i++) {
+        found = ofr_gguf_find_tensor(in->parts[i], name);
+        *ret_part = i;
+    }
+    return found;
+}
 
 /* "llama." + suffix */
 static const char *key_of(const loader *in, const char *suffix, char key[128])
@@ -227,7 +239,8 @@ static int load_granite(loader *in)
 static int load_phi3(loader *in)
 {
     ofr_rope_params *rope = &in->model->params.rope;
-    if (ofr_gguf_find_tensor(in->gguf, "rope_factors_long.weight")) {
+    size_t part;
+    if (find_tensor(in, "rope_factors_long.weight", &part)) {
         rope->scaling = OFR_ROPE_SCALING_LONGROPE;
         rope->factor = 0;
         rope->original_context = in->model->params.context_length;
@@ -360,7 +373,8 @@ static int map_tensor(loader *in, const mapping *m, int layer)
 {
     char source_name[256];
     compose_name(source_name, "blk.", layer, m->source);
-    const ofr_gguf_tensor *source = ofr_gguf_find_tensor(in->gguf, source_name);
+    size_t part;
+    const ofr_gguf_tensor *source = find_tensor(in, source_name, &part);
     if (!source && m->optional)
         return 0;
     if (!source)
@@ -379,7 +393,7 @@ static int map_tensor(loader *in, const mapping *m, int layer)
         return r;
     t->rope_heads = m->rope_heads;
     t->source = (ofr_source_tensor){.type = source->type,
-                                    .file = in->file,
+                                    .file = (uint32_t)part,
                                     .rows = m->rows ? m->rows : 1,
                                     .k = m->k,
                                     .row_bytes = source->row_bytes,
@@ -447,12 +461,10 @@ static int map_layer(loader *in, int layer)
 }
 
 /* A tensor that no mapping took would be left out of the computation in silence. */
-static int check_all_used(const loader *in)
+static int check_part_used(const loader *in, const ofr_gguf *part)
 {
-    if (in->n_used == ofr_gguf_tensor_count(in->gguf))
-        return 0;
-    for (size_t i = 0; i < ofr_gguf_tensor_count(in->gguf); i++) {
-        const ofr_gguf_tensor *source = ofr_gguf_tensor_at(in->gguf, i);
+    for (size_t i = 0; i < ofr_gguf_tensor_count(part); i++) {
+        const ofr_gguf_tensor *source = ofr_gguf_tensor_at(part, i);
         bool used = false;
         for (size_t j = 0; j < in->model->n_tensors && !used; j++)
             used = strcmp(in->model->tensors[j].source.name, source->name) == 0;
@@ -460,15 +472,27 @@ static int check_all_used(const loader *in)
             return ofr_fail(in->err, OFR_EUNSUPPORTED,
                             "%s: tensor '%s' is not part of the %s architecture that this build "
                             "knows",
-                            ofr_gguf_path(in->gguf), source->name, in->known->name);
+                            ofr_gguf_path(part), source->name, in->known->name);
     }
     return 0;
+}
+
+static int check_all_used(const loader *in)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < in->n_parts; i++)
+        n += ofr_gguf_tensor_count(in->parts[i]);
+    int r = 0;
+    for (size_t i = 0; i < in->n_parts && in->n_used != n && r == 0; i++)
+        r = check_part_used(in, in->parts[i]);
+    return r;
 }
 
 static int map_tensors(loader *in)
 {
     ofr_model_params *p = &in->model->params;
-    const ofr_gguf_tensor *embedding = ofr_gguf_find_tensor(in->gguf, "token_embd.weight");
+    size_t part;
+    const ofr_gguf_tensor *embedding = find_tensor(in, "token_embd.weight", &part);
     if (!embedding)
         return ofr_fail(in->err, OFR_EFORMAT,
                         "%s: tensor 'token_embd.weight' is missing: the file holds no model (use "
@@ -545,11 +569,11 @@ static int check_params(const loader *in)
     return 0;
 }
 
-int ofr_gguf_model_init(ofr_bake_model *model, const ofr_gguf *gguf, uint32_t file, int group_size,
-                        uint32_t max_context, ofr_error *err)
+int ofr_gguf_model_init(ofr_bake_model *model, const ofr_gguf *const *parts, size_t n_parts,
+                        int group_size, uint32_t max_context, ofr_error *err)
 {
     *model = (ofr_bake_model){.group_size = group_size};
-    loader in = {.model = model, .gguf = gguf, .file = file, .err = err};
+    loader in = {.model = model, .parts = parts, .n_parts = n_parts, .gguf = parts[0], .err = err};
     int r = load_architecture(&in);
     if (r == 0)
         r = load_params(&in, max_context);

@@ -11,9 +11,10 @@
 #include "bake_model/bake_source.h"
 #include "bake_model/gguf.h"
 
-/* group_size: 128, 64, 32 (the largest of these that is at most this and divides a row), or -1 (one
- * group per row). max_context 0: the model's own. `file`: the number of the file in the source. */
-int ofr_gguf_model_init(ofr_bake_model *model, const ofr_gguf *gguf, uint32_t file, int group_size,
-                        uint32_t max_context, ofr_error *err);
+/* parts [n_parts]: a file, or the files that it was split into; the first has the metadata. Part i
+ * is file i of the source. group_size: 128, 64, 32 (the largest of these that is at most this and
+ * divides a row), or -1 (one group per row). max_context 0: the model's own. */
+int ofr_gguf_model_init(ofr_bake_model *model, const ofr_gguf *const *parts, size_t n_parts,
+                        int group_size, uint32_t max_context, ofr_error *err);
 
 #endif

@@ -41,6 +41,8 @@ static int choose(const ofr_bake_options *options, const ofr_hub *hub, const cha
             *ret_name = name;
             return 0;
         }
+        if (ofr_gguf_is_later_part(name)) /* the first stands for all */
+            continue;
         size_t used = strlen(list);
         if (used + strlen(name) + 3 < sizeof list)
             snprintf(list + used, sizeof list - used, "%s%s", n ? ", " : "", name);
@@ -111,6 +113,26 @@ static int download_all(const ofr_bake_options *options, ofr_hub *hub, ofr_error
     return r;
 }
 
+typedef struct kept_files {
+    ofr_hub *hub;
+    const char *directory;
+} kept_files;
+
+static int add_kept(void *context, const char *name, ofr_source *source, uint32_t *ret_file,
+                    ofr_error *err)
+{
+    const kept_files *kept = context;
+    int r = ofr_hub_download(kept->hub, name, kept->directory, err);
+    if (r <= 0)
+        return r < 0 ? r : ofr_fail(err, OFR_ENOENT, "the repository has no file %s", name);
+    char *base = ofr_path_base(name), *path = base ? ofr_path_join(kept->directory, base) : NULL;
+    r = path ? ofr_source_add_local(source, path, ret_file, err)
+             : ofr_fail(err, OFR_ENOMEM, "out of memory");
+    free(path);
+    free(base);
+    return r;
+}
+
 static int load_kept(const ofr_bake_options *options, ofr_hub *hub, const char *gguf,
                      ofr_bake_source *source, ofr_error *err)
 {
@@ -124,15 +146,8 @@ static int load_kept(const ofr_bake_options *options, ofr_hub *hub, const char *
         local.model_dir = directory;
         return r < 0 ? r : ofr_hf_source_load(&local, source, err);
     }
-    r = ofr_hub_download(hub, gguf, directory, err);
-    char *base = ofr_path_base(gguf), *path = base ? ofr_path_join(directory, base) : NULL;
-    uint32_t file = 0;
-    if (r >= 0)
-        r = path ? ofr_source_add_local(&source->files, path, &file, err)
-                 : ofr_fail(err, OFR_ENOMEM, "out of memory");
-    free(path);
-    free(base);
-    return r < 0 ? r : ofr_gguf_source_load(options, source, err);
+    kept_files kept = {hub, directory};
+    return ofr_gguf_source_load(options, gguf, add_kept, &kept, source, err);
 }
 
 static int load_streamed(const ofr_bake_options *options, ofr_hub *hub, const char *gguf,
@@ -143,9 +158,7 @@ static int load_streamed(const ofr_bake_options *options, ofr_hub *hub, const ch
     ofr_hub_attach(hub, &source->files);
     if (!gguf)
         return ofr_hf_source_load_files(options, &files, source, err);
-    uint32_t file = 0;
-    int r = files.add(files.context, gguf, &source->files, &file, err);
-    return r < 0 ? r : ofr_gguf_source_load(options, source, err);
+    return ofr_gguf_source_load(options, gguf, files.add, files.context, source, err);
 }
 
 int ofr_hub_source_load(const ofr_bake_options *options, ofr_hub *hub, ofr_bake_source *source,

@@ -51,10 +51,10 @@ def random_weights(seed=1):
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes()}
 
 
-def write_gguf(path, weights, arch="llama", quantize=None, extra=None, drop=()):
+def write_gguf(path, weights, arch="llama", quantize=None, extra=None, drop=(), **options):
     """`quantize` (a GGMLQuantizationType) is applied to matrices; `extra` is called with the
-    writer; tensors in `drop` are left out."""
-    w = gguf.GGUFWriter(path, arch)
+    writer; tensors in `drop` are left out; `options` are GGUFWriter's."""
+    w = gguf.GGUFWriter(path, arch, **options)
     w.add_name("small")
     w.add_license("apache-2.0")
     w.add_block_count(N_LAYERS)
@@ -87,12 +87,12 @@ def write_gguf(path, weights, arch="llama", quantize=None, extra=None, drop=()):
     w.close()
 
 
-def run(*args, cwd=None, preexec_fn=None, timeout=300):
+def run(*args, cwd=None, preexec_fn=None, timeout=300, environment=None):
     # Calibration has tests of its own; the others need not wait for it.
     if not {"--calibrate", "--keep_quantization", "--tokenizer_only", "--data_free"} & set(args):
         args = (*args, "--data_free")
     result = subprocess.run([BAKE, *args], cwd=cwd, capture_output=True, text=True, timeout=timeout,
-                            preexec_fn=preexec_fn, check=False)
+                            env=environment, preexec_fn=preexec_fn, check=False)
     # A sanitizer's report must never pass for an error message.
     if "Sanitizer" in result.stderr or "runtime error" in result.stderr or result.returncode < 0:
         raise AssertionError("bake_model %s: %d\n%s" % (args, result.returncode, result.stderr))

@@ -399,7 +399,8 @@ static int run_generate(const char *path, uint32_t n, uint32_t threads)
     if (length > 5 && strcmp(path + length - 5, ".gguf") == 0) {
         gguf_source source = {0};
         if (ofr_gguf_open(path, &source.gguf, &err) < 0 ||
-            ofr_gguf_model_init(&source.model, source.gguf, 0, 128, 0, &err) < 0 ||
+            ofr_gguf_model_init(&source.model, (const ofr_gguf *const *)&source.gguf, 1, 128, 0,
+                                &err) < 0 ||
             ofr_reference_new(&source.model.params, source_values, &source, 2048, threads,
                               &reference, &err) < 0) {
             die(path, &err);

@@ -1,10 +1,12 @@
 /* Reads configuration, safetensors headers, tokenizer and chat template of a model of the hub. */
 #include "bake_model/hf_source.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "bake_model/hf_config.h"
 #include "bake_model/hf_model.h"
@@ -174,8 +176,24 @@ static int add_local(void *context, const char *name, ofr_source *source, uint32
     return r;
 }
 
+static int check_directory(const char *path, ofr_error *err)
+{
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return ofr_fail_errno(err, errno, "%s: cannot be read", path);
+    if (S_ISDIR(st.st_mode))
+        return 0;
+    return ofr_fail(err, OFR_EINVAL,
+                    "%s: is no directory with config.json and safetensors; a GGUF file is named "
+                    "with --gguf",
+                    path);
+}
+
 int ofr_hf_source_load(const ofr_bake_options *options, ofr_bake_source *source, ofr_error *err)
 {
+    int r = check_directory(options->model_dir, err);
+    if (r < 0)
+        return r;
     char *directory = strdup(options->model_dir);
     if (!directory)
         return ofr_fail(err, OFR_ENOMEM, "%s: out of memory", options->model_dir);
@@ -184,7 +202,7 @@ int ofr_hf_source_load(const ofr_bake_options *options, ofr_bake_source *source,
         directory[--n] = '\0';
     const ofr_hf_files files = {
         .where = directory, .context = directory, .read = read_local, .add = add_local};
-    int r = ofr_hf_source_load_files(options, &files, source, err);
+    r = ofr_hf_source_load_files(options, &files, source, err);
     free(directory);
     return r;
 }

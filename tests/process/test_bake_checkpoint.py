@@ -151,6 +151,8 @@ def wrong_configs(work, source, config):
     refused(work, source, "config.json", "no JSON object")
     os.remove(path)
     refused(work, source, "no config.json")
+    refused(work, os.path.join(work, "nowhere"), "nowhere", "No such file")
+    refused(work, os.path.join(source, "model.safetensors"), "is no directory", "--gguf")
     checkpoint.write_json(path, config)
     kept = os.path.join(source, "tokenizer.json")
     os.rename(kept, kept + ".kept")

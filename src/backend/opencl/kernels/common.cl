@@ -127,6 +127,30 @@ inline int dot4_ss(uint a, uint s, int c)
 }
 #endif
 
+/* 32 int4 weights times the first (a) and the second 16 (b) activations of a unit. */
+inline int nibble_dot(uint4 w, uint4 a, uint4 b)
+{
+    w ^= (uint4)0x88888888u; /* two's complement to offset 8 */
+    uint4 low = w & (uint4)0x0f0f0f0fu, high = (w >> 4) & (uint4)0x0f0f0f0fu;
+    int dot = dot4_us(low.x, a.x, 0);
+    dot = dot4_us(high.x, a.y, dot);
+    dot = dot4_us(low.y, a.z, dot);
+    dot = dot4_us(high.y, a.w, dot);
+    dot = dot4_us(low.z, b.x, dot);
+    dot = dot4_us(high.z, b.y, dot);
+    dot = dot4_us(low.w, b.z, dot);
+    return dot4_us(high.w, b.w, dot);
+}
+
+/* sum + 16 int8 weights times 16 activations. */
+inline int byte_dot(uint4 w, uint4 a, int sum)
+{
+    sum = dot4_ss(w.x, a.x, sum);
+    sum = dot4_ss(w.y, a.y, sum);
+    sum = dot4_ss(w.z, a.z, sum);
+    return dot4_ss(w.w, a.w, sum);
+}
+
 /* Sum over the WARP work-items of a sub-group; all of them call it. */
 #if WARP > 1
 #ifdef OFR_NVIDIA

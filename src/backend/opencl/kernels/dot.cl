@@ -18,33 +18,16 @@ typedef uint8 NAME(unit);
 inline float NAME(unit_product)(NAME(unit) w, uint8 a, float2 scale, float weight_scale,
                                 float minimum)
 {
-    int dot = 0;
 #if BITS == 4
-    w ^= (uint4)0x88888888u; /* two's complement to offset 8 */
-    uint4 low = w & (uint4)0x0f0f0f0fu, high = (w >> 4) & (uint4)0x0f0f0f0fu;
-    dot = dot4_us(low.x, a.s0, dot);
-    dot = dot4_us(high.x, a.s1, dot);
-    dot = dot4_us(low.y, a.s2, dot);
-    dot = dot4_us(high.y, a.s3, dot);
-    dot = dot4_us(low.z, a.s4, dot);
-    dot = dot4_us(high.z, a.s5, dot);
-    dot = dot4_us(low.w, a.s6, dot);
-    dot = dot4_us(high.w, a.s7, dot);
+    int dot = nibble_dot(w, a.lo, a.hi);
 #ifdef MINIMA
     return weight_scale * ((float)dot * scale.x) + minimum * (scale.y * 0.125f);
 #else
     return weight_scale * ((float)dot * scale.x - scale.y);
 #endif
 #else
-    a = (uint8)(interleaved_half(a.lo), interleaved_half(a.hi));
-    dot = dot4_ss(w.s0, a.s0, dot);
-    dot = dot4_ss(w.s1, a.s1, dot);
-    dot = dot4_ss(w.s2, a.s2, dot);
-    dot = dot4_ss(w.s3, a.s3, dot);
-    dot = dot4_ss(w.s4, a.s4, dot);
-    dot = dot4_ss(w.s5, a.s5, dot);
-    dot = dot4_ss(w.s6, a.s6, dot);
-    dot = dot4_ss(w.s7, a.s7, dot);
+    int dot = byte_dot(w.lo, interleaved_half(a.lo), 0);
+    dot = byte_dot(w.hi, interleaved_half(a.hi), dot);
     return weight_scale * ((float)dot * scale.x);
 #endif
 }
@@ -474,10 +457,7 @@ NAME(gemm)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_offset, uint y_stri
                     uint4 a = a_tile[(z * ITEM_TOKENS + m) * GEMM_PITCH + 2 * u + h];
 #pragma unroll
                     for (uint n = 0; n < ITEM_ROWS; n++) {
-                        int d = dot4_ss(w[n].x, a.x, dots[m][n]);
-                        d = dot4_ss(w[n].y, a.y, d);
-                        d = dot4_ss(w[n].z, a.z, d);
-                        dots[m][n] = dot4_ss(w[n].w, a.w, d);
+                        dots[m][n] = byte_dot(w[n], a, dots[m][n]);
                     }
                 }
             }

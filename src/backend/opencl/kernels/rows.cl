@@ -1,14 +1,9 @@
 /* Kernels over rows of fp32: RMSNorm, gathering, storing K and V, candidates, log-probabilities. */
 
-/* y[t] = x[t] / rms * weight; one work-group a row. */
-kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
-rmsnorm(global const float *x, global const float *vectors, uint weight, uint columns,
-        float epsilon, global float *y)
+/* The sum of squares of a row; all work-items of its group call it. */
+inline float row_squares(global const float *x, uint columns, local float *parts)
 {
-    local float parts[ROW_ITEMS];
-    uint t = get_group_id(0), item = get_local_id(0);
-    x += (ulong)t * columns;
-    y += (ulong)t * columns;
+    uint item = get_local_id(0);
     float sum = 0;
     for (uint k = item; k < columns; k += ROW_ITEMS) {
         sum += x[k] * x[k];
@@ -19,7 +14,19 @@ rmsnorm(global const float *x, global const float *vectors, uint weight, uint co
     for (uint i = 0; i < ROW_ITEMS; i++) {
         sum += parts[i];
     }
-    float factor = rsqrt(sum / (float)columns + epsilon);
+    return sum;
+}
+
+/* y[t] = x[t] / rms * weight; one work-group a row. */
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
+rmsnorm(global const float *x, global const float *vectors, uint weight, uint columns,
+        float epsilon, global float *y)
+{
+    local float parts[ROW_ITEMS];
+    uint t = get_group_id(0), item = get_local_id(0);
+    x += (ulong)t * columns;
+    y += (ulong)t * columns;
+    float factor = rsqrt(row_squares(x, columns, parts) / (float)columns + epsilon);
     for (uint k = item; k < columns; k += ROW_ITEMS) {
         y[k] = x[k] * factor * vectors[weight + k];
     }
@@ -34,17 +41,7 @@ add_normed(global const float *x, global const float *vectors, uint weight, uint
     uint t = get_group_id(0), item = get_local_id(0);
     x += (ulong)t * columns;
     y += (ulong)t * columns;
-    float sum = 0;
-    for (uint k = item; k < columns; k += ROW_ITEMS) {
-        sum += x[k] * x[k];
-    }
-    parts[item] = sum;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    sum = 0;
-    for (uint i = 0; i < ROW_ITEMS; i++) {
-        sum += parts[i];
-    }
-    float factor = scale * rsqrt(sum / (float)columns + epsilon);
+    float factor = scale * rsqrt(row_squares(x, columns, parts) / (float)columns + epsilon);
     for (uint k = item; k < columns; k += ROW_ITEMS) {
         y[k] += x[k] * factor * vectors[weight + k];
     }

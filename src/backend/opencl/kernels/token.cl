@@ -273,28 +273,6 @@ inline void load_chunk(const rows_job *job, uint columns, uint index, uint lane,
     }
 }
 
-inline int nibble_dot(uint4 w, uint4 a, uint4 b)
-{
-    w ^= (uint4)0x88888888u;
-    uint4 low = w & (uint4)0x0f0f0f0fu, high = (w >> 4) & (uint4)0x0f0f0f0fu;
-    int dot = dot4_us(low.x, a.x, 0);
-    dot = dot4_us(high.x, a.y, dot);
-    dot = dot4_us(low.y, a.z, dot);
-    dot = dot4_us(high.y, a.w, dot);
-    dot = dot4_us(low.z, b.x, dot);
-    dot = dot4_us(high.z, b.y, dot);
-    dot = dot4_us(low.w, b.z, dot);
-    return dot4_us(high.w, b.w, dot);
-}
-
-inline int byte_dot(uint4 w, uint4 a)
-{
-    int dot = dot4_ss(w.x, a.x, 0);
-    dot = dot4_ss(w.y, a.y, dot);
-    dot = dot4_ss(w.z, a.z, dot);
-    return dot4_ss(w.w, a.w, dot);
-}
-
 /* input: the first halves of all units, the second halves, then (scale, 8 * scale * sum). */
 inline void multiply_chunk(const chunk *c, uint type, uint columns, uint index, uint lane,
                            local const uint4 *input, float sums[TEAM_ROWS])
@@ -310,7 +288,7 @@ inline void multiply_chunk(const chunk *c, uint type, uint columns, uint index, 
 #pragma unroll
             for (uint r = 0; r < TEAM_ROWS; r++) {
                 sums[r] += scale_value(c->scales[r][j]) * scale *
-                           (float)byte_dot(c->weights[r][j], a);
+                           (float)byte_dot(c->weights[r][j], a, 0);
             }
         }
         return;

@@ -41,13 +41,14 @@ int ofr_kv_layout_init(ofr_kv_layout *layout, const ofr_model_params *params, ui
     if (made.total_bytes == 0) {
         return ofr_fail(err, OFR_EINVAL, "KV layout: the model has no layers or no KV heads");
     }
+    made.layer_bytes = 2 * (uint64_t)n_slots * made.strip_bytes;
     *layout = made;
     return 0;
 }
 
 uint64_t ofr_kv_strip_k(const ofr_kv_layout *layout, uint32_t slot, uint32_t layer)
 {
-    return slot * layout->slot_bytes + 2 * (uint64_t)layer * layout->strip_bytes;
+    return layer * layout->layer_bytes + 2 * (uint64_t)slot * layout->strip_bytes;
 }
 
 uint64_t ofr_kv_strip_v(const ofr_kv_layout *layout, uint32_t slot, uint32_t layer)

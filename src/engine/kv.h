@@ -1,9 +1,11 @@
 /* KV strips: the layout of the key/value cache that every backend reads and writes in place.
  *
- * Layout version 1. An arena holds, for each slot, for each layer, a K strip and then a V strip:
+ * Layout version 2. An arena holds, for each layer, for each slot, a K strip and then a V strip:
  *     [rows, n_kv_heads, head_dim] fp16, token-major
  * so that a chunk of T tokens is one contiguous range that a static graph can write and a decode
- * kernel can read. rows = context + chunk_max: a padded last chunk cannot run over the end. Each
+ * kernel can read. Layers are outermost: a device that runs some of them, or whose buffers do not
+ * hold all of them, binds ranges of the arena. (In version 1 slots were outermost.)
+ * rows = context + chunk_max: a padded last chunk cannot run over the end. Each
  * strip starts on a page. Rows at and beyond a sequence's end hold finite values (a masked row has
  * weight 0, and 0 * NaN is NaN); a fresh arena is zero. K is stored after RoPE.
  *
@@ -16,7 +18,7 @@
 
 #include "package/package.h"
 
-enum { OFR_KV_LAYOUT_VERSION = 1, OFR_KV_STRIP_ALIGN = 4096 };
+enum { OFR_KV_LAYOUT_VERSION = 2, OFR_KV_STRIP_ALIGN = 4096 };
 
 typedef struct ofr_kv_layout {
     uint32_t version;
@@ -26,7 +28,8 @@ typedef struct ofr_kv_layout {
     uint32_t chunk_max;   /* tokens one forward call may add */
     uint64_t row_bytes;   /* n_kv_heads * head_dim * 2 */
     uint64_t strip_bytes; /* (context + chunk_max) * row_bytes, rounded up to a page */
-    uint64_t slot_bytes;  /* n_layers * 2 * strip_bytes */
+    uint64_t slot_bytes;  /* n_layers * 2 * strip_bytes: what one sequence takes, in all layers */
+    uint64_t layer_bytes; /* n_slots * 2 * strip_bytes: from one layer to the next */
     uint64_t total_bytes;
 } ofr_kv_layout;
 

@@ -18,8 +18,9 @@ enum {
     ZEROS = 1 << 20,
 };
 
-/* OpenCL devices take the arena as one buffer, which most bound by 4 GiB. */
-static const uint64_t ARENA_ENOUGH = (UINT64_C(4) << 30) - (UINT64_C(1) << 20);
+/* What slots beyond SLOTS_WANTED may make of the arena: GPUs pin or mirror their layers' strips of
+ * all slots, used or not. */
+static const uint64_t ARENA_ENOUGH = UINT64_C(4) << 30;
 
 /* Bytes that KV may take: a quarter of the memory that is free. */
 static int kv_budget(uint64_t *ret_budget, ofr_error *err)

@@ -48,8 +48,8 @@ def executive(session, *arguments, code=0):
     return run
 
 
-def start(session, *arguments):
-    executive(session, "run", "--model", process.PACKAGE, "--context", "1024", "--slots", "2",
+def start(session, *arguments, slots=2):
+    executive(session, "run", "--model", process.PACKAGE, "--context", "1024", "--slots", str(slots),
               *arguments)
 
 
@@ -168,10 +168,12 @@ def poison(session, pid, end):
     info, params = status(session), MODEL["params"]
     row = params["n_kv_heads"] * params["head_dim"] * 2
     strip = info["kv_bytes"] // (info["n_slots"] * params["n_layers"] * 2)
-    for index in range(params["n_layers"] * 2):
-        used = end * row
-        poke(pid, index * strip + used, b"\x00\x7e" * ((strip - used) // 2))
-        poke(pid, (params["n_layers"] * 2 + index) * strip, b"\x00\x7e" * (strip // 2))
+    used = end * row
+    for layer in range(params["n_layers"]):
+        for which in range(2):
+            first = 2 * info["n_slots"] * layer + which
+            poke(pid, first * strip + used, b"\x00\x7e" * ((strip - used) // 2))
+            poke(pid, (first + 2) * strip, b"\x00\x7e" * (strip // 2))
 
 
 def share_memory(session, plan, ids, chosen, expected):
@@ -196,8 +198,10 @@ def share_memory(session, plan, ids, chosen, expected):
 
 
 def plans_agree(session):
-    prepare(session)
-    start(session, "--idle_worker", "0")
+    """With an arena that is larger than a buffer of the OpenCL device (PoCL: a quarter of 1 GiB)."""
+    prepare(session, POCL_MEMORY_LIMIT="1")
+    start(session, "--idle_worker", "0", slots=12)
+    assert status(session)["kv_bytes"] > 2 * (1 << 28), status(session)
     ids = prompt_ids(session)
     chosen, reference = generate_reference(session, ids)
     cpu_pid = workers(session)["cpu"]["pid"]

@@ -76,9 +76,12 @@ static void backend_close(ofr_backend_session *session)
         return;
     }
     if (session->queue != NULL) {
-        if (session->kv_mapped != NULL) {
-            session->api->EnqueueUnmapMemObject(session->queue, session->kv, session->kv_mapped, 0,
-                                                NULL, NULL);
+        for (uint32_t i = 0; i < session->n_kv_windows; i++) {
+            const opencl_kv_window *w = &session->kv_windows[i];
+            if (w->mapped != NULL) {
+                session->api->EnqueueUnmapMemObject(session->queue, w->buffer, w->mapped, 0, NULL,
+                                                    NULL);
+            }
         }
         if (session->stream_mapped != NULL) {
             session->api->EnqueueUnmapMemObject(session->queue, session->stream,
@@ -91,6 +94,7 @@ static void backend_close(ofr_backend_session *session)
         session->api->Finish(session->queue);
     }
     ofr_opencl_release_steps(session);
+    ofr_opencl_release_kv(session);
     ofr_opencl_release_memory(session);
     if (session->queue != NULL) {
         session->api->ReleaseCommandQueue(session->queue);

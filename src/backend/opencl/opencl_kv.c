@@ -20,42 +20,78 @@ void ofr_opencl_clear(ofr_backend_session *session, cl_mem buffer, uint64_t byte
     }
 }
 
+/* The strips of the layers [begin, end), in place or (mirrored) zeroed: unwritten rows are finite.
+ */
+static int bind_window(ofr_backend_session *session, uint32_t begin, uint32_t end, ofr_error *err)
+{
+    const ofr_kv_layout *kv = &session->options.kv_layout;
+    uint64_t bytes = (end - begin) * kv->layer_bytes;
+    opencl_kv_window *w = &session->kv_windows[session->n_kv_windows];
+    cl_mem_flags flags = CL_MEM_READ_WRITE;
+    char *host = NULL;
+    if (session->shared) {
+        flags |= CL_MEM_USE_HOST_PTR;
+        host = (char *)session->options.kv_arena +
+               (session->options.layer_begin + begin) * kv->layer_bytes;
+    }
+    int result = ofr_opencl_make_buffer(session, flags, bytes, host, "KV strips", &w->buffer, err);
+    if (result < 0) {
+        return result;
+    }
+    w->layer_begin = begin;
+    w->layer_end = end;
+    session->n_kv_windows++;
+    for (uint32_t i = begin; i < end; i++) {
+        session->layers[i].kv = w->buffer;
+        session->layers[i].k_offset = (i - begin) * kv->layer_bytes / 2;
+        session->layers[i].v_offset = session->layers[i].k_offset + kv->strip_bytes / 2;
+    }
+    if (!session->shared) {
+        ofr_opencl_clear(session, w->buffer, bytes);
+    }
+    return ofr_opencl_error(session, err);
+}
+
 int ofr_opencl_bind_kv(ofr_backend_session *session, ofr_error *err)
 {
     const ofr_kv_layout *kv = &session->options.kv_layout;
-    uint32_t begin = session->options.layer_begin;
-    uint32_t n_layers = session->options.layer_end - begin;
-    uint64_t strip = kv->strip_bytes / 2;
-    int result;
-    session->kv_first_strip = 2 * (uint64_t)begin;
-    if (session->shared) {
-        session->kv_slot_stride = kv->slot_bytes / 2;
-        result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR,
-                                        kv->total_bytes, session->options.kv_arena, "KV strips",
-                                        &session->kv, err);
-    } else {
-        session->kv_slot_stride = 2 * (uint64_t)n_layers * strip;
-        result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE,
-                                        session->kv_slot_stride * 2 * kv->n_slots, NULL,
-                                        "KV strips", &session->kv, err);
+    uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
+    uint64_t fit = session->device.max_allocation / kv->layer_bytes; /* layers of a buffer */
+    if (fit == 0) {
+        return ofr_fail(err, OFR_ELIMIT,
+                        "OpenCL backend: KV strips of one layer, %u slots, need %llu MiB in one "
+                        "buffer, %s allows %llu MiB; use a shorter context or fewer slots",
+                        kv->n_slots, (unsigned long long)(kv->layer_bytes >> 20),
+                        session->device.name,
+                        (unsigned long long)(session->device.max_allocation >> 20));
+    }
+    session->kv_slot_stride = kv->strip_bytes; /* K's and V's, in halves */
+    session->kv_windows = calloc(n_layers, sizeof *session->kv_windows);
+    int result = session->kv_windows != NULL ? 0 : OFR_ENOMEM;
+    if (result == 0 && !session->shared) {
         session->mirrored = calloc(kv->n_slots, sizeof *session->mirrored);
         session->fingerprints =
             calloc((size_t)kv->n_slots * kv->context, sizeof *session->fingerprints);
-        if (result == 0 && (session->mirrored == NULL || session->fingerprints == NULL)) {
-            result = ofr_fail(err, OFR_ENOMEM, "OpenCL backend: out of memory");
-        }
-        if (result == 0) {
-            /* unwritten rows are finite */
-            ofr_opencl_clear(session, session->kv, session->kv_slot_stride * 2 * kv->n_slots);
-            result = ofr_opencl_error(session, err);
-        }
+        result = session->mirrored != NULL && session->fingerprints != NULL ? 0 : OFR_ENOMEM;
     }
-    for (uint32_t i = 0; i < n_layers; i++) {
-        uint64_t first = session->shared ? session->kv_first_strip + 2 * i : 2 * (uint64_t)i;
-        session->layers[i].k_offset = first * strip;
-        session->layers[i].v_offset = (first + 1) * strip;
+    if (result < 0) {
+        return ofr_fail(err, OFR_ENOMEM, "OpenCL backend: out of memory");
+    }
+    for (uint32_t at = 0, end; result == 0 && at < n_layers; at = end) {
+        end = n_layers - at > fit ? at + (uint32_t)fit : n_layers;
+        result = bind_window(session, at, end, err);
     }
     return result;
+}
+
+void ofr_opencl_release_kv(ofr_backend_session *session)
+{
+    for (uint32_t i = 0; i < session->n_kv_windows; i++) {
+        session->api->ReleaseMemObject(session->kv_windows[i].buffer);
+    }
+    free(session->kv_windows);
+    free(session->mirrored);
+    free(session->fingerprints);
 }
 
 static uint64_t hash_row(const uint8_t *row, uint64_t bytes, uint64_t hash)
@@ -113,28 +149,38 @@ static uint32_t rows_in_mirror(const ofr_backend_session *session, uint32_t slot
     return low;
 }
 
-char *ofr_opencl_stage(ofr_backend_session *session, void *to, size_t to_pitch, size_t bytes,
-                       uint64_t n)
+/* Room for `wanted`, whose `from` is filled in. */
+static char *stage(ofr_backend_session *session, const opencl_staged *wanted)
 {
+    size_t bytes = wanted->bytes * wanted->group_rows * wanted->n;
     if (session->staging_host == NULL || session->n_staged == OPENCL_STAGED_MAX ||
-        bytes * n > OPENCL_STAGING_BYTES - session->staging_used) {
+        bytes > OPENCL_STAGING_BYTES - session->staging_used) {
         return NULL;
     }
     char *at = session->staging_host + session->staging_used;
-    session->staging_used += (bytes * n + 255) / 256 * 256;
+    session->staging_used += (bytes + 255) / 256 * 256;
     session->staging_used =
         session->staging_used < OPENCL_STAGING_BYTES ? session->staging_used : OPENCL_STAGING_BYTES;
-    session->staged[session->n_staged++] =
-        (opencl_staged){.to = to, .from = at, .bytes = bytes, .to_pitch = to_pitch, .n = n};
+    session->staged[session->n_staged] = *wanted;
+    session->staged[session->n_staged++].from = at;
     return at;
+}
+
+char *ofr_opencl_stage(ofr_backend_session *session, void *to, size_t to_pitch, size_t bytes,
+                       uint64_t n)
+{
+    return stage(
+        session,
+        &(opencl_staged){.to = to, .bytes = bytes, .to_pitch = to_pitch, .n = 1, .group_rows = n});
 }
 
 void ofr_opencl_unstage(ofr_backend_session *session)
 {
     for (uint32_t i = 0; i < session->n_staged && session->status == CL_SUCCESS; i++) {
         const opencl_staged *s = &session->staged[i];
-        for (uint64_t r = 0; r < s->n; r++) {
-            memcpy(s->to + r * s->to_pitch, s->from + r * s->bytes, s->bytes);
+        for (uint64_t r = 0; r < s->n * s->group_rows; r++) {
+            memcpy(s->to + r / s->group_rows * s->group_pitch + r % s->group_rows * s->to_pitch,
+                   s->from + r * s->bytes, s->bytes);
         }
     }
     session->n_staged = 0;
@@ -145,33 +191,46 @@ void ofr_opencl_unstage(ofr_backend_session *session)
 static bool fetch_collected(ofr_backend_session *session, uint32_t slot, uint32_t from, uint32_t to)
 {
     const ofr_kv_layout *kv = &session->options.kv_layout;
-    uint32_t strips = 2 * (session->options.layer_end - session->options.layer_begin);
+    uint32_t layers = session->options.layer_end - session->options.layer_begin;
     uint64_t bytes = (to - from) * kv->row_bytes, strip_words = kv->strip_bytes / 4;
-    uint64_t slot_words = slot * session->kv_slot_stride / 2;
-    char *arena = (char *)session->options.kv_arena + slot * kv->slot_bytes +
-                  session->kv_first_strip * kv->strip_bytes + from * kv->row_bytes;
-    char *staged = ofr_opencl_stage(session, arena, kv->strip_bytes, bytes, strips);
+    uint64_t slot_words = slot * 2 * strip_words, layer_words = kv->layer_bytes / 4;
+    const opencl_staged wanted = {.to = (char *)session->options.kv_arena +
+                                        ofr_kv_strip_k(kv, slot, session->options.layer_begin) +
+                                        from * kv->row_bytes,
+                                  .bytes = bytes,
+                                  .to_pitch = kv->strip_bytes,
+                                  .group_pitch = kv->layer_bytes,
+                                  .n = layers,
+                                  .group_rows = 2};
+    char *staged = stage(session, &wanted);
     if (staged == NULL) {
         return false;
     }
     cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_COLLECT_ROWS);
     uint32_t first = (uint32_t)(from * kv->row_bytes / 4), n = (uint32_t)(bytes / 4);
     const ofr_opencl_api *api = session->api;
-    if (kernel != NULL) {
-        cl_int status = api->SetKernelArg(kernel, 0, sizeof(cl_mem), &session->kv);
+    for (uint32_t i = 0; kernel != NULL && i < session->n_kv_windows; i++) {
+        const opencl_kv_window *w = &session->kv_windows[i];
+        uint32_t at = 2 * w->layer_begin * n;
+        cl_int status = api->SetKernelArg(kernel, 0, sizeof(cl_mem), &w->buffer);
         status |= api->SetKernelArg(kernel, 1, sizeof slot_words, &slot_words);
-        status |= api->SetKernelArg(kernel, 2, sizeof strip_words, &strip_words);
-        status |= api->SetKernelArg(kernel, 3, sizeof first, &first);
-        status |= api->SetKernelArg(kernel, 4, sizeof n, &n);
-        status |= api->SetKernelArg(kernel, 5, sizeof(cl_mem), &session->collected);
+        status |= api->SetKernelArg(kernel, 2, sizeof layer_words, &layer_words);
+        status |= api->SetKernelArg(kernel, 3, sizeof strip_words, &strip_words);
+        status |= api->SetKernelArg(kernel, 4, sizeof first, &first);
+        status |= api->SetKernelArg(kernel, 5, sizeof n, &n);
+        status |= api->SetKernelArg(kernel, 6, sizeof at, &at);
+        status |= api->SetKernelArg(kernel, 7, sizeof(cl_mem), &session->collected);
         ofr_opencl_note(session, status, "setting a kernel's arguments");
-        ofr_opencl_launch(session, kernel, 64, (n + 63) / 64, strips, 1);
+        ofr_opencl_launch(session, kernel, 64, (n + 63) / 64, 2 * (w->layer_end - w->layer_begin),
+                          1);
+    }
+    if (kernel != NULL) {
         ofr_opencl_note(session,
                         api->EnqueueReadBuffer(session->queue, session->collected, CL_FALSE, 0,
-                                               bytes * strips, staged, 0, NULL, NULL),
+                                               bytes * layers * 2, staged, 0, NULL, NULL),
                         "fetching KV rows");
     }
-    session->stats.kv_downloaded += bytes * strips;
+    session->stats.kv_downloaded += bytes * layers * 2;
     return true;
 }
 
@@ -180,38 +239,42 @@ static void copy_rows(ofr_backend_session *session, uint32_t slot, uint32_t from
                       bool up)
 {
     const ofr_kv_layout *kv = &session->options.kv_layout;
-    uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
-    size_t device_at[3] = {from * kv->row_bytes,
-                           (size_t)(slot * (session->kv_slot_stride * 2 / kv->strip_bytes)), 0};
-    size_t host_at[3] = {
-        from * kv->row_bytes,
-        (size_t)(slot * (kv->slot_bytes / kv->strip_bytes) + session->kv_first_strip), 0};
-    size_t region[3] = {(to - from) * kv->row_bytes, 2 * (size_t)n_layers, 1};
+    const ofr_opencl_api *api = session->api;
+    size_t row = kv->strip_bytes, slice = kv->layer_bytes;
     void *arena = session->options.kv_arena;
     if (!up && fetch_collected(session, slot, from, to)) {
         return;
     }
-    cl_int status =
-        up ? session->api->EnqueueWriteBufferRect(session->queue, session->kv, CL_FALSE, device_at,
-                                                  host_at, region, kv->strip_bytes, 0,
-                                                  kv->strip_bytes, 0, arena, 0, NULL, NULL)
-           : session->api->EnqueueReadBufferRect(session->queue, session->kv, CL_FALSE, device_at,
-                                                 host_at, region, kv->strip_bytes, 0,
-                                                 kv->strip_bytes, 0, arena, 0, NULL, NULL);
-    ofr_opencl_note(session, status, up ? "sending KV rows" : "fetching KV rows");
-    uint64_t bytes = (uint64_t)region[0] * region[1];
-    *(up ? &session->stats.kv_uploaded : &session->stats.kv_downloaded) += bytes;
+    for (uint32_t i = 0; i < session->n_kv_windows; i++) { /* layers, of K and V, of some bytes */
+        const opencl_kv_window *w = &session->kv_windows[i];
+        size_t device_at[3] = {from * kv->row_bytes, 2 * (size_t)slot, 0};
+        size_t host_at[3] = {from * kv->row_bytes, 2 * (size_t)slot,
+                             session->options.layer_begin + w->layer_begin};
+        size_t region[3] = {(to - from) * kv->row_bytes, 2, w->layer_end - w->layer_begin};
+        cl_int status =
+            up ? api->EnqueueWriteBufferRect(session->queue, w->buffer, CL_FALSE, device_at,
+                                             host_at, region, row, slice, row, slice, arena, 0,
+                                             NULL, NULL)
+               : api->EnqueueReadBufferRect(session->queue, w->buffer, CL_FALSE, device_at, host_at,
+                                            region, row, slice, row, slice, arena, 0, NULL, NULL);
+        ofr_opencl_note(session, status, up ? "sending KV rows" : "fetching KV rows");
+        *(up ? &session->stats.kv_uploaded : &session->stats.kv_downloaded) +=
+            (uint64_t)region[0] * region[1] * region[2];
+    }
 }
 
 void ofr_opencl_kv_to_device(ofr_backend_session *session)
 {
     if (session->shared) {
-        if (session->kv_mapped != NULL) {
-            ofr_opencl_note(session,
-                            session->api->EnqueueUnmapMemObject(session->queue, session->kv,
-                                                                session->kv_mapped, 0, NULL, NULL),
-                            "giving KV to the device");
-            session->kv_mapped = NULL;
+        for (uint32_t i = 0; i < session->n_kv_windows; i++) {
+            opencl_kv_window *w = &session->kv_windows[i];
+            if (w->mapped != NULL) {
+                ofr_opencl_note(session,
+                                session->api->EnqueueUnmapMemObject(session->queue, w->buffer,
+                                                                    w->mapped, 0, NULL, NULL),
+                                "giving KV to the device");
+                w->mapped = NULL;
+            }
         }
         return;
     }
@@ -233,11 +296,16 @@ void ofr_opencl_kv_to_device(ofr_backend_session *session)
 void ofr_opencl_kv_to_host(ofr_backend_session *session)
 {
     if (session->shared) {
-        cl_int status = CL_SUCCESS;
-        session->kv_mapped = session->api->EnqueueMapBuffer(
-            session->queue, session->kv, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0,
-            session->options.kv_layout.total_bytes, 0, NULL, NULL, &status);
-        ofr_opencl_note(session, status, "taking KV from the device");
+        for (uint32_t i = 0; i < session->n_kv_windows; i++) {
+            opencl_kv_window *w = &session->kv_windows[i];
+            uint64_t bytes =
+                (w->layer_end - w->layer_begin) * session->options.kv_layout.layer_bytes;
+            cl_int status = CL_SUCCESS;
+            w->mapped = session->api->EnqueueMapBuffer(session->queue, w->buffer, CL_TRUE,
+                                                       CL_MAP_READ | CL_MAP_WRITE, 0, bytes, 0,
+                                                       NULL, NULL, &status);
+            ofr_opencl_note(session, status, "taking KV from the device");
+        }
         return;
     }
     for (uint32_t i = 0; i < session->call->n_segments; i++) {

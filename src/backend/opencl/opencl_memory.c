@@ -527,7 +527,7 @@ void ofr_opencl_release_memory(ofr_backend_session *session)
         session->normed,     session->qkv,        session->attention,     session->mlp,
         session->gathered,   session->logits,     session->logprobs,      session->partial,
         session->counters,   session->pass,       session->top_values[0], session->top_values[1],
-        session->top_ids[0], session->top_ids[1], session->vectors,       session->kv};
+        session->top_ids[0], session->top_ids[1], session->vectors};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         release(session, buffers[i]);
     }
@@ -542,8 +542,6 @@ void ofr_opencl_release_memory(ofr_backend_session *session)
     if (session->memory_file != NULL) {
         munmap(session->memory_file, session->memory_file_bytes);
     }
-    free(session->mirrored);
-    free(session->fingerprints);
     free(session->pass_host);
     free(session->slot_used);
 }

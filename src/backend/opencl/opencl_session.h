@@ -140,16 +140,26 @@ typedef struct opencl_layer {
     uint32_t attention_output_norm, mlp_output_norm; /* of what is added to the residual */
     uint32_t q_norm, k_norm;
     uint32_t rope_half, rope_table, window;
-    uint64_t k_offset, v_offset; /* of a slot's strips, in halves */
+    cl_mem kv;                   /* borrowed from the window that has the layer */
+    uint64_t k_offset, v_offset; /* of slot 0's strips in it, in halves */
     cl_kernel steps[OPENCL_STEP_COUNT];
 } opencl_layer;
 
-/* Rows in staging, and where they belong. */
+/* Strips of the layers [layer_begin, layer_end), counted from the session's first, in one buffer:
+ * of all slots, as the arena has them. */
+typedef struct opencl_kv_window {
+    cl_mem buffer;
+    uint32_t layer_begin, layer_end;
+    void *mapped; /* while the host may look at it */
+} opencl_kv_window;
+
+/* n groups of rows in staging, one after another, and where they belong: rows are to_pitch apart,
+ * groups group_pitch. */
 typedef struct opencl_staged {
     char *to;
     const char *from;
-    size_t bytes, to_pitch;
-    uint64_t n;
+    size_t bytes, to_pitch, group_pitch;
+    uint64_t n, group_rows;
 } opencl_staged;
 
 struct ofr_backend_session {
@@ -188,10 +198,9 @@ struct ofr_backend_session {
     cl_kernel model_steps[OPENCL_MODEL_STEP_COUNT];
 
     /* KV. */
-    cl_mem kv;
-    void *kv_mapped;         /* while the host may look at it */
+    opencl_kv_window *kv_windows;
+    uint32_t n_kv_windows;
     uint64_t kv_slot_stride; /* halves */
-    uint64_t kv_first_strip; /* index of the first strip of the layers in a slot of the arena */
     uint32_t *mirrored;      /* [n_slots] rows that the mirror holds */
     uint64_t *fingerprints;  /* [n_slots][context] of those rows; mirror only */
 
@@ -253,6 +262,7 @@ int ofr_opencl_make_buffer(ofr_backend_session *session, cl_mem_flags flags, uin
 
 /* opencl_kv.c */
 int ofr_opencl_bind_kv(ofr_backend_session *session, ofr_error *err);
+void ofr_opencl_release_kv(ofr_backend_session *session);
 /* Zeroes a buffer, in pieces: drivers are slow or fail at filling gigabytes at once. */
 void ofr_opencl_clear(ofr_backend_session *session, cl_mem buffer, uint64_t bytes);
 /* Room in staging for n rows of `bytes`, which ofr_opencl_unstage copies to `to` (rows to_pitch

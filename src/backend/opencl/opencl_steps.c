@@ -316,7 +316,7 @@ static cl_kernel store_kv(ofr_backend_session *session, const opencl_layer *laye
         add_u32(&a, session->params->n_kv_heads);
         add_u32(&a, session->params->head_dim);
         add_heads(&a, layer);
-        add_buffer(&a, session->kv);
+        add_buffer(&a, layer->kv);
         add_u64(&a, session->kv_slot_stride);
         add_u64(&a, layer->k_offset);
         add_u64(&a, layer->v_offset);
@@ -335,7 +335,7 @@ static cl_kernel attention(ofr_backend_session *session, const opencl_layer *lay
         add_buffer(&a, session->qkv);
         add_u32(&a, session->params->n_kv_heads);
         add_heads(&a, layer);
-        add_buffer(&a, session->kv);
+        add_buffer(&a, layer->kv);
         add_u64(&a, session->kv_slot_stride);
         add_u64(&a, layer->k_offset);
         add_u64(&a, layer->v_offset);

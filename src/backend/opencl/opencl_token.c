@@ -96,7 +96,8 @@ static bool fits(const ofr_backend_session *session)
 {
     const ofr_model_params *p = session->params;
     return !session->normed_outputs && p->head_dim % 32 == 0 && session->n_windows <= WINDOWS &&
-           n_layers(session) > 0 && local_bytes(session, 1) <= local_limit(session) &&
+           session->n_kv_windows == 1 && n_layers(session) > 0 &&
+           local_bytes(session, 1) <= local_limit(session) &&
            session->tuning.token_items <= session->device.max_work_group;
 }
 
@@ -288,7 +289,7 @@ cl_kernel ofr_opencl_token_step(ofr_backend_session *session)
     add_f32(&a, p->rms_epsilon);
     add_f32(&a, ofr_model_params_attention_scale(p));
     add_f32(&a, ofr_scale_or_one(p->residual_scale));
-    add_buffer(&a, session->kv);
+    add_buffer(&a, session->kv_windows[0].buffer);
     add_u64(&a, session->kv_slot_stride);
     add_buffer(&a, session->hidden);
     add_buffer(&a, session->qkv);

@@ -25,6 +25,7 @@ static void sizes_are_those_of_the_format(void **state)
     assert_int_equal(layout.row_bytes, 384);
     assert_int_equal(layout.strip_bytes, 983040); /* 2560 * 384, whole pages */
     assert_int_equal(layout.slot_bytes, 58982400);
+    assert_int_equal(layout.layer_bytes, 3932160);
     assert_int_equal(layout.total_bytes, 117964800);
     p = params(1, 1, 32);
     assert_int_equal(ofr_kv_layout_init(&layout, &p, 1, 1, 1, &err), 0);
@@ -39,8 +40,8 @@ static void strips_follow_one_another(void **state)
     ofr_error err = {0};
     assert_int_equal(ofr_kv_layout_init(&layout, &p, 4, 100, 7, &err), 0);
     uint64_t expected = 0;
-    for (uint32_t slot = 0; slot < 4; slot++) {
-        for (uint32_t layer = 0; layer < 3; layer++) {
+    for (uint32_t layer = 0; layer < 3; layer++) {
+        for (uint32_t slot = 0; slot < 4; slot++) {
             assert_int_equal(ofr_kv_strip_k(&layout, slot, layer), expected);
             expected += layout.strip_bytes;
             assert_int_equal(ofr_kv_strip_v(&layout, slot, layer), expected);

@@ -130,14 +130,17 @@ kernel void store_kv(global const float *qkv, uint q_width, uint n_kv_heads, uin
     vstore_half_rte(v[pair * 2 + 1], v_offset + row + pair * 2 + 1, kv);
 }
 
-/* Some rows of all strips of a slot, one strip's after another's: words [first, first + n) of each.
- * A strip is strip_words long. For one transfer instead of as many as there are strips. */
-kernel void collect_rows(global const uint *kv, ulong slot, ulong strip_words, uint first, uint n,
-                         global uint *rows)
+/* Some rows of all strips of a slot, one strip's after another's: words [first, first + n) of each,
+ * to rows from word `to` on. A strip is strip_words long, a layer's K and V are neighbours, layers
+ * layer_words apart; slot: where its first strip begins. For one transfer instead of as many as
+ * there are strips. */
+kernel void collect_rows(global const uint *kv, ulong slot, ulong layer_words, ulong strip_words,
+                         uint first, uint n, uint to, global uint *rows)
 {
     uint i = get_global_id(0), strip = get_global_id(1);
     if (i < n) {
-        rows[(ulong)strip * n + i] = kv[slot + strip * strip_words + first + i];
+        rows[to + (ulong)strip * n + i] =
+            kv[slot + strip / 2 * layer_words + strip % 2 * strip_words + first + i];
     }
 }
 

@@ -73,12 +73,16 @@ static void mapped_tear_down(mapped_rig *m)
     munmap(m->base, m->size);
 }
 
+enum { SMALL_BUFFER = 4 << 20 };
+
 /* A loader whose CreateBuffer is watched and can refuse. */
 static struct {
     ofr_opencl_api real;
     const char *mapping, *arena;
     size_t mapping_size, arena_size;
     bool refuses_mapping;
+    cl_ulong largest; /* bytes of a buffer, for small_device_info */
+    uint32_t arena_buffers;
     uint64_t mapping_bound, arena_bound, others; /* bytes of buffers over host memory */
     uint32_t mapping_buffers;
     cl_int refusal;
@@ -94,11 +98,12 @@ static cl_mem watched_create(cl_context context, cl_mem_flags flags, size_t size
             *status = watch.refusal;
             return NULL;
         }
+        bool arena = at >= watch.arena && at < watch.arena + watch.arena_size;
         assert_true(!mapping || at + size <= watch.mapping + watch.mapping_size);
+        assert_true(!arena || at + size <= watch.arena + watch.arena_size);
         watch.mapping_buffers += mapping;
-        *(mapping             ? &watch.mapping_bound
-          : at == watch.arena ? &watch.arena_bound
-                              : &watch.others) += size;
+        watch.arena_buffers += arena;
+        *(mapping ? &watch.mapping_bound : arena ? &watch.arena_bound : &watch.others) += size;
     }
     return watch.real.CreateBuffer(context, flags, size, host, status);
 }
@@ -113,6 +118,7 @@ static ofr_opencl_api watched_api(const mapped_rig *m)
     watch.arena = m->rig.arena;
     watch.arena_size = m->rig.layout.total_bytes;
     watch.refusal = CL_INVALID_HOST_PTR;
+    watch.largest = SMALL_BUFFER;
     ofr_opencl_api api = watch.real;
     api.CreateBuffer = watched_create;
     return api;
@@ -195,15 +201,13 @@ static void memory_of_its_own_gets_one_copy(void **state)
     mapped_tear_down(&m);
 }
 
-enum { SMALL_BUFFER = 4 << 20 };
-
 /* As the device's, but for what one buffer may hold. */
 static cl_int small_device_info(cl_device_id id, cl_device_info what, size_t size, void *value,
                                 size_t *ret_size)
 {
     cl_int status = watch.real.GetDeviceInfo(id, what, size, value, ret_size);
     if (what == CL_DEVICE_MAX_MEM_ALLOC_SIZE && status == CL_SUCCESS) {
-        *(cl_ulong *)value = SMALL_BUFFER;
+        *(cl_ulong *)value = watch.largest;
     }
     return status;
 }
@@ -240,6 +244,158 @@ static void small_buffers_split_the_weights(void **state)
     mapped_tear_down(&m);
 }
 
+/* 23 tokens in slot 0 and 5 in slot 2, then one more of each, and 3 and 1: logits of the last. */
+static void run_slots(ofr_backend_session *session, uint32_t vocab, float *logits)
+{
+    static const ofr_segment calls[3][2] = {
+        {{0, 0, 23}, {2, 0, 5}}, {{2, 5, 1}, {0, 23, 1}}, {{0, 24, 3}, {2, 6, 1}}};
+    int32_t *tokens = rig_tokens(28, vocab);
+    for (uint32_t i = 0; i < 3; i++) {
+        const ofr_forward forward = {.segments = calls[i],
+                                     .n_segments = 2,
+                                     .tokens = tokens,
+                                     .output = OFR_FORWARD_OUTPUT_LAST,
+                                     .logits = logits + (size_t)i * 2 * vocab};
+        rig_run(session, &forward);
+    }
+    free(tokens);
+}
+
+enum { KV_LAYERS = 12, KV_VOCAB = 97 };
+
+static const memory_model_options many_layers = {
+    KV_LAYERS,    64, 4,     2,     128,   96,  KV_VOCAB, OFR_DTYPE_I4,
+    OFR_DTYPE_I8, 32, false, false, false, {0}, 9};
+
+static ofr_backend_session *open_limited(opencl_rig *rig, const ofr_backend_options *options,
+                                         enum ofr_opencl_memory memory, cl_ulong largest)
+{
+    ofr_error err = {0};
+    memset(&watch, 0, sizeof watch);
+    rig_check(ofr_opencl_api_open(NULL, &watch.real, &err), &err);
+    watch.arena = rig->arena;
+    watch.arena_size = rig->layout.total_bytes;
+    watch.mapping = "";
+    watch.largest = largest;
+    ofr_opencl_api api = watch.real;
+    api.CreateBuffer = watched_create;
+    if (largest > 0) {
+        api.GetDeviceInfo = small_device_info;
+    }
+    static ofr_opencl_api kept; /* sessions borrow it */
+    kept = api;
+    ofr_opencl_options opencl = {.api = &kept,
+                                 .memory = memory,
+                                 .cache_directory = "",
+                                 .launches = OFR_OPENCL_LAUNCHES_STEPS};
+    ofr_backend_session *session = NULL;
+    rig_check(ofr_opencl_open(options, &opencl, &session, &err), &err);
+    return session;
+}
+
+/* Layers of 1.1 MiB in buffers of 8 (mirrored: new rows are collected on the device), 2.5 MiB (they
+ * are fetched strip by strip) and one layer: logits and strips as with one buffer. */
+static void small_buffers_split_the_kv(void **state)
+{
+    (void)state;
+    opencl_rig rig;
+    rig_model(&rig, &many_layers);
+    size_t n = (size_t)6 * KV_VOCAB;
+    float *expected = rig_floats(n), *got = rig_floats(n);
+    char *strips = malloc(rig.layout.total_bytes), *before = malloc(rig.layout.total_bytes);
+    assert_true(strips != NULL && before != NULL);
+    memcpy(before, rig.arena, rig.layout.total_bytes);
+    ofr_backend_options options = rig_options(&rig, "dot");
+    uint64_t layer = rig.layout.layer_bytes;
+    assert_int_equal(layer, 9 << 17);
+    const struct {
+        cl_ulong largest;
+        uint32_t windows;
+    } limits[] = {{0, 1}, {8 << 20, 2}, {5 << 19, 6}, {layer, 12}};
+    for (uint32_t i = 0; i < 4; i++) {
+        for (uint32_t mirrored = 0; mirrored < 2; mirrored++) {
+            memcpy(rig.arena, before, rig.layout.total_bytes);
+            rig.session = open_limited(
+                &rig, &options, mirrored ? OFR_OPENCL_MEMORY_DISCRETE : OFR_OPENCL_MEMORY_SHARED,
+                limits[i].largest);
+            assert_int_equal(watch.arena_buffers, mirrored ? 0 : limits[i].windows);
+            assert_int_equal(watch.arena_bound, mirrored ? 0 : rig.layout.total_bytes);
+            run_slots(rig.session, KV_VOCAB, i + mirrored == 0 ? expected : got);
+            uint64_t rows = mirrored ? 2 * (uint64_t)KV_LAYERS * rig.layout.row_bytes : 0;
+            assert_int_equal(ofr_opencl_backend()->handoff_bytes_copied(rig.session), 34 * rows);
+            ofr_opencl_backend()->close(rig.session);
+            if (i + mirrored == 0) {
+                memcpy(strips, rig.arena, rig.layout.total_bytes);
+            } else {
+                assert_memory_equal(got, expected, n * sizeof *got);
+                assert_memory_equal(rig.arena, strips, rig.layout.total_bytes);
+            }
+        }
+    }
+    rig.session = NULL;
+    free(before);
+    free(strips);
+    free(expected);
+    free(got);
+    rig_done(&rig);
+}
+
+/* Layers [0, 3) and [3, 12) in sessions of their own, the second's strips in five buffers: each
+ * binds its own layers, the logits are those of one session, and what one writes the other leaves
+ * alone. */
+static void layer_ranges_bind_their_own_strips(void **state)
+{
+    (void)state;
+    enum { N = 9, FIRST = 3 };
+    opencl_rig rig;
+    rig_model(&rig, &many_layers);
+    int32_t *tokens = rig_tokens(N, KV_VOCAB);
+    float *expected = rig_floats(KV_VOCAB), *got = rig_floats(KV_VOCAB);
+    float *hidden = rig_floats((size_t)N * many_layers.d_model);
+    ofr_backend_options options = rig_options(&rig, "dot");
+    rig.session = open_limited(&rig, &options, OFR_OPENCL_MEMORY_SHARED, 0);
+    rig_segment(rig.session, 0, 0, N, tokens, OFR_FORWARD_OUTPUT_LAST, expected);
+    ofr_opencl_backend()->close(rig.session);
+    for (uint32_t mirrored = 0; mirrored < 2; mirrored++) {
+        enum ofr_opencl_memory memory =
+            mirrored ? OFR_OPENCL_MEMORY_DISCRETE : OFR_OPENCL_MEMORY_SHARED;
+        ofr_segment segment = {1, 0, N};
+        ofr_forward forward = {
+            .segments = &segment, .n_segments = 1, .tokens = tokens, .hidden_out = hidden};
+        options.layer_end = FIRST;
+        rig.session = open_limited(&rig, &options, memory, 5 << 19);
+        assert_int_equal(watch.arena_bound, mirrored ? 0 : FIRST * rig.layout.layer_bytes);
+        rig_run(rig.session, &forward);
+        ofr_opencl_backend()->close(rig.session);
+        options.layer_begin = FIRST;
+        options.layer_end = KV_LAYERS;
+        forward = (ofr_forward){.segments = &segment,
+                                .n_segments = 1,
+                                .hidden_in = hidden,
+                                .output = OFR_FORWARD_OUTPUT_LAST,
+                                .logits = got};
+        rig.session = open_limited(&rig, &options, memory, 5 << 19);
+        assert_int_equal(watch.arena_buffers, mirrored ? 0 : 5);
+        assert_int_equal(watch.arena_bound,
+                         mirrored ? 0 : (KV_LAYERS - FIRST) * rig.layout.layer_bytes);
+        rig_run(rig.session, &forward);
+        ofr_opencl_backend()->close(rig.session);
+        options.layer_begin = 0;
+        assert_memory_equal(got, expected, KV_VOCAB * sizeof *got);
+    }
+    for (uint32_t strip = 0; strip < 2 * KV_LAYERS; strip++) { /* as slot 0 has them */
+        const char *first = (char *)rig.arena + ofr_kv_strip_k(&rig.layout, 0, strip / 2) +
+                            strip % 2 * rig.layout.strip_bytes;
+        assert_memory_equal(first, first + 2 * rig.layout.strip_bytes, N * rig.layout.row_bytes);
+    }
+    rig.session = NULL;
+    free(tokens);
+    free(expected);
+    free(got);
+    free(hidden);
+    rig_done(&rig);
+}
+
 /* What fits into no buffer is a limit, named. */
 static void too_large_for_a_buffer_is_said(void **state)
 {
@@ -260,7 +416,7 @@ static void too_large_for_a_buffer_is_said(void **state)
     mapped_tear_down(&m);
     mapped_set_up(&m, &small);
     options = rig_options(&m.rig, "plain");
-    options.kv_layout.total_bytes = 2 * SMALL_BUFFER;
+    options.kv_layout.layer_bytes = SMALL_BUFFER + 4096;
     assert_int_equal(ofr_opencl_open(&options, &opencl, &session, &err), OFR_ELIMIT);
     assert_non_null(strstr(err.text, "KV strips"));
     assert_null(session);
@@ -274,6 +430,8 @@ int main(void)
         cmocka_unit_test(shared_memory_is_bound_in_place),
         cmocka_unit_test(memory_of_its_own_gets_one_copy),
         cmocka_unit_test(small_buffers_split_the_weights),
+        cmocka_unit_test(small_buffers_split_the_kv),
+        cmocka_unit_test(layer_ranges_bind_their_own_strips),
         cmocka_unit_test(too_large_for_a_buffer_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kernels_amx.h"
+#include "backend/cpu/kernels_avx512vnni.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -15,7 +16,6 @@ enum {
     PREFETCH_BYTES = 6144,
     GEMV_COLUMNS = 16384, /* columns whose inputs a gemv spreads on the stack at once */
     GROUP_OF_ROW = 1,     /* in place of a group size: one scale for a row */
-    TILE_TOKENS = 6,
 };
 
 static bool supported(const ofr_cpu_features *features)
@@ -252,196 +252,6 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
     }
 }
 
-/* Tiles of the int8 gemm: unsigned bytes, 4 neighbours of the activations' order at a time, group
- * after group (of i4 the 16 even values, then the 16 odd ones): [K/4][GEMM_ROWS][4]. A 32-bit lane
- * is then one row and needs no sum across lanes. */
-typedef struct int8_tile {
-    uint8_t *values;
-    float *scales;  /* [K/32][GEMM_ROWS] */
-    float *minima;  /* likewise; NULL: none */
-    int32_t zero;   /* the zero point: 8, 128, or 0 with minima */
-    uint32_t ratio; /* groups of activations to one of the weights */
-} int8_tile;
-
-static void gemm_pack(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n, const int8_tile *tile)
-{
-    bool i4 = w->dtype == OFR_DTYPE_I4;
-    size_t row_bytes = i4 ? w->columns / 2 : w->columns;
-    const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(i4 ? 8 : -128);
-    for (uint32_t half = 0; half < 2; half++) {
-        uint32_t left = n > half * 16 ? n - half * 16 : 0;
-        __mmask16 mask = tail16(left);
-        const uint8_t *data = w->data + (size_t)(begin + (left > 0 ? half * 16 : 0)) * row_bytes;
-        /* Distances between rows in units of 4 bytes: rows are multiples of 16 bytes. */
-        __m512i rows = _mm512_mullo_epi32(
-            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-            _mm512_set1_epi32((int)(row_bytes / 4)));
-        uint8_t *out = tile->values + half * 64;
-        for (uint32_t i = 0; i < row_bytes / 4; i++) {
-            __m512i x = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, rows,
-                                                    data + (size_t)i * 4, 4);
-            if (i4) {
-                size_t quad = (size_t)(i / 4) * 8 + i % 4;
-                __m512i even = _mm512_ternarylogic_epi32(x, low, bias, 0x6a);
-                __m512i odd = _mm512_ternarylogic_epi32(_mm512_srli_epi32(x, 4), low, bias, 0x6a);
-                _mm512_store_si512(out + quad * (4 * OFR_CPU_GEMM_ROWS), even);
-                _mm512_store_si512(out + (quad + 4) * (4 * OFR_CPU_GEMM_ROWS), odd);
-            } else {
-                _mm512_store_si512(out + (size_t)i * (4 * OFR_CPU_GEMM_ROWS),
-                                   _mm512_xor_si512(x, bias));
-            }
-        }
-    }
-    uint32_t ratio = w->group / OFR_CPU_ACTIVATION_GROUP, own = w->columns / w->group;
-    for (uint32_t r = 0; r < OFR_CPU_GEMM_ROWS; r++) {
-        for (uint32_t g = 0; g < w->columns / OFR_CPU_ACTIVATION_GROUP; g++) {
-            tile->scales[g * OFR_CPU_GEMM_ROWS + r] =
-                r < n ? _cvtsh_ss(w->scales[(size_t)(begin + r) * own + g / ratio]) : 0;
-            if (tile->minima != NULL) {
-                tile->minima[g * OFR_CPU_GEMM_ROWS + r] =
-                    r < n ? _cvtsh_ss(w->minima[(size_t)(begin + r) * own + g]) : 0;
-            }
-        }
-    }
-}
-
-/* One group of activations of `n` tokens (a constant where inlined) against a tile: its products in
- * 32 bits, times the activations' scales, added to `part`. */
-INLINE void tile_group(const uint8_t *w, const int8_t *x, size_t x_stride, size_t half,
-                       const float *scales, size_t group_stride, uint32_t n,
-                       __m512 part[TILE_TOKENS][2])
-{
-    __m512i sum[TILE_TOKENS][2];
-#pragma GCC unroll 8
-    for (uint32_t t = 0; t < n; t++) {
-        sum[t][0] = sum[t][1] = _mm512_setzero_si512();
-    }
-/* Unrolled: as a loop, GCC 12 moves every sum between two registers in each turn. */
-#pragma GCC unroll 8
-    for (uint32_t q = 0; q < OFR_CPU_ACTIVATION_GROUP / 4; q++) {
-        __m512i w0 = _mm512_load_si512(w + q * (4 * OFR_CPU_GEMM_ROWS));
-        __m512i w1 = _mm512_load_si512(w + q * (4 * OFR_CPU_GEMM_ROWS) + 64);
-        size_t at = q < 4 ? 4 * q : half + 4 * (q - 4);
-#pragma GCC unroll 8
-        for (uint32_t t = 0; t < n; t++) {
-            int32_t four;
-            memcpy(&four, x + t * x_stride + at, sizeof four);
-            __m512i each = _mm512_set1_epi32(four);
-            sum[t][0] = _mm512_dpbusd_epi32(sum[t][0], w0, each);
-            sum[t][1] = _mm512_dpbusd_epi32(sum[t][1], w1, each);
-        }
-    }
-#pragma GCC unroll 8
-    for (uint32_t t = 0; t < n; t++) {
-        __m512 s = _mm512_set1_ps(scales[t * group_stride]);
-        part[t][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][0]), s, part[t][0]);
-        part[t][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][1]), s, part[t][1]);
-    }
-}
-
-/* `n` tokens (a constant where inlined) against the 32 rows of a tile. Sums within a group of the
- * weights stay in registers; those over the row live in y, which is touched once per group. */
-INLINE void tile_tokens(const int8_tile *tile, const ofr_cpu_activations *a, size_t row, uint32_t n,
-                        float *y, size_t y_stride)
-{
-    const int8_t *values = a->values + row * a->value_stride;
-    const float *scales = a->scales + row * a->group_stride;
-    const float *sums = a->sums + row * a->group_stride;
-    const uint8_t *w = tile->values;
-    size_t half = a->split ? OFR_CPU_SPLIT_BLOCK / 2 : OFR_CPU_ACTIVATION_GROUP / 2;
-    for (uint32_t t = 0; t < n; t++) {
-        _mm512_storeu_ps(y + t * y_stride, _mm512_setzero_ps());
-        _mm512_storeu_ps(y + t * y_stride + 16, _mm512_setzero_ps());
-    }
-    for (uint32_t g = 0; g < a->n_groups; g += tile->ratio) {
-        __m512 part[TILE_TOKENS][2];
-#pragma GCC unroll 8
-        for (uint32_t t = 0; t < n; t++) {
-            float sum = 0;
-            for (uint32_t i = g; i < g + tile->ratio; i++) {
-                sum += sums[t * a->group_stride + i];
-            }
-            part[t][0] = part[t][1] = _mm512_set1_ps((float)-tile->zero * sum);
-        }
-        for (uint32_t i = g; i < g + tile->ratio; i++) {
-            tile_group(w, values + ofr_cpu_group_offset(a, i), a->value_stride, half, scales + i,
-                       a->group_stride, n, part);
-            w += (size_t)OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS;
-        }
-        __m512 s0 = _mm512_load_ps(tile->scales + (size_t)g * OFR_CPU_GEMM_ROWS);
-        __m512 s1 = _mm512_load_ps(tile->scales + (size_t)g * OFR_CPU_GEMM_ROWS + 16);
-#pragma GCC unroll 8
-        for (uint32_t t = 0; t < n; t++) {
-            float *out = y + t * y_stride;
-            _mm512_storeu_ps(out, _mm512_fmadd_ps(part[t][0], s0, _mm512_loadu_ps(out)));
-            _mm512_storeu_ps(out + 16, _mm512_fmadd_ps(part[t][1], s1, _mm512_loadu_ps(out + 16)));
-        }
-        for (uint32_t t = 0; tile->minima != NULL && t < n; t++) {
-            const float *minima = tile->minima + (size_t)g * OFR_CPU_GEMM_ROWS;
-            float *out = y + t * y_stride;
-            __m512 all = _mm512_set1_ps(sums[t * a->group_stride + g]);
-            _mm512_storeu_ps(out,
-                             _mm512_fmadd_ps(all, _mm512_load_ps(minima), _mm512_loadu_ps(out)));
-            _mm512_storeu_ps(out + 16, _mm512_fmadd_ps(all, _mm512_load_ps(minima + 16),
-                                                       _mm512_loadu_ps(out + 16)));
-        }
-    }
-}
-
-static void gemm_tile(const int8_tile *tile, const ofr_cpu_activations *a, uint32_t n_tokens,
-                      float *y, size_t y_stride)
-{
-    uint32_t t = 0;
-    for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS) {
-        tile_tokens(tile, a, t, TILE_TOKENS, y + t * y_stride, y_stride);
-    }
-    for (; t + 4 <= n_tokens; t += 4) {
-        tile_tokens(tile, a, t, 4, y + t * y_stride, y_stride);
-    }
-    for (; t + 2 <= n_tokens; t += 2) {
-        tile_tokens(tile, a, t, 2, y + t * y_stride, y_stride);
-    }
-    for (; t < n_tokens; t++) {
-        tile_tokens(tile, a, t, 1, y + t * y_stride, y_stride);
-    }
-}
-
-static size_t gemm_scratch(uint32_t columns, uint32_t n_tokens)
-{
-    (void)n_tokens;
-    return (size_t)columns * OFR_CPU_GEMM_ROWS +
-           2 * (size_t)columns / OFR_CPU_ACTIVATION_GROUP * OFR_CPU_GEMM_ROWS * sizeof(float);
-}
-
-static void gemm_multiply(const ofr_cpu_matrix *w, uint32_t begin, uint32_t n,
-                          const ofr_cpu_activations *a, uint32_t n_tokens, void *scratch, float *y,
-                          size_t y_stride)
-{
-    size_t size = (size_t)w->columns * OFR_CPU_GEMM_ROWS;
-    float *scales = (float *)(void *)((char *)scratch + size);
-    int8_tile tile = {
-        .values = scratch,
-        .scales = scales,
-        .minima = w->minima != NULL ? scales + size / OFR_CPU_ACTIVATION_GROUP : NULL,
-        .zero = w->minima != NULL          ? 0
-                : w->dtype == OFR_DTYPE_I4 ? 8
-                                           : 128,
-        .ratio = w->group / OFR_CPU_ACTIVATION_GROUP,
-    };
-    gemm_pack(w, begin, n, &tile);
-    gemm_tile(&tile, a, n_tokens, y, y_stride);
-}
-
-static const ofr_cpu_gemm gemm_int8 = {
-    .name = "int8",
-    .min_tokens = 4,
-    .max_rows = OFR_CPU_GEMM_ROWS,
-    .value_bytes = 1,
-    .prepare = quantize,
-    .scratch_bytes = gemm_scratch,
-    .multiply = gemm_multiply,
-};
-
 /* The members of the tables below that do not differ. */
 #define ZMM_KERNELS                                                                                \
     .quantize = quantize, .gemv = gemv, .dot_f32 = dot_f32, .dot_f16 = dot_f16,                    \
@@ -451,7 +261,7 @@ static const ofr_cpu_gemm gemm_int8 = {
     .exp_sum = exp_sum, .maximum = maximum_of, .scale = scale, .matmul = matmul
 
 static const ofr_cpu_kernels table = {
-    .name = "avx512-vnni", .supported = supported, .gemms = {&gemm_int8}, ZMM_KERNELS};
+    .name = "avx512-vnni", .supported = supported, .gemms = {&ofr_cpu_gemm_avx512vnni}, ZMM_KERNELS};
 
 const ofr_cpu_kernels *ofr_cpu_kernels_avx512vnni(void)
 {
@@ -461,7 +271,7 @@ const ofr_cpu_kernels *ofr_cpu_kernels_avx512vnni(void)
 /* AMX has tiles for many tokens; all else is AVX-512's. */
 static const ofr_cpu_kernels table_amx = {.name = "amx",
                                           .supported = ofr_cpu_amx_supported,
-                                          .gemms = {&ofr_cpu_gemm_amx, &gemm_int8},
+                                          .gemms = {&ofr_cpu_gemm_amx, &ofr_cpu_gemm_avx512vnni},
                                           ZMM_KERNELS};
 
 const ofr_cpu_kernels *ofr_cpu_kernels_amx(void)

@@ -18,20 +18,6 @@ static uint16_t *strip(const ofr_backend_session *session, uint64_t offset)
     return (uint16_t *)(void *)((char *)session->options.kv_arena + offset);
 }
 
-/* One head: rotates the first 2 * half elements, copies the others; times `factor`. x may be y. */
-static void rotate(const float *x, const float *cosine, const float *sine, uint32_t half,
-                   uint32_t head_dim, float factor, float *y)
-{
-    for (uint32_t i = 0; i < half; i++) {
-        float first = x[i], second = x[i + half];
-        y[i] = (first * cosine[i] - second * sine[i]) * factor;
-        y[i + half] = (second * cosine[i] + first * sine[i]) * factor;
-    }
-    for (uint32_t i = 2 * half; i < head_dim; i++) {
-        y[i] = x[i] * factor;
-    }
-}
-
 /* The RoPE row of a token for a layer. */
 typedef struct rope_row {
     const float *cosines, *sines;
@@ -83,7 +69,7 @@ static void store_kv(ofr_backend_session *session, uint32_t layer, uint32_t toke
     if (weights->k_norm != NULL) {
         session->kernels->rms_norm(k, weights->k_norm, params->head_dim, params->rms_epsilon, k);
     }
-    rotate(k, rope.cosines, rope.sines, rope.half, params->head_dim, 1, k);
+    session->kernels->rotate(k, rope.cosines, rope.sines, rope.half, params->head_dim, 1, k);
     const ofr_kv_layout *layout = &session->options.kv_layout;
     session->kernels->float_to_half(k, params->head_dim,
                                     strip(session, ofr_kv_strip_k(layout, at->slot, layer)) + to);
@@ -110,7 +96,8 @@ static void load_query(const ofr_backend_session *session, uint32_t layer, uint3
                                        to);
             from = to;
         }
-        rotate(from, rope.cosines, rope.sines, rope.half, params->head_dim, factor, to);
+        session->kernels->rotate(from, rope.cosines, rope.sines, rope.half, params->head_dim,
+                                 factor, to);
     }
 }
 
@@ -407,7 +394,7 @@ static void attend_block(ofr_backend_session *session, uint32_t thread, uint32_t
         }
         memset(scratch->scores, 0, (size_t)rows * OFR_CPU_KEY_BLOCK * sizeof(float));
         kernels->matmul(scratch->query, d, scratch->keys, OFR_CPU_KEY_BLOCK, scratch->scores,
-                        OFR_CPU_KEY_BLOCK, rows, OFR_CPU_KEY_BLOCK, d);
+                        OFR_CPU_KEY_BLOCK, rows, divide_up(count, 16) * 16, d);
         mask_and_update(session, scratch, layer, rows, first, key, count, maximum, sum);
         kernels->matmul(scratch->scores, OFR_CPU_KEY_BLOCK, scratch->values, padded, scratch->out,
                         padded, rows, padded, count);

@@ -51,6 +51,7 @@ typedef struct ofr_cpu_matrix {
 typedef struct ofr_cpu_activations {
     uint32_t columns, n_groups;
     bool split;
+    bool minima;         /* the weights have minima: a gemm's rows need sums */
     size_t value_stride; /* of quantized rows: columns rounded up to 128, the rest is 0 */
     size_t group_stride; /* n_groups rounded up to 16; the rest is 0 */
     int8_t *values;      /* [rows, value_stride] */
@@ -111,6 +112,11 @@ typedef struct ofr_cpu_kernels {
     float (*maximum)(const float *x, size_t n);
     /* x[i] *= factor */
     void (*scale)(float *x, size_t n, float factor);
+    /* RoPE of one head (arXiv 2104.09864, halves apart): y[i] = (x[i] c[i] - x[i + half] s[i]) *
+     * factor and y[i + half] = (x[i + half] c[i] + x[i] s[i]) * factor for i < half; elements from
+     * 2 half on are only multiplied. y may be x. */
+    void (*rotate)(const float *x, const float *cosine, const float *sine, uint32_t half,
+                   uint32_t head_dim, float factor, float *y);
     /* c [rows][c_stride] += a [rows][a_stride] . b [depth][b_stride], columns a multiple of 16. */
     void (*matmul)(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
                    size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth);

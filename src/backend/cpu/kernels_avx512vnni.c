@@ -258,10 +258,12 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
     .rms_norm = rms_norm, .swiglu = swiglu, .float_to_half = float_to_half,                        \
     .half_to_float = half_to_float, .transpose_keys = transpose_keys,                              \
     .attention_scores = attention_scores, .attention_values = attention_values,                    \
-    .exp_sum = exp_sum, .maximum = maximum_of, .scale = scale, .matmul = matmul
+    .exp_sum = exp_sum, .maximum = maximum_of, .scale = scale, .rotate = rotate, .matmul = matmul
 
-static const ofr_cpu_kernels table = {
-    .name = "avx512-vnni", .supported = supported, .gemms = {&ofr_cpu_gemm_avx512vnni}, ZMM_KERNELS};
+static const ofr_cpu_kernels table = {.name = "avx512-vnni",
+                                      .supported = supported,
+                                      .gemms = {&ofr_cpu_gemm_avx512vnni},
+                                      ZMM_KERNELS};
 
 const ofr_cpu_kernels *ofr_cpu_kernels_avx512vnni(void)
 {

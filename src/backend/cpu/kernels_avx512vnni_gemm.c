@@ -1,17 +1,19 @@
-/* Products of many tokens with vpdpbusd: weights signed, activations unsigned, so that the zero point
- * of the activations, not that of the weights, is to be corrected: by a number of a row and group of
- * the weights, which all tokens share and with which a sum of products simply begins.
+/* Products of many tokens with vpdpbusd: weights signed, activations unsigned, so that the zero
+ * point of the activations, not that of the weights, is to be corrected: by a number of a row and
+ * group of the weights, which all tokens share and with which a sum of products simply begins.
  *
- * Activations  a group of 32 is stored as it comes for i8; for i4 its 16 even values, then its 16 odd
- *              ones. A byte is the quantized value + 128.
- * Weights      32 rows side by side, 4 bytes of each (values in the activations' order): a lane of 32
- *              bits is one row and needs no sum across lanes. */
+ * Activations  a group of 32 is stored as it comes for i8; for i4 its 16 even values, then its 16
+ * odd ones. A byte is the quantized value + 128. Weights      32 rows side by side, 4 bytes of each
+ * (values in the activations' order): a lane of 32 bits is one row and needs no sum across lanes.
+ */
 #include "backend/cpu/kernels_avx512vnni.h"
 
 #include <immintrin.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+
+#include "backend/cpu/kernels_zmm_transpose.h"
 
 enum {
     ROWS = OFR_CPU_GEMM_ROWS,
@@ -29,11 +31,6 @@ typedef struct unpacked_rows {
     uint32_t ratio;       /* groups of activations to one of the weights */
 } unpacked_rows;
 
-INLINE __mmask16 first16(uint32_t n)
-{
-    return (__mmask16)(n >= 16 ? 0xffffU : (1U << n) - 1);
-}
-
 static void prepare(const float *x, const ofr_cpu_activations *a, size_t row)
 {
     const __m128i evens_first = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
@@ -47,7 +44,9 @@ static void prepare(const float *x, const ofr_cpu_activations *a, size_t row)
         __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse));
         __m512i q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
         scales[g] = top / 127;
-        sums[g] = scales[g] * (float)_mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+        if (a->minima) {
+            sums[g] = scales[g] * (float)_mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+        }
         __m128i low = _mm512_cvtsepi32_epi8(q0), high = _mm512_cvtsepi32_epi8(q1);
         if (a->split) {
             __m128i l = _mm_shuffle_epi8(low, evens_first), h = _mm_shuffle_epi8(high, evens_first);
@@ -61,39 +60,11 @@ static void prepare(const float *x, const ofr_cpu_activations *a, size_t row)
     }
 }
 
-/* r[i] = lane i of every r. */
-INLINE void transpose16(__m512i r[16])
-{
-    __m512i t[16];
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) { /* 4 x 4 within each 128 bits */
-        __m512i a = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        __m512i b = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-        __m512i c = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]);
-        __m512i d = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
-        t[i] = _mm512_unpacklo_epi64(a, c);
-        t[i + 1] = _mm512_unpackhi_epi64(a, c);
-        t[i + 2] = _mm512_unpacklo_epi64(b, d);
-        t[i + 3] = _mm512_unpackhi_epi64(b, d);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) { /* then 4 x 4 of those */
-        __m512i a = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88);
-        __m512i b = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
-        __m512i c = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88);
-        __m512i d = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
-        r[i] = _mm512_shuffle_i32x4(a, c, 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
-        r[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
-        r[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
-    }
-}
-
 /* fp16 [16 rows][columns], of which n rows exist, to fp32 [columns][ROWS]. */
 INLINE void unpack_halves(const uint16_t *from, uint32_t columns, uint32_t n, float *to)
 {
     for (uint32_t c = 0; c < columns; c += 16) {
-        __mmask16 mask = first16(columns - c);
+        __mmask16 mask = tail16(columns - c);
         __m512i r[16];
 #pragma GCC unroll 16
         for (uint32_t i = 0; i < 16; i++) {
@@ -127,7 +98,7 @@ INLINE void unpack_half(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t 
     int8_t *values = to->values + half * 64;
     int32_t *corrections = to->corrections + half * 16;
     for (uint32_t first = 0; first < words; first += 16) {
-        __mmask16 mask = first16(words - first);
+        __mmask16 mask = tail16(words - first);
         __m512i r[16];
 #pragma GCC unroll 16
         for (uint32_t i = 0; i < 16; i++) {
@@ -144,8 +115,8 @@ INLINE void unpack_half(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t 
             if (i4) {
                 int8_t *out = values + (size_t)((first + i) / 4 * 8 + i % 4) * (4 * ROWS);
                 __m512i even = _mm512_shuffle_epi8(table, _mm512_and_si512(r[i], low));
-                __m512i odd = _mm512_shuffle_epi8(
-                    table, _mm512_and_si512(_mm512_srli_epi32(r[i], 4), low));
+                __m512i odd =
+                    _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi32(r[i], 4), low));
                 _mm512_store_si512(out, even);
                 _mm512_store_si512(out + 4 * (4 * ROWS), odd);
                 sum = _mm512_dpbusd_epi32(sum, zero_point, even);
@@ -223,10 +194,10 @@ INLINE void multiply_tokens(const unpacked_rows *w, const ofr_cpu_activations *a
 #pragma GCC unroll 8
         for (uint32_t t = 0; t < n; t++) {
             __m512 s = _mm512_set1_ps(scales[t * a->group_stride + g]);
-            total[t][0] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum[t][0]), s), s0,
-                                          total[t][0]);
-            total[t][1] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum[t][1]), s), s1,
-                                          total[t][1]);
+            total[t][0] =
+                _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum[t][0]), s), s0, total[t][0]);
+            total[t][1] =
+                _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum[t][1]), s), s1, total[t][1]);
         }
         if (w->minima != NULL) {
             const float *minima = w->minima + (size_t)g * ROWS;

@@ -258,6 +258,19 @@ static void scale(float *x, size_t n, float factor)
     }
 }
 
+static void rotate(const float *x, const float *cosine, const float *sine, uint32_t half,
+                   uint32_t head_dim, float factor, float *y)
+{
+    for (uint32_t i = 0; i < half; i++) {
+        float first = x[i], second = x[i + half];
+        y[i] = (first * cosine[i] - second * sine[i]) * factor;
+        y[i + half] = (second * cosine[i] + first * sine[i]) * factor;
+    }
+    for (uint32_t i = 2 * half; i < head_dim; i++) {
+        y[i] = x[i] * factor;
+    }
+}
+
 static void matmul(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
                    size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth)
 {
@@ -324,6 +337,7 @@ static const ofr_cpu_kernels table = {
     .exp_sum = exp_sum,
     .maximum = maximum_of,
     .scale = scale,
+    .rotate = rotate,
     .matmul = matmul,
 };
 

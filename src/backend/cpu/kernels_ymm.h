@@ -653,6 +653,6 @@ static const ofr_cpu_gemm gemm_int8 = {
     .float_to_half = float_to_half, .half_to_float = half_to_float,                                \
     .transpose_keys = transpose_keys, .attention_scores = attention_scores,                        \
     .attention_values = attention_values, .exp_sum = exp_sum, .maximum = maximum_of,               \
-    .scale = scale, .matmul = matmul
+    .scale = scale, .rotate = rotate, .matmul = matmul
 
 #endif

@@ -296,6 +296,23 @@ static void scale(float *x, size_t n, float factor)
     }
 }
 
+static void rotate(const float *x, const float *cosine, const float *sine, uint32_t half,
+                   uint32_t head_dim, float factor, float *y)
+{
+    const __m256 f = _mm256_set1_ps(factor);
+    for (uint32_t i = 0; i < half; i += 8) {
+        size_t n = half - i;
+        __m256 first = _mm256_mul_ps(load_floats(x + i, n), f);
+        __m256 second = _mm256_mul_ps(load_floats(x + half + i, n), f);
+        __m256 c = load_floats(cosine + i, n), s = load_floats(sine + i, n);
+        store_floats(y + i, n, _mm256_fnmadd_ps(second, s, _mm256_mul_ps(first, c)));
+        store_floats(y + half + i, n, _mm256_fmadd_ps(first, s, _mm256_mul_ps(second, c)));
+    }
+    for (uint32_t i = 2 * half; i < head_dim; i += 8) {
+        store_floats(y + i, head_dim - i, _mm256_mul_ps(load_floats(x + i, head_dim - i), f));
+    }
+}
+
 /* `rows` x (8 * vectors) of c, both constants where inlined. */
 INLINE void matmul_block(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
                          size_t c_stride, uint32_t rows, uint32_t depth)

@@ -8,13 +8,9 @@
 #include <string.h>
 
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/kernels_zmm_transpose.h"
 
 enum { PREFETCH_KEYS = OFR_CPU_KEY_BLOCK };
-
-INLINE __mmask16 tail16(size_t n)
-{
-    return (__mmask16)(n >= 16 ? 0xffffU : (1U << n) - 1);
-}
 
 INLINE __m512 load_half16(const uint16_t *x, __mmask16 mask)
 {
@@ -106,18 +102,25 @@ static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, 
                            float *y)
 {
     for (uint32_t j = 0; j < OFR_CPU_KEY_BLOCK; j += 16) {
-        __mmask16 mask = n_keys > j ? tail16(n_keys - j) : 0;
-        const uint16_t *base = k + (mask != 0 ? j * k_stride : 0);
-        __m512i rows = _mm512_mullo_epi32(
-            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-            _mm512_set1_epi32((int)k_stride));
-        for (uint32_t i = 0; i < head_dim; i += 2) { /* head_dim is even */
-            __m512i pair =
-                _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, rows, base + i, 2);
-            float *out = y + (size_t)i * OFR_CPU_KEY_BLOCK + j;
-            _mm512_storeu_ps(out, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pair)));
-            _mm512_storeu_ps(out + OFR_CPU_KEY_BLOCK,
-                             _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pair, 16))));
+        uint32_t n = n_keys > j ? n_keys - j : 0;
+        for (uint32_t e = 0; e < head_dim; e += 32) { /* pairs of elements: head_dim is even */
+            uint32_t pairs = (head_dim - e) / 2;
+            __m512i r[16];
+#pragma GCC unroll 16
+            for (uint32_t i = 0; i < 16; i++) {
+                r[i] = _mm512_maskz_loadu_epi32(i < n ? tail16(pairs) : 0,
+                                                k + (i < n ? j + i : 0) * k_stride + e);
+            }
+            transpose16(r);
+            float *out = y + (size_t)e * OFR_CPU_KEY_BLOCK + j;
+#pragma GCC unroll 16
+            for (uint32_t i = 0; i < 16; i++, out += 2 * OFR_CPU_KEY_BLOCK) {
+                if (i < pairs) {
+                    __m256i second = _mm512_cvtepi32_epi16(_mm512_srli_epi32(r[i], 16));
+                    _mm512_storeu_ps(out, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(r[i])));
+                    _mm512_storeu_ps(out + OFR_CPU_KEY_BLOCK, _mm512_cvtph_ps(second));
+                }
+            }
         }
     }
 }
@@ -315,6 +318,26 @@ static void scale(float *x, size_t n, float factor)
         __mmask16 mask = tail16(n - i);
         _mm512_mask_storeu_ps(
             x + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(factor)));
+    }
+}
+
+static void rotate(const float *x, const float *cosine, const float *sine, uint32_t half,
+                   uint32_t head_dim, float factor, float *y)
+{
+    const __m512 f = _mm512_set1_ps(factor);
+    for (uint32_t i = 0; i < half; i += 16) {
+        __mmask16 mask = tail16(half - i);
+        __m512 first = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), f);
+        __m512 second = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + half + i), f);
+        __m512 c = _mm512_maskz_loadu_ps(mask, cosine + i);
+        __m512 s = _mm512_maskz_loadu_ps(mask, sine + i);
+        _mm512_mask_storeu_ps(y + i, mask, _mm512_fnmadd_ps(second, s, _mm512_mul_ps(first, c)));
+        _mm512_mask_storeu_ps(y + half + i, mask,
+                              _mm512_fmadd_ps(first, s, _mm512_mul_ps(second, c)));
+    }
+    for (uint32_t i = 2 * half; i < head_dim; i += 16) {
+        __mmask16 mask = tail16(head_dim - i);
+        _mm512_mask_storeu_ps(y + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), f));
     }
 }
 

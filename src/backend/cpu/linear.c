@@ -55,6 +55,7 @@ static ofr_cpu_activations format_for(const ofr_cpu_activations *storage,
     a.columns = matrix->columns;
     a.n_groups = matrix->columns / OFR_CPU_ACTIVATION_GROUP;
     a.split = matrix->dtype == OFR_DTYPE_I4;
+    a.minima = matrix->minima != NULL;
     a.value_stride = (width + OFR_CPU_SPLIT_BLOCK - 1) / OFR_CPU_SPLIT_BLOCK * OFR_CPU_SPLIT_BLOCK;
     if (gemm != NULL) { /* rows a power of two apart would share the same few sets of the caches */
         a.value_stride += OFR_CPU_SPLIT_BLOCK;

@@ -104,7 +104,8 @@ static ofr_cpu_activations new_activations(const ofr_cpu_matrix *w, size_t rows,
 {
     ofr_cpu_activations a = {.columns = w->columns,
                              .n_groups = w->columns / OFR_CPU_ACTIVATION_GROUP,
-                             .split = w->dtype == OFR_DTYPE_I4};
+                             .split = w->dtype == OFR_DTYPE_I4,
+                             .minima = w->minima != NULL};
     a.value_stride = ((size_t)a.columns * value_bytes + 127) / 128 * 128;
     a.group_stride = ((size_t)a.n_groups + 15) / 16 * 16;
     a.values = aligned(rows * a.value_stride);
@@ -402,6 +403,38 @@ static void extreme_values_of_exp_and_silu(void **state)
     assert_close((double)y[3], 1000, 1e-3, "silu(1000)", 3);
 }
 
+/* Heads of any even size, rotated whole, in part or not at all, elsewhere and in place. */
+static void rotation_matches_double(void **state)
+{
+    fixture *f = *state;
+    static const uint32_t dims[][2] = {{2, 1},   {16, 8},  {48, 24},  {64, 32},  {80, 16},
+                                       {96, 48}, {100, 3}, {128, 64}, {256, 33}, {64, 0}};
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        uint32_t d = dims[i][0], half = dims[i][1];
+        float *x = random_floats(f, d, 1), *y = random_floats(f, d + 1, 1);
+        float *c = random_floats(f, half + 1, 1), *s = random_floats(f, half + 1, 1);
+        float after = y[d];
+        f->kernels->rotate(x, c, s, half, d, 0.25f, y);
+        assert_true(y[d] == after);
+        for (uint32_t j = 0; j < d; j++) {
+            double expected = (double)x[j];
+            if (j < half) {
+                expected = (double)x[j] * (double)c[j] - (double)x[j + half] * (double)s[j];
+            } else if (j < 2 * half) {
+                uint32_t k = j - half;
+                expected = (double)x[j] * (double)c[k] + (double)x[k] * (double)s[k];
+            }
+            assert_close((double)y[j], 0.25 * expected, 1e-6, "rotate", j);
+        }
+        f->kernels->rotate(x, c, s, half, d, 0.25f, x);
+        assert_memory_equal(x, y, d * sizeof *x);
+        free(x);
+        free(y);
+        free(c);
+        free(s);
+    }
+}
+
 static void attention_kernels_match_double(void **state)
 {
     fixture *f = *state;
@@ -494,6 +527,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
             cmocka_unit_test_prestate(quantization_is_within_half_a_step, &f),
             cmocka_unit_test_prestate(products_match_sums_in_double, &f),
+            cmocka_unit_test_prestate(rotation_matches_double, &f),
             cmocka_unit_test_prestate(elementwise_kernels_match_double, &f),
             cmocka_unit_test_prestate(extreme_values_of_exp_and_silu, &f),
             cmocka_unit_test_prestate(attention_kernels_match_double, &f),

@@ -129,7 +129,7 @@ static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, 
 INLINE void prefetch_row(const uint16_t *row, uint32_t head_dim)
 {
     for (uint32_t i = 0; i < head_dim; i += 32) {
-        _mm_prefetch((const char *)(row + i), _MM_HINT_T0);
+        _mm_prefetch((const char *)(row + i), _MM_HINT_T1);
     }
 }
 

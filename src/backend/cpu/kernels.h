@@ -143,6 +143,16 @@ static inline size_t ofr_cpu_group_offset(const ofr_cpu_activations *a, uint32_t
     return (size_t)(g / 4) * OFR_CPU_SPLIT_BLOCK + (size_t)(g % 4) * (OFR_CPU_ACTIVATION_GROUP / 2);
 }
 
+/* Where a gemv begins to prefetch when it begins to read `block` bytes at p, rows side by side. It
+ * prefetches in the order of memory and to the second-level cache, whatever the order of its reads:
+ * prefetchers, and the queues of misses beyond the first level, want one stream. At least a block
+ * ahead, since the reads go to all of a block at once. Beyond the matrix it does nothing. */
+static inline const uint8_t *ofr_cpu_ahead(const uint8_t *p, size_t block)
+{
+    const size_t least = 8192;
+    return p + (block > least ? block : least);
+}
+
 const ofr_cpu_kernels *ofr_cpu_kernels_generic(void);
 const ofr_cpu_kernels *ofr_cpu_kernels_avx2(void);
 const ofr_cpu_kernels *ofr_cpu_kernels_avxvnni(void);

@@ -13,7 +13,6 @@
 #include "backend/cpu/kernels_zmm_float.h"
 
 enum {
-    PREFETCH_BYTES = 8192,
     GEMV_COLUMNS = 16384, /* columns whose inputs a gemv spreads on the stack at once */
     GROUP_OF_ROW = 1,     /* in place of a group size: one scale for a row */
 };
@@ -138,6 +137,7 @@ INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gr
     size_t row_scales = w->columns / w->group;
     const uint8_t *data = w->data + n * row_bytes + (size_t)first * 64 / width;
     const uint16_t *own = w->scales + n * row_scales + first / w->group;
+    const uint8_t *ahead = ofr_cpu_ahead(data, rows * row_bytes);
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     uint32_t vectors = (columns + width - 1) / width;
     __m512 total[4], s[4];
@@ -174,11 +174,7 @@ INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gr
             }
             for (uint32_t r = 0; r < rows; r++) {
                 const uint8_t *p = data + r * row_bytes + (size_t)b * 64;
-                /* In the order of memory and to the second-level cache, whatever the order of use:
-                 * prefetchers and the queues of misses beyond the first level want one stream.
-                 * Beyond the matrix it does nothing. */
-                _mm_prefetch((const char *)(data + PREFETCH_BYTES + (b * rows + r) * 64),
-                             _MM_HINT_T1);
+                _mm_prefetch((const char *)(ahead + (b * rows + r) * 64), _MM_HINT_T1);
                 __m512i raw = left >= 64 ? _mm512_loadu_si512(p)
                                          : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, p);
                 __m512 dot = _mm512_cvtepi32_ps(dot_vector(dtype, raw, offset, x));

@@ -17,7 +17,6 @@
 #include "backend/cpu/kernels_ymm_float.h"
 
 enum {
-    PREFETCH_BYTES = 2048,
     GEMV_COLUMNS = 16384, /* columns whose inputs a gemv spreads on the stack at once */
     SCALES_AT_ONCE = 64,  /* weight scales of a row that a gemv widens at once */
     GROUP_OF_ROW = 1,     /* in place of a group size: one scale for a row */
@@ -149,9 +148,7 @@ INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gr
     size_t row_scales = w->columns / w->group;
     const uint8_t *data = w->data + n * row_bytes + (size_t)first * 32 / width;
     const uint16_t *own = w->scales + n * row_scales;
-    /* Four short rows side by side are a pattern that hardware prefetchers do not follow: whole
-     * blocks of rows ahead. Beyond the matrix it does nothing. */
-    size_t ahead = (PREFETCH_BYTES / (rows * row_bytes) + 1) * (rows * row_bytes);
+    const uint8_t *ahead = ofr_cpu_ahead(data, rows * row_bytes);
     uint32_t vectors = (columns + width - 1) / width;
     float s[4][SCALES_AT_ONCE];
     __m256 total[4];
@@ -182,7 +179,7 @@ INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gr
             bool tail = dtype == OFR_DTYPE_I4 && column + 32 == w->columns;
             for (uint32_t r = 0; r < rows; r++) {
                 const uint8_t *p = data + r * row_bytes + (size_t)b * 32;
-                _mm_prefetch((const char *)(p + ahead), _MM_HINT_T0);
+                _mm_prefetch((const char *)(ahead + (b * rows + r) * 32), _MM_HINT_T1);
                 __m256i raw = tail ? _mm256_zextsi128_si256(_mm_loadu_si128((const void *)p))
                                    : _mm256_loadu_si256((const void *)p);
                 __m256 dot = _mm256_cvtepi32_ps(dot_vector(dtype, raw, offset, x));
@@ -224,7 +221,7 @@ INLINE void gemv_nibbles(const ofr_cpu_matrix *w, uint32_t group, const gemv_inp
     size_t row_bytes = w->columns / 2, row_scales = w->columns / group;
     const uint8_t *data = w->data + n * row_bytes + first / 2;
     const uint16_t *own = w->scales + n * row_scales + first / group;
-    size_t ahead = (PREFETCH_BYTES / (rows * row_bytes) + 1) * (rows * row_bytes);
+    const uint8_t *ahead = ofr_cpu_ahead(data, rows * row_bytes);
     uint32_t n_groups = columns / group;
     float s[4][SCALES_AT_ONCE];
     __m256 total[4];
@@ -254,7 +251,8 @@ INLINE void gemv_nibbles(const ofr_cpu_matrix *w, uint32_t group, const gemv_inp
                 for (uint32_t r = 0; r < rows; r++) {
                     const uint8_t *from = data + r * row_bytes + (size_t)b * 32;
                     if (v == 0) { /* a line of 64 bytes is two vectors */
-                        _mm_prefetch((const char *)(from + ahead), _MM_HINT_T0);
+                        _mm_prefetch((const char *)(ahead + ((g0 + g) * rows + r) * (group / 2)),
+                                     _MM_HINT_T1);
                     }
                     __m256i raw = _mm256_xor_si256(_mm256_loadu_si256((const void *)from), flip);
                     __m256i dot =

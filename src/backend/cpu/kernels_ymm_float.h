@@ -158,7 +158,7 @@ static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, 
 INLINE void prefetch_row(const uint16_t *row, uint32_t head_dim)
 {
     for (uint32_t i = 0; i < head_dim; i += 32) {
-        _mm_prefetch((const char *)(row + i), _MM_HINT_T0);
+        _mm_prefetch((const char *)(row + i), _MM_HINT_T1);
     }
 }
 
@@ -223,7 +223,7 @@ INLINE void value_vectors(const float *weights, uint32_t n, uint32_t vectors, ui
     }
     for (uint32_t j = 0; j < n_keys; j++) {
         const uint16_t *row = v + j * v_stride;
-        _mm_prefetch((const char *)(row + PREFETCH_KEYS * v_stride), _MM_HINT_T0);
+        _mm_prefetch((const char *)(row + PREFETCH_KEYS * v_stride), _MM_HINT_T1);
         for (uint32_t i = 0; i < vectors; i++) {
             __m256 value = load_halves(row + 8 * i, width - 8 * i);
             for (uint32_t h = 0; h < n; h++) {

@@ -12,6 +12,22 @@ function(offering_library name)
     target_link_libraries(offering_${name} PUBLIC ${ARG_LINK})
 endfunction()
 
+# offering_plain_copy(<name>)
+# `offering_<name>_plain`: the library once more, without sanitizers where the build has them, for tests
+# whose subject is arithmetic over minutes. Call it in the library's own directory, whose flags of single
+# files then hold for both. A program links one of the two.
+function(offering_plain_copy name)
+    if(NOT OFFERING_SANITIZE)
+        add_library(offering_${name}_plain ALIAS offering_${name})
+        return()
+    endif()
+    get_target_property(sources offering_${name} SOURCES)
+    get_target_property(libraries offering_${name} LINK_LIBRARIES)
+    add_library(offering_${name}_plain STATIC EXCLUDE_FROM_ALL ${sources})
+    target_link_libraries(offering_${name}_plain PUBLIC ${libraries})
+    set_target_properties(offering_${name}_plain PROPERTIES OFFERING_PLAIN ON)
+endfunction()
+
 # offering_program(<name> SOURCES main.c DEPENDS lib ...)
 function(offering_program name)
     cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})

@@ -11,7 +11,7 @@
 
 #include "base/fp16.h"
 
-enum { TOKEN_BLOCK = 16, ROW_BLOCK = 4, MAX_THREADS = 16 };
+enum { TOKEN_BLOCK = 16, ROW_BLOCK = 4, ROW_PANEL = 64, MAX_THREADS = 16 };
 
 typedef struct reference_layer {
     float *attention_norm, *mlp_norm;
@@ -256,32 +256,49 @@ typedef struct product {
     uint32_t n_tokens, rows, columns, begin, end;
 } product;
 
-CLONED static void *product_main(void *argument)
+typedef float eight __attribute__((vector_size(32)));
+
+CLONED static void product_block(const product *p, uint32_t first, uint32_t begin, uint32_t end)
+{
+    const float *x = p->x + (size_t)first * p->columns;
+    uint32_t count = p->n_tokens - first < TOKEN_BLOCK ? p->n_tokens - first : TOKEN_BLOCK;
+    for (uint32_t n = begin; n < end; n += ROW_BLOCK) {
+        const float *w[ROW_BLOCK];
+        uint32_t rows = end - n < ROW_BLOCK ? end - n : ROW_BLOCK;
+        for (uint32_t r = 0; r < ROW_BLOCK; r++) {
+            w[r] = p->w + (size_t)(n + (r < rows ? r : 0)) * p->columns;
+        }
+        /* Variables of their own: the compiler would keep an array of sums in memory. */
+        eight a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0}, b0 = {0}, b1 = {0}, b2 = {0}, b3 = {0};
+        for (uint32_t k = 0; k < p->columns; k++) {
+            eight a, b;
+            memcpy(&a, x + (size_t)k * TOKEN_BLOCK, sizeof a);
+            memcpy(&b, x + (size_t)k * TOKEN_BLOCK + 8, sizeof b);
+            a0 += a * w[0][k], b0 += b * w[0][k];
+            a1 += a * w[1][k], b1 += b * w[1][k];
+            a2 += a * w[2][k], b2 += b * w[2][k];
+            a3 += a * w[3][k], b3 += b * w[3][k];
+        }
+        eight sums[ROW_BLOCK][2] = {{a0, b0}, {a1, b1}, {a2, b2}, {a3, b3}};
+        float sum[ROW_BLOCK][TOKEN_BLOCK];
+        memcpy(sum, sums, sizeof sum);
+        for (uint32_t r = 0; r < rows; r++) {
+            for (uint32_t t = 0; t < count; t++) {
+                p->y[(size_t)(first + t) * p->rows + n + r] =
+                    sum[r][t] + (p->bias != NULL ? p->bias[n + r] : 0);
+            }
+        }
+    }
+}
+
+/* Weights are read from memory once: a panel of rows stays in the cache for all tokens. */
+static void *product_main(void *argument)
 {
     const product *p = argument;
-    for (uint32_t first = 0; first < p->n_tokens; first += TOKEN_BLOCK) {
-        const float *x = p->x + (size_t)first * p->columns;
-        uint32_t count = p->n_tokens - first < TOKEN_BLOCK ? p->n_tokens - first : TOKEN_BLOCK;
-        for (uint32_t n = p->begin; n < p->end; n += ROW_BLOCK) {
-            float sum[ROW_BLOCK][TOKEN_BLOCK] = {{0}};
-            const float *w[ROW_BLOCK];
-            uint32_t rows = p->end - n < ROW_BLOCK ? p->end - n : ROW_BLOCK;
-            for (uint32_t r = 0; r < ROW_BLOCK; r++) {
-                w[r] = p->w + (size_t)(n + (r < rows ? r : 0)) * p->columns;
-            }
-            for (uint32_t k = 0; k < p->columns; k++) {
-                for (uint32_t r = 0; r < ROW_BLOCK; r++) {
-                    for (uint32_t t = 0; t < TOKEN_BLOCK; t++) {
-                        sum[r][t] += w[r][k] * x[(size_t)k * TOKEN_BLOCK + t];
-                    }
-                }
-            }
-            for (uint32_t r = 0; r < rows; r++) {
-                for (uint32_t t = 0; t < count; t++) {
-                    p->y[(size_t)(first + t) * p->rows + n + r] =
-                        sum[r][t] + (p->bias != NULL ? p->bias[n + r] : 0);
-                }
-            }
+    for (uint32_t n = p->begin; n < p->end; n += ROW_PANEL) {
+        uint32_t end = p->end - n < ROW_PANEL ? p->end : n + ROW_PANEL;
+        for (uint32_t first = 0; first < p->n_tokens; first += TOKEN_BLOCK) {
+            product_block(p, first, n, end);
         }
     }
     return NULL;

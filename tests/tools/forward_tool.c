@@ -1,6 +1,7 @@
 /* The fp32 reference and the CPU backend on a real model, for tests written in Python; token ids
  * come as text on stdin, one sequence a line, results go out as JSON:
  *   forward_tool score PACKAGE CONTEXT THREADS KERNELS   nll of both, windows of CONTEXT tokens
+ *                                                        (forward_plain_tool: no sanitizers)
  *   forward_tool layers PACKAGE KERNELS                  relative errors layer by layer
  *   forward_tool both PACKAGE STEP KERNELS OUT           raw fp32 [2][n][vocab]: the reference's,
  * and the backend's in batches of STEP tokens forward_tool generate PACKAGE|FILE.gguf N THREADS

@@ -7,7 +7,7 @@
 
 enum {
     I8_ZERO = 128,
-    TILE_TOKENS = 6,
+    TILE_TOKENS = 3,
 };
 
 static bool supported(const ofr_cpu_features *features)
@@ -23,6 +23,16 @@ INLINE __m256i step_unsigned(__m256i sum, __m256i u, __m256i s)
 INLINE __m256i widen(__m256i sum)
 {
     return sum;
+}
+
+INLINE __m256i negate(__m256i sum)
+{
+    return _mm256_sub_epi32(_mm256_setzero_si256(), sum);
+}
+
+INLINE __m256i step_bytes(__m256i sum, __m256i x, __m256i w)
+{
+    return _mm256_dpbusd_avx_epi32(sum, x, w);
 }
 
 INLINE __m256i dot_nibbles(__m256i sum, __m256i even, __m256i odd, __m256i x_even, __m256i x_odd)

@@ -5,7 +5,7 @@
 
 #include "backend/cpu/session.h"
 
-enum { CHUNK_BYTES = 64 * 1024, CHUNK_ROWS_MAX = 256, CHUNK_ROWS_MIN = 4 };
+enum { CHUNK_BYTES = 64 * 1024, CHUNK_ROWS_MAX = 256, CHUNK_ROWS_MIN = 4, TOKENS_AHEAD = 8 };
 
 static bool is_dense(const ofr_tensor *tensor)
 {
@@ -267,6 +267,16 @@ static void run_rows(ofr_backend_session *session, const cpu_product *product,
     }
 }
 
+/* A few columns of each row, last written or read by another core: a pattern that no prefetcher of the
+ * hardware follows. Beyond the last token it does nothing. */
+static void prefetch_sink(const cpu_product *product, size_t token, uint32_t begin, uint32_t n)
+{
+    const float *y = product->y + token * product->y_stride + begin;
+    for (uint32_t i = 0; i < n; i += 16) {
+        __builtin_prefetch(y + i, 1);
+    }
+}
+
 static void run_gemm(ofr_backend_session *session, uint32_t thread, const cpu_product *product,
                      const prepared_rows *ready, uint32_t n, uint32_t begin, uint32_t end)
 {
@@ -280,6 +290,7 @@ static void run_gemm(ofr_backend_session *session, uint32_t thread, const cpu_pr
                               scratch->products[i], stride);
     }
     for (uint32_t t = 0; t < n; t++) {
+        prefetch_sink(product, t + TOKENS_AHEAD, begin, rows);
         emit(session, product, t, begin, rows, scratch->products[0] + t * stride,
              n_linears == 2 ? scratch->products[1] + t * stride : NULL);
     }

@@ -132,61 +132,109 @@ static void half_to_float(const uint16_t *x, size_t n, float *y)
     }
 }
 
+/* Transposes 8 x 8 lanes of 32 bits. */
+INLINE void transpose8(__m256i m[8])
+{
+    __m256i t[8];
+    for (int i = 0; i < 8; i += 4) {
+        __m256i a = _mm256_unpacklo_epi32(m[i], m[i + 1]);
+        __m256i b = _mm256_unpackhi_epi32(m[i], m[i + 1]);
+        __m256i c = _mm256_unpacklo_epi32(m[i + 2], m[i + 3]);
+        __m256i d = _mm256_unpackhi_epi32(m[i + 2], m[i + 3]);
+        t[i] = _mm256_unpacklo_epi64(a, c);
+        t[i + 1] = _mm256_unpackhi_epi64(a, c);
+        t[i + 2] = _mm256_unpacklo_epi64(b, d);
+        t[i + 3] = _mm256_unpackhi_epi64(b, d);
+    }
+    /* t[4 j + i] holds columns i and 4 + i of rows 4 j to 4 j + 3 */
+    for (int i = 0; i < 4; i++) {
+        m[i] = _mm256_permute2x128_si256(t[i], t[4 + i], 0x20);
+        m[4 + i] = _mm256_permute2x128_si256(t[i], t[4 + i], 0x31);
+    }
+}
+
 static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
                            float *y)
 {
     for (uint32_t j = 0; j < OFR_CPU_KEY_BLOCK; j += 8) {
-        __m256i mask = tail8(n_keys > j ? n_keys - j : 0);
-        const uint16_t *base = k + (n_keys > j ? j * k_stride : 0);
-        __m256i rows = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                          _mm256_set1_epi32((int)k_stride));
-        for (uint32_t i = 0; i < head_dim; i += 2) { /* head_dim is even */
-            __m256i pair = _mm256_mask_i32gather_epi32(_mm256_setzero_si256(),
-                                                       (const void *)(base + i), rows, mask, 2);
-            __m256i even = _mm256_and_si256(pair, _mm256_set1_epi32(0xffff));
-            __m256i odd = _mm256_srli_epi32(pair, 16);
-            __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(even, odd), 0xd8);
-            float *out = y + (size_t)i * OFR_CPU_KEY_BLOCK + j;
-            _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm256_castsi256_si128(both)));
-            _mm256_storeu_ps(out + OFR_CPU_KEY_BLOCK,
-                             _mm256_cvtph_ps(_mm256_extracti128_si256(both, 1)));
+        uint32_t n = n_keys > j ? n_keys - j : 0;
+        for (uint32_t e = 0; e < head_dim; e += 16) { /* pairs of elements: head_dim is even */
+            uint32_t pairs = (head_dim - e) / 2;
+            __m256i m[8];
+#pragma GCC unroll 8
+            for (uint32_t i = 0; i < 8; i++) {
+                const uint16_t *row = k + (i < n ? j + i : 0) * k_stride + e;
+                m[i] = _mm256_maskload_epi32((const void *)row, tail8(i < n ? pairs : 0));
+            }
+            transpose8(m);
+            float *out = y + (size_t)e * OFR_CPU_KEY_BLOCK + j;
+#pragma GCC unroll 8
+            for (uint32_t i = 0; i < 8; i++, out += 2 * OFR_CPU_KEY_BLOCK) {
+                if (i < pairs) {
+                    __m256i even = _mm256_and_si256(m[i], _mm256_set1_epi32(0xffff));
+                    __m256i odd = _mm256_srli_epi32(m[i], 16);
+                    __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(even, odd), 0xd8);
+                    _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm256_castsi256_si128(both)));
+                    _mm256_storeu_ps(out + OFR_CPU_KEY_BLOCK,
+                                     _mm256_cvtph_ps(_mm256_extracti128_si256(both, 1)));
+                }
+            }
         }
     }
 }
 
-/* The same part of a row of the next block of keys: those of the other heads come in between. */
-INLINE void prefetch_row(const uint16_t *row, uint32_t head_dim)
+/* 8 elements, or the first `left`, of 4 keys times those of n heads. Unrolled, or GCC 12 keeps the
+ * sums on the stack. */
+INLINE void score_step(const float *q, size_t q_stride, uint32_t n, const uint16_t *const row[4],
+                       uint32_t e, uint32_t left, __m256 sum[3][4])
 {
-    for (uint32_t i = 0; i < head_dim; i += 32) {
-        _mm_prefetch((const char *)(row + i), _MM_HINT_T1);
+    __m256 query[3];
+#pragma GCC unroll 3
+    for (uint32_t h = 0; h < n; h++) {
+        const float *from = q + h * q_stride + e;
+        query[h] = left >= 8 ? _mm256_loadu_ps(from) : load_floats(from, left);
+    }
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < 4; i++) {
+        __m256 key = left >= 8 ? _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row[i] + e)))
+                               : load_halves(row[i] + e, left);
+#pragma GCC unroll 3
+        for (uint32_t h = 0; h < n; h++) {
+            sum[h][i] = _mm256_fmadd_ps(key, query[h], sum[h][i]);
+        }
     }
 }
 
 /* `n` heads (a constant where inlined) against the keys, 4 at a time; scores of missing keys of the
- * last 4 are those of the last one. */
+ * last 4 are those of the last one. What is prefetched is the same part of the next block of keys:
+ * those of the other heads come in between. */
 INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint16_t *k,
                         size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
 {
     for (uint32_t j = 0; j < n_keys; j += 4) {
         const uint16_t *row[4];
-        __m256 sum[2][4];
+        const uint16_t *ahead = k + (j + PREFETCH_KEYS) * k_stride;
+        __m256 sum[3][4];
+#pragma GCC unroll 4
         for (uint32_t i = 0; i < 4; i++) {
             row[i] = k + (j + i < n_keys ? j + i : n_keys - 1) * k_stride;
-            prefetch_row(k + (j + i + PREFETCH_KEYS) * k_stride, head_dim);
-            sum[0][i] = sum[1][i] = _mm256_setzero_ps();
+            sum[0][i] = sum[1][i] = sum[2][i] = _mm256_setzero_ps();
         }
-        for (uint32_t e = 0; e < head_dim; e += 8) {
-            __m256 key[4];
+        uint32_t e = 0;
+        for (; e + 32 <= head_dim; e += 32) {
+#pragma GCC unroll 4
             for (uint32_t i = 0; i < 4; i++) {
-                key[i] = load_halves(row[i] + e, head_dim - e);
+                _mm_prefetch((const char *)(ahead + i * k_stride + e), _MM_HINT_T1);
             }
-            for (uint32_t h = 0; h < n; h++) {
-                __m256 query = load_floats(q + h * q_stride + e, head_dim - e);
-                for (uint32_t i = 0; i < 4; i++) {
-                    sum[h][i] = _mm256_fmadd_ps(key[i], query, sum[h][i]);
-                }
+#pragma GCC unroll 4
+            for (uint32_t i = 0; i < 32; i += 8) {
+                score_step(q, q_stride, n, row, e + i, 8, sum);
             }
         }
+        for (; e < head_dim; e += 8) {
+            score_step(q, q_stride, n, row, e, head_dim - e, sum);
+        }
+#pragma GCC unroll 3
         for (uint32_t h = 0; h < n; h++) {
             __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(sum[h][0], sum[h][1]),
                                         _mm256_hadd_ps(sum[h][2], sum[h][3]));
@@ -199,14 +247,20 @@ INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint1
 static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, const uint16_t *k,
                              size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
 {
-    uint32_t h = 0;
-    for (; h + 2 <= n_heads; h += 2) {
-        score_heads(q + h * q_stride, q_stride, 2, k, k_stride, n_keys, head_dim,
-                    scores + h * OFR_CPU_KEY_BLOCK);
-    }
-    if (h < n_heads) {
-        score_heads(q + h * q_stride, q_stride, 1, k, k_stride, n_keys, head_dim,
-                    scores + h * OFR_CPU_KEY_BLOCK);
+    for (uint32_t h = 0, n; h < n_heads; h += n) {
+        const float *from = q + h * q_stride;
+        float *to = scores + h * OFR_CPU_KEY_BLOCK;
+        uint32_t left = n_heads - h;
+        if (left == 3 || left > 4) {
+            n = 3;
+            score_heads(from, q_stride, 3, k, k_stride, n_keys, head_dim, to);
+        } else if (left > 1) { /* four as two and two */
+            n = 2;
+            score_heads(from, q_stride, 2, k, k_stride, n_keys, head_dim, to);
+        } else {
+            n = 1;
+            score_heads(from, q_stride, 1, k, k_stride, n_keys, head_dim, to);
+        }
     }
 }
 

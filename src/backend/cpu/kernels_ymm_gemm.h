@@ -60,27 +60,6 @@ static void prepare(const float *x, const ofr_cpu_activations *a, size_t row)
     }
 }
 
-/* Transposes 8 x 8 lanes of 32 bits. */
-INLINE void transpose8(__m256i m[8])
-{
-    __m256i t[8];
-    for (int i = 0; i < 8; i += 4) {
-        __m256i a = _mm256_unpacklo_epi32(m[i], m[i + 1]);
-        __m256i b = _mm256_unpackhi_epi32(m[i], m[i + 1]);
-        __m256i c = _mm256_unpacklo_epi32(m[i + 2], m[i + 3]);
-        __m256i d = _mm256_unpackhi_epi32(m[i + 2], m[i + 3]);
-        t[i] = _mm256_unpacklo_epi64(a, c);
-        t[i + 1] = _mm256_unpackhi_epi64(a, c);
-        t[i + 2] = _mm256_unpacklo_epi64(b, d);
-        t[i + 3] = _mm256_unpackhi_epi64(b, d);
-    }
-    /* t[4 j + i] holds columns i and 4 + i of rows 4 j to 4 j + 3 */
-    for (int i = 0; i < 4; i++) {
-        m[i] = _mm256_permute2x128_si256(t[i], t[4 + i], 0x20);
-        m[4 + i] = _mm256_permute2x128_si256(t[i], t[4 + i], 0x31);
-    }
-}
-
 /* `bytes` (a multiple of 16) of 8 rows, which may be the same one, to 8 lanes of a tile. `table`:
  * what nibbles stand for. */
 INLINE void pack_rows(const uint8_t *const rows[8], size_t bytes, bool i4, __m256i table,

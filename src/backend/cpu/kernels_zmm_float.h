@@ -128,6 +128,7 @@ static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, 
 /* The same part of a row of the next block of keys: those of the other heads come in between. */
 INLINE void prefetch_row(const uint16_t *row, uint32_t head_dim)
 {
+#pragma GCC unroll 4
     for (uint32_t i = 0; i < head_dim; i += 32) {
         _mm_prefetch((const char *)(row + i), _MM_HINT_T1);
     }
@@ -153,6 +154,28 @@ INLINE __m512 add_all(__m512 v[4][4])
                          _mm512_shuffle_f32x4(low, high, 0xdd));
 }
 
+/* 16 elements, or those of the mask, of 4 keys times those of n heads. Unrolled, or GCC 12 keeps
+ * the sums on the stack. */
+INLINE void score_step(const float *q, size_t q_stride, uint32_t n, const uint16_t *const row[4],
+                       uint32_t e, bool whole, __mmask16 mask, __m512 sum[4][4])
+{
+    __m512 key[4];
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < 4; i++) {
+        key[i] = whole ? _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(row[i] + e)))
+                       : load_half16(row[i] + e, mask);
+    }
+#pragma GCC unroll 4
+    for (uint32_t h = 0; h < n; h++) {
+        const float *from = q + h * q_stride + e;
+        __m512 query = whole ? _mm512_loadu_ps(from) : _mm512_maskz_loadu_ps(mask, from);
+#pragma GCC unroll 4
+        for (uint32_t i = 0; i < 4; i++) {
+            sum[h][i] = _mm512_fmadd_ps(key[i], query, sum[h][i]);
+        }
+    }
+}
+
 /* `n` heads (a constant where inlined) against the keys, 4 at a time; scores of missing keys of the
  * last 4 are those of the last one. */
 INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint16_t *k,
@@ -160,24 +183,24 @@ INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint1
 {
     for (uint32_t j = 0; j < n_keys; j += 4) {
         const uint16_t *row[4];
+        const uint16_t *ahead = k + (j + PREFETCH_KEYS) * k_stride;
         __m512 sum[4][4];
+#pragma GCC unroll 4
         for (uint32_t i = 0; i < 4; i++) {
             row[i] = k + (j + i < n_keys ? j + i : n_keys - 1) * k_stride;
-            prefetch_row(k + (j + i + PREFETCH_KEYS) * k_stride, head_dim);
             sum[0][i] = sum[1][i] = sum[2][i] = sum[3][i] = _mm512_setzero_ps();
         }
-        for (uint32_t e = 0; e < head_dim; e += 16) {
-            __mmask16 mask = tail16(head_dim - e);
-            __m512 key[4];
+        uint32_t e = 0;
+        for (; e + 32 <= head_dim; e += 32) {
+#pragma GCC unroll 4
             for (uint32_t i = 0; i < 4; i++) {
-                key[i] = load_half16(row[i] + e, mask);
+                _mm_prefetch((const char *)(ahead + i * k_stride + e), _MM_HINT_T1);
             }
-            for (uint32_t h = 0; h < n; h++) {
-                __m512 query = _mm512_maskz_loadu_ps(mask, q + h * q_stride + e);
-                for (uint32_t i = 0; i < 4; i++) {
-                    sum[h][i] = _mm512_fmadd_ps(key[i], query, sum[h][i]);
-                }
-            }
+            score_step(q, q_stride, n, row, e, true, 0, sum);
+            score_step(q, q_stride, n, row, e + 16, true, 0, sum);
+        }
+        for (; e < head_dim; e += 16) {
+            score_step(q, q_stride, n, row, e, false, tail16(head_dim - e), sum);
         }
         __m512 all = add_all(sum);
         _mm_storeu_ps(scores + j, _mm512_castps512_ps128(all));

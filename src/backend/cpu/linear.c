@@ -267,8 +267,8 @@ static void run_rows(ofr_backend_session *session, const cpu_product *product,
     }
 }
 
-/* A few columns of each row, last written or read by another core: a pattern that no prefetcher of the
- * hardware follows. Beyond the last token it does nothing. */
+/* A few columns of each row, last written or read by another core: a pattern that no prefetcher of
+ * the hardware follows. Beyond the last token it does nothing. */
 static void prefetch_sink(const cpu_product *product, size_t token, uint32_t begin, uint32_t n)
 {
     const float *y = product->y + token * product->y_stride + begin;

@@ -208,6 +208,10 @@ static int open_device(ofr_backend_session *session, const ofr_opencl_options *o
     if (result < 0) {
         return result;
     }
+    if (opencl->emulated_matrix_lanes > 0) {
+        session->device.matrix_lanes = opencl->emulated_matrix_lanes;
+        session->matrix_emulated = true;
+    }
     session->shared = opencl->memory == OFR_OPENCL_MEMORY_AUTO
                           ? session->device.shares_host_memory
                           : opencl->memory == OFR_OPENCL_MEMORY_SHARED;
@@ -281,6 +285,9 @@ static int prepare(ofr_backend_session *session, const ofr_opencl_options *openc
         return result;
     }
     choose_sizes(session);
+    if (opencl->matrix_untuned) {
+        ofr_opencl_matrix_size(session, 0, &session->tuning);
+    }
     result = ofr_opencl_build_programs(session, err);
     result = result == 0 ? ofr_opencl_bind_weights(session, err) : result;
     result = result == 0 ? ofr_opencl_bind_kv(session, err) : result;
@@ -368,10 +375,11 @@ void ofr_opencl_session_stats(const ofr_backend_session *session, ofr_opencl_sta
     ret_stats->program_cache_hits = session->compiler.cache_hits;
     const opencl_tuning *t = &session->tuning;
     snprintf(ret_stats->tuning, sizeof ret_stats->tuning,
-             "gemv %ux%u, %ux%u; gemm %ux%u by %ux%u, %u units; token %u by %u, loads %u",
-             t->lanes[0], t->team_rows[0], t->lanes[1], t->team_rows[1], t->tile_tokens,
-             t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units,
-             session->token_groups > 0 ? t->token_items : 0, t->token_depth, t->token_loads);
+             "gemv %ux%u, %ux%u; %s %ux%u by %ux%u, %u units; token %u by %u, loads %u",
+             t->lanes[0], t->team_rows[0], t->lanes[1], t->team_rows[1],
+             t->gemm_units > 0 ? "gemm" : "matrix", t->tile_tokens, t->tile_rows, t->item_tokens,
+             t->item_rows, t->gemm_units, session->token_groups > 0 ? t->token_items : 0,
+             t->token_depth, t->token_loads);
 }
 
 static void backend_describe(const ofr_backend_session *session, ofr_backend_capabilities *ret)

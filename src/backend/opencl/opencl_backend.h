@@ -41,8 +41,10 @@ enum ofr_opencl_launches {
 };
 
 enum ofr_opencl_autotune {
-    OFR_OPENCL_AUTOTUNE_PRODUCTS = 1 << 0, /* of one step each */
-    OFR_OPENCL_AUTOTUNE_TOKEN = 1 << 1,    /* of one launch for all layers */
+    OFR_OPENCL_AUTOTUNE_GEMV = 1 << 0,  /* products of few tokens */
+    OFR_OPENCL_AUTOTUNE_TOKEN = 1 << 1, /* of one launch for all layers */
+    OFR_OPENCL_AUTOTUNE_GEMM = 1 << 2,  /* products of many tokens */
+    OFR_OPENCL_AUTOTUNE_PRODUCTS = OFR_OPENCL_AUTOTUNE_GEMV | OFR_OPENCL_AUTOTUNE_GEMM,
     OFR_OPENCL_AUTOTUNE_ALL = OFR_OPENCL_AUTOTUNE_PRODUCTS | OFR_OPENCL_AUTOTUNE_TOKEN,
 };
 
@@ -54,6 +56,10 @@ typedef struct ofr_opencl_options {
     bool profile;                /* time every kernel; slower, for ofr_opencl_profile */
     unsigned autotune; /* enum ofr_opencl_autotune: sizes to measure where the cache has none */
     enum ofr_opencl_launches launches;
+    /* For tests: work-items of a sub-group, 8 or 16, of a matrix extension that is emulated, 0: the
+     * device's own; and whether it is used untuned, where there is one. */
+    uint32_t emulated_matrix_lanes;
+    bool matrix_untuned;
     /* Called with what autotuning measured; NULL: nobody listens. */
     void (*measured)(void *context, const char *what, double us);
     void *measured_context;
@@ -71,7 +77,9 @@ typedef struct ofr_opencl_stats {
     uint64_t hidden_copied;              /* bytes of hidden states that were not used in place */
     uint64_t launches;                   /* kernels enqueued */
     uint32_t program_builds, program_cache_hits;
-    char tuning[128]; /* "gemv 128x4, 64x4; gemm 128x128 by 8x8, 2 units": lanes x rows of a team */
+    /* "gemv 128x4, 64x4; gemm 128x128 by 8x8, 2 units": lanes x rows of a team; "matrix" instead of
+     * "gemm" where the matrix extension does that. */
+    char tuning[128];
 } ofr_opencl_stats;
 
 void ofr_opencl_session_stats(const ofr_backend_session *session, ofr_opencl_stats *ret_stats);

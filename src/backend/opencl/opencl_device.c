@@ -7,6 +7,9 @@
 
 enum { PLATFORMS_MAX = 8, EXTENSIONS_MAX = 16384 };
 
+/* cl_intel_required_subgroup_size */
+enum { INTEL_SUB_GROUP_SIZES = 0x4108 };
+
 /* cl_nv_device_attribute_query */
 enum { NV_CAPABILITY_MAJOR = 0x4000, NV_CAPABILITY_MINOR = 0x4001 };
 
@@ -28,6 +31,19 @@ static uint64_t device_number(const ofr_opencl_api *api, cl_device_id id, cl_dev
 {
     uint64_t value = 0; /* little endian: a smaller value fills its low bytes */
     return api->GetDeviceInfo(id, what, size, &value, NULL) == CL_SUCCESS ? value : 0;
+}
+
+/* The extension is for sub-groups of the device's smallest size, which must be 8 or 16. */
+static uint32_t matrix_lanes(const ofr_opencl_api *api, cl_device_id id)
+{
+    size_t sizes[8] = {0}, bytes = 0, smallest = 0;
+    if (api->GetDeviceInfo(id, INTEL_SUB_GROUP_SIZES, sizeof sizes, sizes, &bytes) != CL_SUCCESS) {
+        return 0;
+    }
+    for (size_t i = 0; i < bytes / sizeof sizes[0] && i < 8; i++) {
+        smallest = smallest == 0 || sizes[i] < smallest ? sizes[i] : smallest;
+    }
+    return smallest == 8 || smallest == 16 ? (uint32_t)smallest : 0;
 }
 
 static bool has_word(const char *text, const char *word)
@@ -56,6 +72,9 @@ static void read_capabilities(const ofr_opencl_api *api, ofr_opencl_device *devi
     }
     device->intel_subgroups =
         has_word(have, "cl_intel_required_subgroup_size") && has_word(have, "cl_intel_subgroups");
+    if (device->intel_subgroups && has_word(have, "cl_intel_subgroup_matrix_multiply_accumulate")) {
+        device->matrix_lanes = matrix_lanes(api, id);
+    }
     device->byte_products = device->nvidia > 0 || has_word(have, "cl_khr_integer_dot_product");
     device->warp = device->nvidia > 0 ? 32 : device->intel_subgroups ? 16 : 1;
     free(extensions);

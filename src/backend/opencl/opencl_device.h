@@ -23,11 +23,13 @@ typedef struct ofr_opencl_device {
     uint64_t max_allocation; /* bytes of one buffer */
     uint64_t local_bytes;
     bool shares_host_memory; /* buffers over host memory are used in place */
-    uint32_t nvidia;      /* takes NVIDIA's inline assembly: compute capability times 10; else 0 */
-    bool intel_subgroups; /* cl_intel_required_subgroup_size */
-    bool byte_products;   /* dp4a or cl_khr_integer_dot_product */
-    bool device_fence;    /* work-groups can hand data to one another within a launch */
-    bool opencl_c_3;      /* compiles -cl-std=CL3.0 */
+    uint32_t nvidia;       /* takes NVIDIA's inline assembly: compute capability times 10; else 0 */
+    bool intel_subgroups;  /* cl_intel_required_subgroup_size */
+    uint32_t matrix_lanes; /* work-items of a sub-group for
+                              cl_intel_subgroup_matrix_multiply_accumulate, 8 or 16; 0: not there */
+    bool byte_products;    /* dp4a or cl_khr_integer_dot_product */
+    bool device_fence;     /* work-groups can hand data to one another within a launch */
+    bool opencl_c_3;       /* compiles -cl-std=CL3.0 */
 } ofr_opencl_device;
 
 /* All devices that can compile kernels: GPUs first, then accelerators, then CPUs, each in the

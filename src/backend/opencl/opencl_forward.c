@@ -256,6 +256,7 @@ static void gemm(ofr_backend_session *session, cl_kernel kernel, uint32_t rows, 
 {
     const opencl_tuning *t = &session->tuning;
     uint32_t items = t->tile_tokens / t->item_tokens * (t->tile_rows / t->item_rows);
+    items *= t->gemm_units == 0 ? session->device.matrix_lanes : 1;
     ofr_opencl_launch(session, kernel, items, divide_up(rows, t->tile_rows),
                       divide_up(n, t->tile_tokens), 1);
 }
@@ -365,6 +366,22 @@ static void narrow_layer(ofr_backend_session *session, uint32_t layer)
             quantize(session, ofr_opencl_layer_step(session, layer + 1, OPENCL_STEP_QUANTIZE_QKV),
                      d, n);
         }
+    }
+}
+
+void ofr_opencl_run_stored(ofr_backend_session *session, uint32_t n, uint32_t head_rows)
+{
+    session->n_tokens = n;
+    quantize(session, ofr_opencl_layer_step(session, 0, OPENCL_STEP_QUANTIZE_QKV),
+             session->params->d_model, n);
+    wide_part(session, 0, OPENCL_PART_Q);
+    wide_part(session, 0, OPENCL_PART_K);
+    wide_part(session, 0, OPENCL_PART_V);
+    wide_part(session, 0, OPENCL_PART_GATE);
+    if (head_rows > 0) {
+        cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_DOT_HEAD_GEMM);
+        set_u32(session, kernel, ARGUMENT_GEMM_COUNT, (uint32_t)OPENCL_COUNT_IS | head_rows);
+        gemm(session, kernel, session->params->vocab_size, head_rows);
     }
 }
 

@@ -140,15 +140,21 @@ static int build_gemv(ofr_backend_session *session, enum opencl_dot_type type, u
 
 static int build_gemm(ofr_backend_session *session, enum opencl_dot_type type, ofr_error *err)
 {
-    const char *sources[] = {ofr_opencl_source_common, ofr_opencl_source_dot};
+    const char *sources[] = {ofr_opencl_source_common, ofr_opencl_source_dot,
+                             ofr_opencl_source_matrix};
     const opencl_tuning *t = &session->tuning;
-    char options[256];
+    char options[256], matrix[64] = "";
     int n = dot_options(session, type, options, sizeof options);
+    if (t->gemm_units == 0) {
+        snprintf(matrix, sizeof matrix, " -DMATRIX_LANES=%u%s", session->device.matrix_lanes,
+                 session->matrix_emulated ? " -DMATRIX_EMULATED" : "");
+    }
     snprintf(options + n, sizeof options - (size_t)n,
              " -DGEMM -DTILE_TOKENS=%u -DTILE_ROWS=%u -DITEM_TOKENS=%u -DITEM_ROWS=%u "
-             "-DGEMM_UNITS=%u",
-             t->tile_tokens, t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units);
-    return build(session, OPENCL_PROGRAM_GEMM + type, sources, 2, options, err);
+             "-DGEMM_UNITS=%u%s",
+             t->tile_tokens, t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units, matrix);
+    return build(session, OPENCL_PROGRAM_GEMM + type, sources, t->gemm_units == 0 ? 3 : 2, options,
+                 err);
 }
 
 static int build_dot(ofr_backend_session *session, enum opencl_dot_type type, ofr_error *err)
@@ -206,10 +212,16 @@ int ofr_opencl_rebuild(ofr_backend_session *session, enum opencl_tuned what, ofr
     for (uint32_t type = 0; type < OPENCL_DOT_TYPES; type++) {
         uint32_t program =
             gemm ? OPENCL_PROGRAM_GEMM + type : OPENCL_PROGRAM_DOT + 2 * type + several;
-        if (session->programs[program] != NULL && result == 0) {
-            ofr_opencl_release_program(session, program);
+        cl_program before = session->programs[program];
+        if (before != NULL && result == 0) {
+            session->programs[program] = NULL;
             result =
                 gemm ? build_gemm(session, type, err) : build_gemv(session, type, several, err);
+            if (result < 0) { /* there must be one for the next size to replace */
+                session->programs[program] = before;
+            } else {
+                session->api->ReleaseProgram(before);
+            }
         }
     }
     return result;

@@ -123,6 +123,7 @@ enum opencl_dot_type { OPENCL_DOT_I4, OPENCL_DOT_I8, OPENCL_DOT_I4M, OPENCL_DOT_
 typedef struct opencl_tuning {
     uint32_t lanes[2], team_rows[2]; /* gemv for one token, and for several */
     uint32_t tile_tokens, tile_rows; /* gemm */
+    /* gemm_units 0: by the matrix extension, "items" are its sub-groups. */
     uint32_t item_tokens, item_rows, gemm_units;
     uint32_t token_items, token_depth, token_loads; /* kernels/token.cl; 0 items: not used */
 } opencl_tuning;
@@ -171,6 +172,7 @@ struct ofr_backend_session {
     ofr_opencl_device device;
     bool shared; /* host memory is used in place */
     bool dot;    /* kernel set */
+    bool matrix_emulated;
     char *cache_directory;
     ofr_opencl_compiler compiler;
     cl_context context;
@@ -317,12 +319,27 @@ int ofr_opencl_error(const ofr_backend_session *session, ofr_error *err);
  * kept there. Without a result the sizes stay as they are: tuning never fails an open. True if
  * the cache or a measurement says whether one launch for all layers is faster. */
 bool ofr_opencl_tune(ofr_backend_session *session, unsigned sizes);
+/* Sends a descriptor that has a number of tokens and nothing else. */
+void ofr_opencl_describe_tokens(ofr_backend_session *session, uint32_t n);
+
+/* opencl_matrix.c: sizes for the matrix extension, where the device has it. Writes the index-th of
+ * them that runs into the gemm's part of `tuning`; false: there is none. */
+bool ofr_opencl_matrix_size(const ofr_backend_session *session, uint32_t index,
+                            opencl_tuning *tuning);
+bool ofr_opencl_matrix_runs(const ofr_backend_session *session, const opencl_tuning *tuning);
+/* Whether products by the session's sizes, which are the extension's, are those by `tiles`, for n
+ * tokens of made-up input; of each type of weights. The activations' buffers are overwritten. */
+bool ofr_opencl_matrix_agrees(ofr_backend_session *session, const opencl_tuning *tiles, uint32_t n);
 
 /* opencl_forward.c: a checked call. */
 int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_error *err);
 /* One tuned step of a layer for n tokens, as the forward pass starts it; for measurements. */
 void ofr_opencl_run_tuned(ofr_backend_session *session, uint32_t layer, enum opencl_tuned what,
                           uint32_t n);
+
+/* Products of the first layer that store what they make, and (head_rows above 0) logits of as many
+ * rows, from the hidden states of n tokens: into qkv, mlp and logits. */
+void ofr_opencl_run_stored(ofr_backend_session *session, uint32_t n, uint32_t head_rows);
 
 /* opencl_token.c: a token in one launch. Prepares what it needs, or leaves token_groups 0 where the
  * model or the device is not made for it; `any_device`: also where only one work-group is sure to
@@ -348,6 +365,6 @@ void ofr_opencl_note_time(ofr_backend_session *session, const char *name, uint64
 /* Generated from kernels/. */
 extern const char ofr_opencl_source_common[], ofr_opencl_source_plain[], ofr_opencl_source_rows[],
     ofr_opencl_source_attention[], ofr_opencl_source_quantize[], ofr_opencl_source_dot[],
-    ofr_opencl_source_token[];
+    ofr_opencl_source_matrix[], ofr_opencl_source_token[];
 
 #endif

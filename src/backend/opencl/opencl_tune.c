@@ -59,20 +59,6 @@ static bool token_runs(const ofr_backend_session *session, const token_size *siz
            size->depth >= 1 && size->depth <= 8 && size->loads <= 1;
 }
 
-static bool gemm_runs(const ofr_backend_session *session, const gemm_size *size)
-{
-    if (size->item_tokens == 0 || size->item_rows == 0 || size->units == 0 ||
-        size->tile_tokens > 256 || size->tile_rows > 256 || size->units > 8 ||
-        size->tile_tokens % size->item_tokens != 0 || size->tile_rows % size->item_rows != 0) {
-        return false;
-    }
-    uint64_t items = size->tile_tokens / size->item_tokens * (size->tile_rows / size->item_rows);
-    uint64_t tile = size->tile_tokens + size->tile_rows;
-    uint64_t local = tile * ((2 * size->units + 1) * 16 + size->units * 4) + size->tile_tokens * 4;
-    return items > 0 && items <= session->device.max_work_group &&
-           local <= session->device.local_bytes;
-}
-
 static gemm_size gemm_of(const opencl_tuning *t)
 {
     return (gemm_size){t->tile_tokens, t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units};
@@ -87,13 +73,33 @@ static void set_gemm(opencl_tuning *t, const gemm_size *size)
     t->gemm_units = size->units;
 }
 
+static bool gemm_runs(const ofr_backend_session *session, const gemm_size *size)
+{
+    if (size->units == 0) {
+        opencl_tuning t;
+        set_gemm(&t, size);
+        return ofr_opencl_matrix_runs(session, &t);
+    }
+    if (size->item_tokens == 0 || size->item_rows == 0 || size->tile_tokens > 256 ||
+        size->tile_rows > 256 || size->units > 8 || size->tile_tokens % size->item_tokens != 0 ||
+        size->tile_rows % size->item_rows != 0) {
+        return false;
+    }
+    uint64_t items = size->tile_tokens / size->item_tokens * (size->tile_rows / size->item_rows);
+    uint64_t tile = size->tile_tokens + size->tile_rows;
+    uint64_t local = tile * ((2 * size->units + 1) * 16 + size->units * 4) + size->tile_tokens * 4;
+    return items > 0 && items <= session->device.max_work_group &&
+           local <= session->device.local_bytes;
+}
+
 /* Of the sources that sizes matter to. */
 static int sources_key(char key[OFR_SHA256_HEX_SIZE])
 {
-    const char *const texts[] = {ofr_opencl_source_dot, ofr_opencl_source_token};
+    const char *const texts[] = {ofr_opencl_source_dot, ofr_opencl_source_matrix,
+                                 ofr_opencl_source_token};
     ofr_sha256 sha = {0};
     int result = ofr_sha256_init(&sha, NULL);
-    for (size_t i = 0; result == 0 && i < 2; i++) {
+    for (size_t i = 0; result == 0 && i < sizeof texts / sizeof texts[0]; i++) {
         result = ofr_sha256_update(&sha, texts[i], strlen(texts[i]), NULL);
     }
     result = result == 0 ? ofr_sha256_finish_hex(&sha, key, NULL) : result;
@@ -184,8 +190,9 @@ static uint64_t measure(ofr_backend_session *session, enum opencl_tuned what, ui
         char size[128];
         const opencl_tuning *t = &session->tuning;
         if (what == OPENCL_TUNED_GEMM) {
-            snprintf(size, sizeof size, "gemm %ux%u by %ux%u, %u units", t->tile_tokens,
-                     t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units);
+            snprintf(size, sizeof size, "%s %ux%u by %ux%u, %u units",
+                     t->gemm_units > 0 ? "gemm" : "matrix", t->tile_tokens, t->tile_rows,
+                     t->item_tokens, t->item_rows, t->gemm_units);
         } else if (what == OPENCL_TUNED_TOKEN) {
             snprintf(size, sizeof size, "token %u by %u, loads %u", t->token_items, t->token_depth,
                      t->token_loads);
@@ -239,7 +246,18 @@ static void tune_gemm(ofr_backend_session *session, uint32_t n)
             best = session->tuning;
         }
     }
+    const opencl_tuning tiles = best;
+    for (uint32_t i = 0; ofr_opencl_matrix_size(session, i, &session->tuning); i++) {
+        uint64_t taken = measure(session, OPENCL_TUNED_GEMM, n);
+        if (taken > 0 && (fastest == 0 || taken < fastest)) {
+            fastest = taken;
+            best = session->tuning;
+        }
+    }
     session->tuning = best;
+    if (best.gemm_units == 0 && !ofr_opencl_matrix_agrees(session, &tiles, n)) {
+        session->tuning = tiles;
+    }
     ofr_opencl_rebuild(session, OPENCL_TUNED_GEMM, NULL);
 }
 
@@ -271,7 +289,7 @@ static void tune_token(ofr_backend_session *session)
 }
 
 /* Kernels read the number of tokens from the descriptor. */
-static void describe_tokens(ofr_backend_session *session, uint32_t n)
+void ofr_opencl_describe_tokens(ofr_backend_session *session, uint32_t n)
 {
     session->pass_host[OPENCL_PASS_TOKENS] = n;
     ofr_opencl_note(session,
@@ -307,9 +325,9 @@ bool ofr_opencl_tune(ofr_backend_session *session, unsigned sizes)
     }
     if (sizes != 0) {
         uint32_t most = session->options.max_batch_tokens;
-        bool products = (sizes & OFR_OPENCL_AUTOTUNE_PRODUCTS) != 0;
-        describe_tokens(session, 1);
-        if (products) {
+        bool few = (sizes & OFR_OPENCL_AUTOTUNE_GEMV) != 0;
+        ofr_opencl_describe_tokens(session, 1);
+        if (few) {
             tune_gemv(session, 0, 1);
         }
         if ((sizes & OFR_OPENCL_AUTOTUNE_TOKEN) && session->token_groups > 0) {
@@ -318,13 +336,13 @@ bool ofr_opencl_tune(ofr_backend_session *session, unsigned sizes)
         } else if (sizes & OFR_OPENCL_AUTOTUNE_TOKEN) {
             session->tuning.token_items = 0; /* not measured: the cache must not recommend it */
         }
-        if (products && most >= 4) {
-            describe_tokens(session, 4);
+        if (few && most >= 4) {
+            ofr_opencl_describe_tokens(session, 4);
             tune_gemv(session, 1, 4);
         }
-        if (products && most > session->narrow_tokens) {
+        if ((sizes & OFR_OPENCL_AUTOTUNE_GEMM) && most > session->narrow_tokens) {
             uint32_t n = most < TUNED_TOKENS ? most : TUNED_TOKENS;
-            describe_tokens(session, n);
+            ofr_opencl_describe_tokens(session, n);
             tune_gemm(session, n);
         }
         if (path != NULL && session->status == CL_SUCCESS && sizes == OFR_OPENCL_AUTOTUNE_ALL) {

@@ -91,6 +91,14 @@ inline float activate(float x)
 #endif
 }
 
+/* What a product does to its place. */
+inline void sink_value(global float *y, float value, float y_scale, uint sink)
+{
+    *y = sink == SINK_STORE ? value
+         : sink == SINK_ADD ? *y + y_scale * value
+                            : activate(*y) * value;
+}
+
 /* c plus the products of four bytes: u unsigned, s signed; and both signed. */
 #ifdef OFR_NVIDIA
 inline int dot4_us(uint u, uint s, int c)

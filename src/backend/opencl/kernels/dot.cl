@@ -1,7 +1,8 @@
 /* Products of int4 or int8 weights with activations quantized to int8 in units of 32 (records,
  * common.cl). Compiled for BITS 4, also with MINIMA, and 8; NAME(x) adds the type to x.
  *
- * With GEMM only the kernel for many tokens is compiled, without it those for few.
+ * With GEMM only the kernel for many tokens is compiled, without it those for few; with
+ * MATRIX_LANES the one of matrix.cl instead.
  *
  * gemv: a work-group makes 32 rows for TOKENS tokens: ROW_GROUPS teams of LANES work-items, each
  * with TEAM_ROWS rows, a lane taking every LANES-th unit of 32 columns. */
@@ -328,6 +329,22 @@ NAME(gemv_swiglu)(DOT_MATRIX(0), DOT_MATRIX(1), DOT_INPUT, DOT_RECORD)
 }
 
 #else
+/* 1 / rms of a tile's tokens, into factors; 1 where there is no norm. A barrier must follow. */
+inline void NAME(tile_factors)(global const float *squares, uint columns, float epsilon,
+                               uint first_token, uint n_tokens, uint items, local float *factors)
+{
+    uint units = columns / 32;
+    for (uint i = get_local_id(0); i < TILE_TOKENS; i += items) {
+        float sum = 0;
+        ulong t = min(first_token + i, n_tokens - 1);
+        for (uint u = 0; epsilon >= 0 && u < units; u++) {
+            sum += squares[t * units + u];
+        }
+        factors[i] = epsilon >= 0 ? rsqrt(sum / (float)columns + epsilon) : 1.0f;
+    }
+}
+
+#ifndef MATRIX_LANES
 /* gemm: TILE_TOKENS tokens by TILE_ROWS rows a work-group of GEMM_ITEMS, each work-item ITEM_TOKENS
  * by ITEM_ROWS, GEMM_UNITS units of columns at a time through local memory. Rows of units are
  * padded against bank conflicts. */
@@ -415,14 +432,7 @@ NAME(gemm)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_offset, uint y_stri
     uint units = columns / 32, n_tokens = row_count(pass, count_word);
     uint first_row = get_group_id(0) * TILE_ROWS, first_token = get_group_id(1) * TILE_TOKENS;
     float sums[ITEM_TOKENS][ITEM_ROWS];
-    for (uint i = item; i < TILE_TOKENS; i += GEMM_ITEMS) {
-        float sum = 0;
-        ulong t = min(first_token + i, n_tokens - 1);
-        for (uint u = 0; epsilon >= 0 && u < units; u++) {
-            sum += squares[t * units + u];
-        }
-        factors[i] = epsilon >= 0 ? rsqrt(sum / (float)columns + epsilon) : 1.0f;
-    }
+    NAME(tile_factors)(squares, columns, epsilon, first_token, n_tokens, GEMM_ITEMS, factors);
     for (uint m = 0; m < ITEM_TOKENS; m++) {
         for (uint n = 0; n < ITEM_ROWS; n++) {
             sums[m][n] = 0;
@@ -483,12 +493,10 @@ NAME(gemm)(DOT_MATRIX(0), DOT_INPUT, global float *y, uint y_offset, uint y_stri
             if (row < rows0) {
                 float value = sums[m][n] * factors[z * ITEM_TOKENS + m] +
                               (bias0 != NO_VECTOR ? vectors[bias0 + row] : 0.0f);
-                global float *to = y + y_offset + (ulong)t * y_stride + row;
-                *to = sink == SINK_STORE ? value
-                      : sink == SINK_ADD ? *to + y_scale * value
-                                         : activate(*to) * value;
+                sink_value(y + y_offset + (ulong)t * y_stride + row, value, y_scale, sink);
             }
         }
     }
 }
+#endif
 #endif

@@ -53,17 +53,6 @@ kernel void NAME(embed)(MATRIX_ARGUMENTS, global const uint *pass, float factor,
     }
 }
 
-inline void NAME(sink)(global float *y, float value, float y_scale, uint sink)
-{
-    if (sink == SINK_STORE) {
-        *y = value;
-    } else if (sink == SINK_ADD) {
-        *y += y_scale * value;
-    } else {
-        *y = activate(*y) * value;
-    }
-}
-
 /* Eight consecutive elements from k on, k a multiple of 8, times those of x. */
 inline float NAME(dot8)(global const uchar *data, global const uchar *scales, ulong row, uint k,
                         uint rows, uint columns, uint group, global const float *x)
@@ -124,7 +113,7 @@ NAME(plain_gemv)(MATRIX_ARGUMENTS, global const float *vectors, uint bias, globa
         if (bias != NO_VECTOR) {
             sum += vectors[bias + row];
         }
-        NAME(sink)(y + (ulong)t * y_stride + row, sum, y_scale, sink);
+        sink_value(y + (ulong)t * y_stride + row, sum, y_scale, sink);
     }
 }
 
@@ -167,7 +156,7 @@ NAME(plain_gemm)(MATRIX_ARGUMENTS, global const float *vectors, uint bias, globa
         for (uint j = 0; j < 4; j++) {
             uint at = token + t * 4 + j;
             if (at < n) {
-                NAME(sink)(y + (ulong)at * y_stride + row + r, sum[j] + add, y_scale, sink);
+                sink_value(y + (ulong)at * y_stride + row + r, sum[j] + add, y_scale, sink);
             }
         }
     }

@@ -40,6 +40,18 @@ double ofr_planner_interpolate(const ofr_planner_point *points, uint32_t n, doub
                               : a->ms + slope * (tokens - a->tokens);
 }
 
+/* A longer prompt than was measured is more of the same: its tokens cost at least what those of the
+ * longest one did. The line through the last two points may be flat by noise, and then makes any
+ * long prompt free. */
+static double prefill_at(const ofr_planner_device *device, double tokens)
+{
+    double ms = ofr_planner_interpolate(device->prefill, device->n_prefill, tokens);
+    if (device->n_prefill == 0)
+        return ms;
+    const ofr_planner_point *last = &device->prefill[device->n_prefill - 1];
+    return tokens > last->tokens ? fmax(ms, last->ms * tokens / last->tokens) : ms;
+}
+
 static double slowdown(const ofr_planner_device *device)
 {
     return device->slowdown > 1 ? device->slowdown : 1;
@@ -69,8 +81,7 @@ static double prefill_ms(const struct planner *p, const ofr_planner_route *route
         const ofr_plan_stage *stage = &route->phase.stages[i];
         const ofr_planner_device *device = &p->input->devices[route->devices[i]];
         double share = (double)(stage->layer_end - stage->layer_begin) / model->n_layers;
-        ms += share * ofr_planner_interpolate(device->prefill, device->n_prefill, tokens) *
-              slowdown(device);
+        ms += share * prefill_at(device, tokens) * slowdown(device);
         if (i > 0)
             ms += device->hop_us / 1e3 + copy_ms(device, tokens * (double)model->hidden_bytes);
     }

@@ -14,9 +14,10 @@
  *     total (P, D, n)       = first token + handoff + A * per token (D, n + A / 2)
  *
  * prefill() and decode() are the measured points, joined by straight lines; below the first point
- * the first point holds, beyond the last one the last line goes on. A stage's share is its part of
- * the layers in prefill (whose head sees one token), of the bytes read in decode (where the head
- * goes with the last stage). slowdown is 1, or what the device's condition says.
+ * the first point holds, beyond the last one the last line goes on; tokens of a longer prompt cost
+ * at least what those of the longest measured one did. A stage's share is its part of the layers in
+ * prefill (whose head sees one token), of the bytes read in decode (where the head goes with the
+ * last stage). slowdown is 1, or what the device's condition says.
  *
  * A route is a whole device. Layers are split only where a device's memory does not hold the model:
  * as many layers as fit, the rest on another device. One token passes the stages one after the

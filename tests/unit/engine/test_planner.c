@@ -72,6 +72,23 @@ static void interpolates(void **state)
     near(ofr_planner_interpolate(noisy, 2, 4096), 9);
 }
 
+/* Two noisy points whose line is flat, or falls, do not make long prompts free. */
+static void a_flat_line_does_not_win_long_prompts(void **state)
+{
+    (void)state;
+    ofr_planner_input input = {.model = model_7b, .n_devices = 2, .answer_tokens = 100};
+    input.devices[0] = device("cpu", OFR_PLAN_DEVICE_CPU, 0, 1, 20);
+    input.devices[1] = device("openvino:NPU", OFR_PLAN_DEVICE_NPU, 0, 2, 80);
+    input.devices[1].n_prefill = 3;
+    input.devices[1].prefill[1] = (ofr_planner_point){512, 3000};
+    input.devices[1].prefill[2] = (ofr_planner_point){1024, 2048};
+    expect_plan(&input, "prefill=cpu,decode=cpu");
+    ofr_planner_decision *d = decide(&input);
+    near(ofr_planner_find(d, 2048, "openvino:NPU", "cpu")->first_token_ms, 4096);
+    near(ofr_planner_find(d, 2048, "cpu", "cpu")->first_token_ms, 2048);
+    ofr_planner_decision_free(d);
+}
+
 static void adds_up(void **state)
 {
     (void)state;
@@ -378,6 +395,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(interpolates),
+        cmocka_unit_test(a_flat_line_does_not_win_long_prompts),
         cmocka_unit_test(adds_up),
         cmocka_unit_test(chooses_by_length),
         cmocka_unit_test(noise_decides_nothing),

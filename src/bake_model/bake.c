@@ -315,7 +315,7 @@ static int write_package(const ofr_bake_options *options, const ofr_bake_source 
     if (r == 0 && !options->tokenizer_only)
         r = ofr_bake_graphs(writer, &source->model.params, options->chunks, result, err);
     if (r == 0 && result->n_graphs > 0)
-        r = ofr_bake_genai_configs(writer, source, err);
+        r = ofr_bake_genai(writer, source, result, err);
     if (r == 0)
         r = ofr_package_writer_finish(
             writer, options->tokenizer_only ? NULL : &source->model.params, extra, err);

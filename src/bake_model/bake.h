@@ -70,6 +70,8 @@ typedef struct ofr_bake_result {
     uint32_t n_vocab;
     uint32_t n_graphs;         /* static graphs written */
     char graphs_left_out[256]; /* why there are none; "" otherwise */
+    /* Why OpenVINO GenAI gets no tokenizer with the graphs; "" otherwise. */
+    char tokenizer_left_out[256];
     uint32_t dtype_counts[OFR_DTYPE_I4M + 1];
     ofr_quantize_error quantization_error[OFR_TENSOR_CLASS_COUNT];
     ofr_bake_loss loss;

@@ -1,10 +1,13 @@
-/* config.json and generation_config.json, from the parameters and the tokenizer's image. */
+/* config.json and generation_config.json, from the parameters and the tokenizer's image, and the
+ * image as graphs. */
 #include "bake_model/bake_genai.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "graph/tokenizer_graph.h"
 #include "tokenizer/tokenizer.h"
 
 /* Takes over `root`. */
@@ -50,8 +53,7 @@ static json_t *generation(const ofr_tokenizer *tokenizer)
     return NULL;
 }
 
-int ofr_bake_genai_configs(ofr_package_writer *writer, const ofr_bake_source *source,
-                           ofr_error *err)
+static int write_configs(ofr_package_writer *writer, const ofr_bake_source *source, ofr_error *err)
 {
     ofr_tokenizer *tokenizer = NULL;
     int r = ofr_tokenizer_open(source->tokenizer, source->tokenizer_size, &tokenizer, err);
@@ -61,4 +63,51 @@ int ofr_bake_genai_configs(ofr_package_writer *writer, const ofr_bake_source *so
         r = keep(writer, "generation_config.json", generation(tokenizer), err);
     ofr_tokenizer_close(tokenizer);
     return r;
+}
+
+/* Takes over what `graph` owns. */
+static int keep_graph(ofr_package_writer *writer, const char *xml, const char *bin,
+                      ofr_tokenizer_graph *graph, ofr_error *err)
+{
+    int r = ofr_package_writer_file(writer, xml, graph->xml, graph->xml_size, err);
+    if (r == 0)
+        r = ofr_package_writer_file(writer, bin, graph->constants.bytes, graph->constants.size,
+                                    err);
+    ofr_tokenizer_graph_done(graph);
+    return r;
+}
+
+/* One after the other: both hold all texts of the vocabulary. */
+static int write_tokenizer(ofr_package_writer *writer, const ofr_bake_source *source,
+                           ofr_bake_result *result, ofr_error *err)
+{
+    ofr_error reason = {0};
+    ofr_tokenizer_graph graph = {0};
+    char *template =
+        source->chat_template ? strndup(source->chat_template, source->chat_template_size) : NULL;
+    if (source->chat_template && !template)
+        return ofr_fail(err, OFR_ENOMEM, "openvino_tokenizer.xml: out of memory");
+    int r = ofr_tokenizer_graph_encoder(source->tokenizer, source->tokenizer_size, template, &graph,
+                                        &reason);
+    free(template);
+    if (r == OFR_EUNSUPPORTED) {
+        snprintf(result->tokenizer_left_out, sizeof result->tokenizer_left_out, "%.255s",
+                 reason.text);
+        return 0;
+    }
+    if (r < 0)
+        return ofr_fail(err, r, "%s", reason.text);
+    r = keep_graph(writer, "openvino_tokenizer.xml", "openvino_tokenizer.bin", &graph, err);
+    if (r == 0)
+        r = ofr_tokenizer_graph_decoder(source->tokenizer, source->tokenizer_size, &graph, err);
+    return r < 0 ? r
+                 : keep_graph(writer, "openvino_detokenizer.xml", "openvino_detokenizer.bin",
+                              &graph, err);
+}
+
+int ofr_bake_genai(ofr_package_writer *writer, const ofr_bake_source *source,
+                   ofr_bake_result *result, ofr_error *err)
+{
+    int r = write_configs(writer, source, err);
+    return r < 0 ? r : write_tokenizer(writer, source, result, err);
 }

@@ -1,6 +1,7 @@
 /* Which files of a package are graphs, and what is found in them. */
 #include "bake_model/check_package.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -46,17 +47,18 @@ static void on_finding(void *user, const ofr_ir_finding *finding)
     add(user, finding->is_error, finding->node, finding->what);
 }
 
-static int check_graph(check *c, const char *file, enum ofr_ir_check_kind kind, ofr_error *err)
+/* `binary_bytes`: of the file that its constants lie in. */
+static int check_text(check *c, const char *file, enum ofr_ir_check_kind kind,
+                      uint64_t binary_bytes, ofr_error *err)
 {
     char *text = NULL;
-    size_t size = 0, weights = 0;
+    size_t size = 0;
     int r = ofr_package_read_file(c->package, file, &text, &size, err);
     if (r < 0)
         return r;
     c->file = file;
-    ofr_package_weights(c->package, &weights);
     ofr_ir_check_options options = {
-        .kind = kind, .binary_bytes = weights, .report = on_finding, .user = c};
+        .kind = kind, .binary_bytes = binary_bytes, .report = on_finding, .user = c};
     ofr_error unreadable = {0};
     r = ofr_ir_check(text, size, &options, &unreadable);
     if (r == OFR_EFORMAT || r == OFR_ELIMIT) {
@@ -65,9 +67,16 @@ static int check_graph(check *c, const char *file, enum ofr_ir_check_kind kind, 
     } else if (r < 0) {
         ofr_fail(err, r, "%s: %s", file, unreadable.text);
     }
-    c->result->n_graphs++;
     free(text);
     return r;
+}
+
+static int check_graph(check *c, const char *file, enum ofr_ir_check_kind kind, ofr_error *err)
+{
+    size_t weights = 0;
+    ofr_package_weights(c->package, &weights);
+    c->result->n_graphs++;
+    return check_text(c, file, kind, weights, err);
 }
 
 /* A graph that the ladder needs and the package lacks is an error, too. */
@@ -129,6 +138,39 @@ static void check_link(check *c)
     free(b);
 }
 
+/* The tokenizer's graphs: a package has all of their files or, for a vocabulary that they cannot
+ * express, none. */
+static int check_tokenizer(check *c, ofr_error *err)
+{
+    static const char *const files[2][2] = {
+        {"openvino_tokenizer.xml", "openvino_tokenizer.bin"},
+        {"openvino_detokenizer.xml", "openvino_detokenizer.bin"}};
+    bool any = false;
+    for (size_t i = 0; i < 4; i++)
+        any |= ofr_package_has_file(c->package, files[i / 2][i % 2]);
+    int r = 0;
+    for (size_t i = 0; i < 2 && any && r == 0; i++) {
+        const char *missing = !ofr_package_has_file(c->package, files[i][0])   ? files[i][0]
+                              : !ofr_package_has_file(c->package, files[i][1]) ? files[i][1]
+                                                                               : NULL;
+        if (missing) {
+            c->file = missing;
+            add(c, true, "", "the package has other files of the tokenizer's graphs, but not this");
+            continue;
+        }
+        char *path = ofr_path_join(ofr_package_directory(c->package), files[i][1]);
+        struct stat bin;
+        if (!path)
+            r = ofr_fail(err, OFR_ENOMEM, "out of memory");
+        else if (stat(path, &bin) < 0)
+            r = ofr_fail_errno(err, errno, "%s", path);
+        else
+            r = check_text(c, files[i][0], OFR_IR_CHECK_TOKENIZER, (uint64_t)bin.st_size, err);
+        free(path);
+    }
+    return r;
+}
+
 static int check_all(check *c, ofr_error *err)
 {
     ofr_graph_source source = ofr_graph_source_package(c->package);
@@ -145,7 +187,7 @@ static int check_all(check *c, ofr_error *err)
         r = check_expected(c, "openvino_model.xml", OFR_IR_CHECK_STATEFUL, err);
     if (r == 0)
         check_link(c);
-    return r;
+    return r < 0 ? r : check_tokenizer(c, err);
 }
 
 int ofr_check_package(const char *directory, ofr_check_result *ret_result, ofr_error *err)

@@ -195,6 +195,9 @@ static int run(const command_line *line)
     }
     if (result.graphs_left_out[0])
         fprintf(stderr, "bake_model: no static graphs, so no NPU: %s\n", result.graphs_left_out);
+    if (result.tokenizer_left_out[0])
+        fprintf(stderr, "bake_model: no tokenizer for OpenVINO GenAI, which takes ids only: %s\n",
+                result.tokenizer_left_out);
     if (result.not_calibrated[0])
         fprintf(stderr, "bake_model: not calibrated: calibration does not know models with %s\n",
                 result.not_calibrated);

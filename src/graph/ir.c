@@ -53,6 +53,7 @@ ofr_ir *ofr_ir_free(ofr_ir *ir)
         free(ir->layers[i].data);
     }
     free(ir->layers);
+    free(ir->info);
     free(ir->name);
     free(ir);
     return NULL;
@@ -256,6 +257,16 @@ ofr_ir_value ofr_ir_i64s(ofr_ir *ir, const int64_t *values, size_t n)
 ofr_ir_value ofr_ir_i32s(ofr_ir *ir, const int32_t *values, size_t n)
 {
     return pooled(ir, OFR_IR_I32, OFR_IR_SHAPE((int64_t)n), values, n * sizeof *values);
+}
+
+ofr_ir_value ofr_ir_i32(ofr_ir *ir, int32_t value)
+{
+    return pooled(ir, OFR_IR_I32, (ofr_ir_shape){0}, &value, sizeof value);
+}
+
+ofr_ir_value ofr_ir_u8s(ofr_ir *ir, const void *bytes, size_t n)
+{
+    return pooled(ir, OFR_IR_U8, OFR_IR_SHAPE((int64_t)n), bytes, n);
 }
 
 ofr_ir_value ofr_ir_f32(ofr_ir *ir, float value)
@@ -604,4 +615,46 @@ void ofr_ir_assign(ofr_ir *ir, const char *variable, ofr_ir_value value)
     ir_layer *layer = add_layer(ir, "Assign", "opset6", NULL, "variable_id=\"%s\"", variable);
     input(layer, value);
     output(ir, layer, ofr_ir_type_of(ir, value), ofr_ir_shape_of(ir, value));
+}
+
+/* ---- operations of others ---- */
+
+void ofr_ir_operation(ofr_ir *ir, const char *type, const char *opset, const char *attributes,
+                      const ofr_ir_value *inputs, uint32_t n_inputs, const ofr_ir_output *outputs,
+                      uint32_t n_outputs, ofr_ir_value *ret_values)
+{
+    if (ir->result == 0 && (n_inputs > OFR_IR_MAX_INPUTS || n_outputs > OFR_IR_MAX_OUTPUTS))
+        ir->result = ofr_fail(&ir->error, OFR_EINTERNAL, "graph '%s': %s has %u inputs, %u outputs",
+                              ir->name, type, n_inputs, n_outputs);
+    ir_layer *layer = add_layer(ir, type, opset, NULL, "%s", attributes ? attributes : "");
+    for (uint32_t i = 0; i < n_inputs; i++)
+        input(layer, inputs[i]);
+    for (uint32_t i = 0; i < n_outputs; i++)
+        ret_values[i] = output(ir, layer, outputs[i].type, outputs[i].shape);
+}
+
+void ofr_ir_info(ofr_ir *ir, const char *name, const char *value)
+{
+    if (ir->result < 0)
+        return;
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    if (f) {
+        fprintf(f, "%s<%s value=\"", ir->info ? ir->info : "", name);
+        for (; *value; value++) {
+            if (*value == '<' || *value == '&' || *value == '"' || (unsigned char)*value < ' ')
+                fprintf(f, "&#%d;", *value);
+            else
+                fputc(*value, f);
+        }
+        fputs("\"/>\n", f);
+    }
+    if (!f || fclose(f) != 0) {
+        free(text);
+        ir->result = ofr_fail(&ir->error, OFR_ENOMEM, "graph '%s': out of memory", ir->name);
+        return;
+    }
+    free(ir->info);
+    ir->info = text;
 }

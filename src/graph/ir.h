@@ -1,6 +1,6 @@
 /* A small builder of OpenVINO IR (version 11): operations with their shapes, written as XML.
  *
- * Only what decoder graphs need. Each function adds one operation and returns its value; shapes are
+ * Only what our graphs need. Each function adds one operation and returns its value; shapes are
  * inferred here, so that a graph that does not fit together fails before anything is written. The
  * first failure sticks: later calls do nothing, ofr_ir_write returns it.
  *
@@ -17,7 +17,7 @@
 
 #include "base/status.h"
 
-enum { OFR_IR_MAX_RANK = 5, OFR_IR_MAX_INPUTS = 8, OFR_IR_MAX_OUTPUTS = 8, OFR_IR_DYNAMIC = -1 };
+enum { OFR_IR_MAX_RANK = 5, OFR_IR_MAX_INPUTS = 16, OFR_IR_MAX_OUTPUTS = 8, OFR_IR_DYNAMIC = -1 };
 
 /* X(symbol, name of a port's precision, name of an element type, bits) */
 #define OFR_IR_TYPE_TABLE(X)                                                                       \
@@ -26,9 +26,11 @@ enum { OFR_IR_MAX_RANK = 5, OFR_IR_MAX_INPUTS = 8, OFR_IR_MAX_OUTPUTS = 8, OFR_I
     X(OFR_IR_I4, "I4", "i4", 4)                                                                    \
     X(OFR_IR_U4, "U4", "u4", 4)                                                                    \
     X(OFR_IR_I8, "I8", "i8", 8)                                                                    \
+    X(OFR_IR_U8, "U8", "u8", 8)                                                                    \
     X(OFR_IR_I32, "I32", "i32", 32)                                                                \
     X(OFR_IR_I64, "I64", "i64", 64)                                                                \
-    X(OFR_IR_BOOLEAN, "BOOL", "boolean", 8)
+    X(OFR_IR_BOOLEAN, "BOOL", "boolean", 8)                                                        \
+    X(OFR_IR_STRING, "STRING", "string", 0) /* of inputs and results: no constant has it */
 enum ofr_ir_type {
 #define OFR_IR_TYPE_ENUM(symbol, precision, element, bits) symbol,
     OFR_IR_TYPE_TABLE(OFR_IR_TYPE_ENUM)
@@ -78,6 +80,8 @@ ofr_ir_value ofr_ir_tensor(ofr_ir *ir, const char *name, enum ofr_ir_type type, 
 ofr_ir_value ofr_ir_i64(ofr_ir *ir, int64_t value);                            /* scalar */
 ofr_ir_value ofr_ir_i64s(ofr_ir *ir, const int64_t *values, size_t n);         /* [n] */
 ofr_ir_value ofr_ir_i32s(ofr_ir *ir, const int32_t *values, size_t n);         /* [n] */
+ofr_ir_value ofr_ir_i32(ofr_ir *ir, int32_t value);                            /* scalar */
+ofr_ir_value ofr_ir_u8s(ofr_ir *ir, const void *bytes, size_t n);              /* [n], n > 0 */
 ofr_ir_value ofr_ir_f32(ofr_ir *ir, float value);                              /* scalar */
 ofr_ir_value ofr_ir_f32s(ofr_ir *ir, const float *values, ofr_ir_shape shape); /* row-major */
 
@@ -119,5 +123,17 @@ ofr_ir_value ofr_ir_attention(ofr_ir *ir, ofr_ir_value q, ofr_ir_value k, ofr_ir
 ofr_ir_value ofr_ir_read_value(ofr_ir *ir, const char *variable, ofr_ir_value initial,
                                ofr_ir_shape shape);
 void ofr_ir_assign(ofr_ir *ir, const char *variable, ofr_ir_value value);
+
+/* Any other operation, whose outputs nothing is inferred of. `type` and `opset` are static texts
+ * ("extension": of a library that the runtime has loaded), `attributes` is their XML or NULL. */
+typedef struct ofr_ir_output {
+    enum ofr_ir_type type;
+    ofr_ir_shape shape;
+} ofr_ir_output;
+void ofr_ir_operation(ofr_ir *ir, const char *type, const char *opset, const char *attributes,
+                      const ofr_ir_value *inputs, uint32_t n_inputs, const ofr_ir_output *outputs,
+                      uint32_t n_outputs, ofr_ir_value *ret_values);
+/* What the graph says of itself: `name` is an XML name, `value` any text that XML can hold. */
+void ofr_ir_info(ofr_ir *ir, const char *name, const char *value);
 
 #endif

@@ -91,13 +91,18 @@ static uint64_t elements(const int64_t *dims, uint32_t rank)
 
 /* ---- shapes ---- */
 
+static bool may_be_dynamic(const checker *c)
+{
+    return c->options->kind == OFR_IR_CHECK_STATEFUL || c->options->kind == OFR_IR_CHECK_TOKENIZER;
+}
+
 static void check_port(const checker *c, const ofr_ir_read_node *node, const ofr_ir_read_port *p,
                        bool is_output)
 {
     bool dynamic = false;
     for (uint32_t i = 0; i < p->rank; i++)
         dynamic |= p->dims[i] < 0;
-    if (dynamic && c->options->kind != OFR_IR_CHECK_STATEFUL)
+    if (dynamic && !may_be_dynamic(c))
         find(c, true, node, "%s %u has a dynamic dimension; an NPU takes static shapes only",
              is_output ? "output" : "input", p->id);
     if (p->rank > NPU_RANK_MAX)
@@ -119,10 +124,9 @@ static void check_port(const checker *c, const ofr_ir_read_node *node, const ofr
 /* A Parameter's shape as written, against its port. */
 static void check_parameter_shape(const checker *c, const ofr_ir_read_node *node)
 {
-    bool stateful = c->options->kind == OFR_IR_CHECK_STATEFUL;
     bool question = memchr(node->shape.at ? node->shape.at : "", '?', node->shape.size) != NULL ||
                     (node->shape.at && memmem(node->shape.at, node->shape.size, "-1", 2));
-    if (question && !stateful)
+    if (question && !may_be_dynamic(c))
         find(c, true, node, "the input's shape '%.*s' is dynamic; an NPU takes static shapes only",
              (int)(node->shape.size < 64 ? node->shape.size : 64), node->shape.at);
 }
@@ -304,9 +308,9 @@ static void check_constants(const checker *c)
             find(c, true, node, "%" PRIu64 " bytes for %" PRIu64 " elements of %u bits", size, n,
                  bits);
         if (size > c->options->binary_bytes || offset > c->options->binary_bytes - size)
-            find(c, true, node,
-                 "its bytes %" PRIu64 " to %" PRIu64 " are beyond the end of weights.bin", offset,
-                 offset + size);
+            find(c, true, node, "its bytes %" PRIu64 " to %" PRIu64 " are beyond the end of %s",
+                 offset, offset + size,
+                 c->options->kind == OFR_IR_CHECK_TOKENIZER ? "the file beside it" : "weights.bin");
     }
 }
 
@@ -338,6 +342,9 @@ int ofr_ir_check(const char *text, size_t size, const ofr_ir_check_options *opti
     if (r == 0) {
         check_shapes(&c);
         check_edges(&c);
+        check_constants(&c);
+    }
+    if (r == 0 && options->kind != OFR_IR_CHECK_TOKENIZER) {
         check_beams(&c);
         if (options->kind == OFR_IR_CHECK_STATEFUL)
             check_stateful_ends(&c);
@@ -345,7 +352,6 @@ int ofr_ir_check(const char *text, size_t size, const ofr_ir_check_options *opti
             check_operations(&c);
         check_weights(&c);
         check_zero_points(&c);
-        check_constants(&c);
     }
     free(c.source);
     free(c.owner);

@@ -14,6 +14,8 @@ enum ofr_ir_check_kind {
     OFR_IR_CHECK_FOLDED,   /* block_<T>_<S>.xml */
     OFR_IR_CHECK_WHOLE,    /* prefill_<T>.xml, decode.xml: beam_idx is [1] */
     OFR_IR_CHECK_STATEFUL, /* openvino_model.xml: batch and sequence are dynamic, beam_idx is [1] */
+    /* openvino_tokenizer.xml, openvino_detokenizer.xml: no NPU runs them; edges and constants. */
+    OFR_IR_CHECK_TOKENIZER,
 };
 
 typedef struct ofr_ir_finding {

@@ -26,6 +26,7 @@ struct ofr_ir {
     ofr_ir_pool *pool;
     ir_layer *layers;
     size_t n_layers, room;
+    char *info; /* text of the elements of rt_info, or NULL; owned */
     int result; /* of the first failure */
     ofr_error error;
 };

@@ -64,7 +64,10 @@ int ofr_ir_write(ofr_ir *ir, char **ret_text, size_t *ret_size, ofr_error *err)
                     layer->inputs[i].layer,
                     ir->layers[layer->inputs[i].layer].n_inputs + layer->inputs[i].output, to, i);
     }
-    fputs("</edges>\n</net>\n", f);
+    fputs("</edges>\n", f);
+    if (ir->info)
+        fprintf(f, "<rt_info>\n%s</rt_info>\n", ir->info);
+    fputs("</net>\n", f);
     int bad = ferror(f);
     if (fclose(f) != 0 || bad) {
         free(text);

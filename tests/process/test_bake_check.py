@@ -11,6 +11,8 @@ import tempfile
 from support import bake
 from support.bake import expect
 
+PACKAGE = os.environ.get("OFFERING_TEST_PACKAGE", "")
+
 
 def check(package, *options):
     done = subprocess.run([bake.BAKE, "--check", package, *options], capture_output=True, text=True, timeout=60,
@@ -96,6 +98,38 @@ CASES = [
 ]
 
 
+def check_tokenizer(work, package):
+    """Of a real package, where there is one: its files are links, but those that are changed."""
+    copy = os.path.join(work, "tokenizer")
+
+    def rewrite(name, content):
+        path = os.path.join(copy, name)
+        with open(path, "rb") as f:
+            text = f.read()
+        os.unlink(path)  # the package keeps its own
+        with open(path, "wb") as f:
+            f.write(content(text))
+
+    def changed(file, content):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(package, copy, copy_function=os.link)
+        for name in (file, "model.json"):
+            rewrite(name, content if name == file else lambda text: text)
+        sign(copy)
+        return judged(copy)
+
+    expect(judged(package)["ok"], "the package itself")
+    expect_error(changed("openvino_tokenizer.xml", lambda text: re.sub(rb"<edge [^>]*>", b"", text, count=1)),
+                 "openvino_tokenizer.xml", "", "comes from nowhere")
+    expect_error(changed("openvino_detokenizer.bin", lambda text: text[:len(text) // 2]),
+                 "openvino_detokenizer.xml", "Const", "beyond the end")
+    os.rename(os.path.join(copy, "openvino_detokenizer.bin"), os.path.join(copy, "openvino_detokenizer.old"))
+    rewrite("model.json", lambda text: text.replace(b'"openvino_detokenizer.bin"', b'"openvino_detokenizer.old"'))
+    sign(copy)
+    expect_error(judged(copy), "openvino_detokenizer.bin", "", "but not this")
+    shutil.rmtree(copy)
+
+
 def main():
     with tempfile.TemporaryDirectory() as work:
         source, package = os.path.join(work, "small.gguf"), os.path.join(work, "package")
@@ -125,6 +159,8 @@ def main():
         expect(done.returncode == 1 and "nowhere" in done.stderr, done)
         done = check(package, "--gguf", source)
         expect(done.returncode == 2, done)
+        if os.path.exists(os.path.join(PACKAGE, "openvino_tokenizer.xml")):
+            check_tokenizer(os.path.dirname(PACKAGE), PACKAGE)
 
 
 main()

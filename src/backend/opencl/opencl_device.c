@@ -72,7 +72,8 @@ static void read_capabilities(const ofr_opencl_api *api, ofr_opencl_device *devi
     }
     device->intel_subgroups =
         has_word(have, "cl_intel_required_subgroup_size") && has_word(have, "cl_intel_subgroups");
-    if (device->intel_subgroups && has_word(have, "cl_intel_subgroup_matrix_multiply_accumulate")) {
+    if (device->intel_subgroups && has_word(have, "cl_intel_subgroups_short") &&
+        has_word(have, "cl_intel_subgroup_matrix_multiply_accumulate")) {
         device->matrix_lanes = matrix_lanes(api, id);
     }
     device->byte_products = device->nvidia > 0 || has_word(have, "cl_khr_integer_dot_product");

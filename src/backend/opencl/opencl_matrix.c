@@ -9,7 +9,7 @@
 static const struct matrix_size {
     uint32_t tile_tokens, tile_lanes, item_tokens, item_lanes;
 } matrix_sizes[] = {
-    {64, 8, 32, 2}, {32, 8, 32, 2}, {128, 8, 32, 2}, {64, 8, 16, 4}, {64, 8, 32, 1},
+    {64, 8, 32, 2}, {32, 8, 32, 2}, {128, 8, 32, 2}, {64, 8, 16, 2}, {64, 8, 32, 1},
 };
 enum { N_SIZES = sizeof matrix_sizes / sizeof matrix_sizes[0] };
 
@@ -20,8 +20,8 @@ bool ofr_opencl_matrix_runs(const ofr_backend_session *session, const opencl_tun
 {
     const ofr_opencl_device *device = &session->device;
     if (device->matrix_lanes == 0 || t->gemm_units != 0 || t->item_tokens == 0 ||
-        t->item_rows == 0 || t->tile_tokens > 256 || t->tile_rows > 256 ||
-        t->item_tokens % 8 != 0 || t->item_rows % device->matrix_lanes != 0 ||
+        t->item_rows == 0 || t->tile_tokens == 0 || OPENCL_TILE_TOKENS_MAX % t->tile_tokens != 0 ||
+        t->tile_rows > 256 || t->item_tokens % 8 != 0 || t->item_rows % device->matrix_lanes != 0 ||
         t->tile_tokens % t->item_tokens != 0 || t->tile_rows % t->item_rows != 0) {
         return false;
     }

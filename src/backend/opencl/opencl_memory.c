@@ -419,6 +419,9 @@ static int make_record(ofr_backend_session *session, opencl_record *record, uint
     uint64_t n = session->options.max_batch_tokens > OPENCL_OUTPUT_ROWS
                      ? session->options.max_batch_tokens
                      : OPENCL_OUTPUT_ROWS;
+    if (session->device.matrix_lanes > 0) { /* its kernel reads whole tiles */
+        n = round_up(n, OPENCL_TILE_TOKENS_MAX);
+    }
     record->columns = columns;
     int result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE, n * columns, NULL,
                                         "activations", &record->values, err);

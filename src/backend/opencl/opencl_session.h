@@ -15,6 +15,7 @@ enum {
     OPENCL_PASS_HEADER = 16,   /* words */
     OPENCL_COUNT_IS = 1 << 31, /* "the number itself", see row_count in kernels/common.cl */
     OPENCL_WINDOWS_MAX = 256,
+    OPENCL_TILE_TOKENS_MAX = 256, /* of gemm, and a multiple of any */
     OPENCL_TOP_CHUNK = 2048,
     OPENCL_MAX_SPLITS = 64, /* of attention, kernels/attention.cl */
     OPENCL_STAGED_MAX = 32,

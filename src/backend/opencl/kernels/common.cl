@@ -113,7 +113,7 @@ inline int dot4_ss(uint a, uint s, int c)
     asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(s), "r"(c));
     return d;
 }
-#elif defined(__opencl_c_integer_dot_product_input_4x8bit_packed)
+#elif defined(__opencl_c_integer_dot_product_input_4x8bit_packed) && !defined(OFR_INTEL)
 inline int dot4_us(uint u, uint s, int c)
 {
     return c + dot_4x8packed_us_int(u, s);
@@ -122,7 +122,7 @@ inline int dot4_ss(uint a, uint s, int c)
 {
     return c + dot_4x8packed_ss_int(a, s);
 }
-#else
+#else /* Intel's compiler makes dp4a of this, and some versions lack what the header declares */
 inline int dot4_us(uint u, uint s, int c)
 {
     int4 p = convert_int4(as_uchar4(u)) * convert_int4(as_char4(s));

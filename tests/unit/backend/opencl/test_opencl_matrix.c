@@ -199,6 +199,8 @@ static const char declarations[] =
     "int8 OVERLOADED intel_sub_group_i8_i8_matrix_mad_k32(short8 a, int8 b, int8 acc)\n"
     "#endif\n"
     "{ return acc; }\n"
+    "uint OVERLOADED intel_sub_group_block_read(const global uint *p) { return *p; }\n"
+    "ushort OVERLOADED intel_sub_group_block_read_us(const global ushort *p) { return *p; }\n"
     "uint OVERLOADED get_sub_group_id(void) { return 0; }\n"
     "uint OVERLOADED get_sub_group_local_id(void) { return 0; }\n"
     "float OVERLOADED sub_group_broadcast(float x, uint lane) { return x; }\n";
@@ -241,17 +243,21 @@ static void it_compiles_as_the_extension_is_declared(void **state)
 static void devices_say_what_they_have(void **state)
 {
     (void)state;
-#define INTEL  "cl_khr_fp16 cl_intel_subgroups cl_intel_required_subgroup_size "
+#define OLDER  "cl_khr_fp16 cl_intel_subgroups cl_intel_required_subgroup_size "
+#define INTEL  OLDER "cl_intel_subgroups_short "
 #define MATRIX "cl_intel_subgroup_matrix_multiply_accumulate"
     static const struct {
         const char *extensions;
         size_t sizes[3], n_sizes;
         uint32_t lanes;
     } devices[] = {
-        {INTEL MATRIX, {8, 16, 32}, 3, 8},                            /* Xe-HPG */
-        {INTEL MATRIX, {16, 32}, 2, 16},                              /* Xe-HPC, Xe2 */
-        {INTEL MATRIX, {32}, 1, 0},        {INTEL MATRIX, {0}, 0, 0}, /* does not answer */
-        {INTEL, {8, 16, 32}, 3, 0},        {INTEL MATRIX "_tf32", {16, 32}, 2, 0},
+        {INTEL MATRIX, {8, 16, 32}, 3, 8}, /* Xe-HPG */
+        {INTEL MATRIX, {16, 32}, 2, 16},   /* Xe-HPC, Xe2 */
+        {INTEL MATRIX, {32}, 1, 0},
+        {INTEL MATRIX, {0}, 0, 0}, /* does not answer */
+        {INTEL, {8, 16, 32}, 3, 0},
+        {OLDER MATRIX, {8, 16, 32}, 3, 0},
+        {INTEL MATRIX "_tf32", {16, 32}, 2, 0},
         {MATRIX, {8, 16, 32}, 3, 0},
     };
     for (size_t i = 0; i < sizeof devices / sizeof devices[0]; i++) {

@@ -7,7 +7,7 @@
 
 enum {
     I8_ZERO = 128,
-    TILE_TOKENS = 3,
+    TILE_TOKENS = 6,
 };
 
 static bool supported(const ofr_cpu_features *features)

@@ -10,7 +10,7 @@
  *   step_i8(sum, u, s)        adds products of (u - 128 + I8_ZERO) and s to 32-bit lanes;
  *   step_bytes(sum, x, w)     adds products of x, + I8_ZERO, and signed w to 32-bit lanes;
  *   I8_ZERO                   the zero point that is still to be corrected for i8: 128 or 0;
- *   TILE_TOKENS               tokens that a gemm takes at once: 4 sums for each, in registers. */
+ *   TILE_TOKENS               tokens that a gemm takes at once, with 4 sums for each. */
 #ifndef OFR_BACKEND_CPU_KERNELS_YMM_H
 #define OFR_BACKEND_CPU_KERNELS_YMM_H
 

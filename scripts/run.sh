@@ -36,7 +36,7 @@ else
     gguf=$(find venv_offering/lib -name 'SmolLM2-135M-Instruct*.gguf' -print -quit 2>/dev/null)
     [[ -n $gguf ]] || fail "venv_offering has no SmolLM2 GGUF; remove venv_offering and run again"
     if compgen -G '/dev/accel/accel*' >/dev/null; then
-        step 3/4 "Baking $(basename "$gguf") to INT4 in $model, calibrated: a minute or two"
+        step 3/4 "Baking $(basename "$gguf") to INT4 in $model, calibrated: a minute with 16 cores, more with fewer"
         "$bin/bake_model" --gguf "$gguf" --output "$model"
     else
         # No NPU: the GGUF's own 4-bit weights, bit for bit, lose nothing.

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import unicodedata
 
-from support import hard_text, vocab_dump
+from support import gguf_fields, hard_text, vocab_dump
 
 try:
     import numpy as np
@@ -79,9 +79,8 @@ def compare(report, core, name, dump, work, may_differ=lambda text: False):
 
 
 def compare_rules(report, core, dump, work):
-    from gguf import GGUFReader
-    fields = GGUFReader(GGUF).fields
-    tokens, merges, types = (fields["tokenizer.ggml." + key].contents() for key in ("tokens", "merges", "token_type"))
+    fields = gguf_fields.read(GGUF)
+    tokens, merges, types = (fields["tokenizer.ggml." + key] for key in ("tokens", "merges", "token_type"))
     for rule in RULES:
         whole = rule in ("llama-bpe", "tekken")
         vocab_dump.write_dump(dump, "bpe", tokens, pre=rule, merges=merges, types=types,
@@ -118,6 +117,11 @@ def main():
             name = os.path.basename(path)[len("ggml-vocab-"):-len(".gguf")]
             may_differ = BYTE_TOKEN.search if name == "llama-spm" else lambda text: False
             report.check(name, "made", None, compare(report, core, name, dump, work, may_differ))
+            if name == "llama-spm":
+                for more, flags in ((" first", vocab_dump.PREFIX_FIRST),
+                                    (" unless", vocab_dump.PREFIX_FIRST | vocab_dump.PREFIX_UNLESS_SPACE)):
+                    vocab_dump.write_gguf_dump(path, dump, flags)
+                    report.check(name + more, "made", None, compare(report, core, name + more, dump, work, may_differ))
         compare_sentencepiece(report, core, dump, work)
     report.finish()
 

@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 
-from support import hard_text, vocab_dump
+from support import gguf_fields, hard_text, vocab_dump
 
 try:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
@@ -124,11 +124,10 @@ def dump_oracle(oracle, path, pre, flags):
 
 def oracle_of_gguf(path, stages, ignore_merges):
     """The library's tokenizer with a GGUF file's vocabulary: real sizes, real merges."""
-    from gguf import GGUFReader
-    fields = GGUFReader(path).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    types = fields["tokenizer.ggml.token_type"].contents()
-    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
+    fields = gguf_fields.read(path)
+    tokens = fields["tokenizer.ggml.tokens"]
+    types = fields["tokenizer.ggml.token_type"]
+    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     oracle = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(tokens)}, merges=merges,
                                   ignore_merges=ignore_merges))
     oracle.pre_tokenizer = pre_tokenizers.Sequence(
@@ -137,7 +136,7 @@ def oracle_of_gguf(path, stages, ignore_merges):
         added = [AddedToken(text, special=special, normalized=False)
                  for text, type_ in zip(tokens, types) if type_ == kind]
         (oracle.add_special_tokens if special else oracle.add_tokens)(added)
-    return oracle, fields["tokenizer.ggml.pre"].contents()
+    return oracle, fields["tokenizer.ggml.pre"]
 
 
 def compare_gguf_vocabularies(report, work, dump):

@@ -5,11 +5,14 @@ import subprocess
 import sys
 import tempfile
 
+from support import gguf_fields
+
 KINDS = {"bpe": 0, "spm": 1, "unigram": 2}
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 ADD_BOS, ADD_EOS, SPACE_PREFIX, REMOVE_EXTRA_WHITESPACES = 1, 2, 4, 8
 IGNORE_MERGES, BYTE_FALLBACK, SCORES, TYPES, NFC, NFKC, STRIP = 16, 32, 64, 128, 256, 512, 1024
+PREFIX_FIRST, PREFIX_UNLESS_SPACE = 2048, 4096
 
 
 def to_bytes(text):
@@ -37,17 +40,15 @@ def write_dump(path, kind, tokens, pre="", merges=(), scores=None, types=None, s
             out.write(bytes(strip))
 
 
-def write_gguf_dump(gguf_path, dump_path):
+def write_gguf_dump(gguf_path, dump_path, more_flags=0):
     """The vocabulary of a GGUF file, with the defaults that GGUF leaves implicit."""
-    from gguf import GGUFReader
-    fields = GGUFReader(gguf_path).fields
+    fields = gguf_fields.read(gguf_path)
 
     def get(name, default=None):
-        field = fields.get("tokenizer.ggml." + name)
-        return default if field is None else field.contents()
+        return fields.get("tokenizer.ggml." + name, default)
 
     kind = {"gpt2": "bpe", "llama": "spm", "t5": "unigram"}[get("model")]
-    flags = 0
+    flags = more_flags
     if get("add_bos_token", kind == "spm"):
         flags |= ADD_BOS
     if get("add_eos_token", kind == "unigram"):

@@ -137,6 +137,8 @@ static void fill(vocab_dump *dump, reader *from)
     vocab->add_bos = flags & VOCAB_DUMP_ADD_BOS;
     vocab->add_eos = flags & VOCAB_DUMP_ADD_EOS;
     vocab->add_space_prefix = flags & VOCAB_DUMP_SPACE_PREFIX;
+    vocab->prefix_first_only = flags & VOCAB_DUMP_PREFIX_FIRST;
+    vocab->prefix_unless_space = flags & VOCAB_DUMP_PREFIX_UNLESS_SPACE;
     vocab->remove_extra_whitespaces = flags & VOCAB_DUMP_REMOVE_EXTRA_WHITESPACES;
     vocab->ignore_merges = flags & VOCAB_DUMP_IGNORE_MERGES;
     vocab->byte_fallback = flags & VOCAB_DUMP_BYTE_FALLBACK;

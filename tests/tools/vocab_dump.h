@@ -21,6 +21,8 @@ enum vocab_dump_flags {
     VOCAB_DUMP_NFC = 1 << 8,
     VOCAB_DUMP_NFKC = 1 << 9,
     VOCAB_DUMP_STRIP = 1 << 10,
+    VOCAB_DUMP_PREFIX_FIRST = 1 << 11,
+    VOCAB_DUMP_PREFIX_UNLESS_SPACE = 1 << 12,
 };
 
 /* Reads `path`. *ret_vocab points into memory that vocab_dump_free frees. */

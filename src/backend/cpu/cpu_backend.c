@@ -358,7 +358,7 @@ static const ofr_backend table = {
     .forward = backend_forward,
     .describe = NULL,
     .handoff_bytes_copied = backend_copied,
-    .graph_kv_bytes = NULL,
+    .graph_kv_bytes = NULL, /* no graphs: kernels read the strips as they are */
     .close = backend_close,
 };
 

@@ -402,7 +402,7 @@ static const ofr_backend table = {
     .forward = backend_forward,
     .describe = backend_describe,
     .handoff_bytes_copied = backend_handoff,
-    .graph_kv_bytes = NULL,
+    .graph_kv_bytes = NULL, /* no graphs: kernels read the strips, or their mirror, as they are */
     .close = backend_close,
 };
 

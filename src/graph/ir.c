@@ -8,7 +8,7 @@
 
 #include "graph/ir_internal.h"
 
-enum { POOL_ALIGN = 8, LAYERS_MAX = 1 << 20 };
+enum { POOL_ALIGN = 8, POOL_SHARED_MAX = 64 << 10, LAYERS_MAX = 1 << 20 };
 
 static const struct {
     const char *precision, *element;
@@ -219,7 +219,8 @@ static ofr_ir_value pooled(ofr_ir *ir, enum ofr_ir_type type, ofr_ir_shape shape
                            size_t size)
 {
     ofr_ir_pool *pool = ir->pool;
-    size_t at = 0;
+    /* A vocabulary is not looked for: there is no other like it. */
+    size_t at = size > POOL_SHARED_MAX ? pool->size : 0;
     while (at + size <= pool->size && memcmp(pool->bytes + at, data, size) != 0)
         at += POOL_ALIGN;
     if (at + size > pool->size) {

@@ -52,7 +52,8 @@ typedef struct ofr_ir_value {
     uint32_t layer, output;
 } ofr_ir_value;
 
-/* Small constants, each stored once. `base` is where the pool lies in the binary file. */
+/* Constants; those of up to 64 KiB are stored once. `base` is where the pool lies in the binary
+ * file. */
 typedef struct ofr_ir_pool {
     uint8_t *bytes; /* owned */
     size_t size, room;

@@ -455,13 +455,13 @@ static void run_layers(ofr_backend_session *session)
         ofr_opencl_launch(session, ofr_opencl_model_step(session, OPENCL_MODEL_STEP_EMBED), 32,
                           divide_up(d, 32), n, 1);
     }
-    if (narrow) {
-        quantize(session, ofr_opencl_layer_step(session, 0, OPENCL_STEP_QUANTIZE_QKV), d, n);
-    }
     if (in_one_launch(session)) {
         ofr_opencl_token_launch(session, launch_has_head(session), false);
         note_progress(session, true, n_layers);
         return;
+    }
+    if (narrow) {
+        quantize(session, ofr_opencl_layer_step(session, 0, OPENCL_STEP_QUANTIZE_QKV), d, n);
     }
     for (uint32_t i = 0; i < n_layers && session->status == CL_SUCCESS; i++) {
         if (!session->dot) {

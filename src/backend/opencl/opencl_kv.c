@@ -209,7 +209,8 @@ static bool fetch_collected(ofr_backend_session *session, uint32_t slot, uint32_
     cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_COLLECT_ROWS);
     uint32_t first = (uint32_t)(from * kv->row_bytes / 4), n = (uint32_t)(bytes / 4);
     const ofr_opencl_api *api = session->api;
-    for (uint32_t i = 0; kernel != NULL && i < session->n_kv_windows; i++) {
+    uint32_t n_windows = ofr_opencl_token_collected(session) ? 0 : session->n_kv_windows;
+    for (uint32_t i = 0; kernel != NULL && i < n_windows; i++) {
         const opencl_kv_window *w = &session->kv_windows[i];
         uint32_t at = 2 * w->layer_begin * n;
         cl_int status = api->SetKernelArg(kernel, 0, sizeof(cl_mem), &w->buffer);

@@ -524,13 +524,20 @@ static void release(const ofr_backend_session *session, cl_mem buffer)
 void ofr_opencl_release_memory(ofr_backend_session *session)
 {
     const opencl_record *records[] = {&session->input, &session->attended, &session->gated};
-    cl_mem buffers[] = {
-        session->staging,    session->collected,  session->own_hidden,    session->stream,
-        session->branch,     session->token_plan, session->token_sync,    session->token_partial,
-        session->normed,     session->qkv,        session->attention,     session->mlp,
-        session->gathered,   session->logits,     session->logprobs,      session->partial,
-        session->counters,   session->pass,       session->top_values[0], session->top_values[1],
-        session->top_ids[0], session->top_ids[1], session->vectors};
+    cl_mem buffers[] = {session->staging,          session->collected,
+                        session->own_hidden,       session->stream,
+                        session->branch,           session->token_plan,
+                        session->token_sync,       session->token_partial,
+                        session->token_heads,      session->token_records[0],
+                        session->token_records[1], session->token_records[2],
+                        session->normed,           session->qkv,
+                        session->attention,        session->mlp,
+                        session->gathered,         session->logits,
+                        session->logprobs,         session->partial,
+                        session->counters,         session->pass,
+                        session->top_values[0],    session->top_values[1],
+                        session->top_ids[0],       session->top_ids[1],
+                        session->vectors};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         release(session, buffers[i]);
     }

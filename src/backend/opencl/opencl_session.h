@@ -235,9 +235,10 @@ struct ofr_backend_session {
     size_t stream_bytes;
 
     /* One token in one launch (opencl_token.c). */
-    cl_mem token_plan, token_sync, token_partial;
+    cl_mem token_plan, token_sync, token_heads, token_partial;
+    cl_mem token_records[3]; /* between steps: d_model, q_width, d_ff */
     uint32_t token_groups;   /* work-groups, all of which run at once; 0: not used */
-    uint32_t token_arrivals; /* of the launches so far, as the device counts them */
+    uint32_t token_tag;      /* of the next launch's first step */
     uint32_t token_fault;    /* fetched after a launch: work-groups waited in vain */
 
     /* The call that runs. */
@@ -350,6 +351,8 @@ int ofr_opencl_token_build(ofr_backend_session *session, ofr_error *err);
 cl_kernel ofr_opencl_token_step(ofr_backend_session *session);
 /* Starts it for the call's only token; rehearsal: without attention, whose KV is left alone. */
 void ofr_opencl_token_launch(ofr_backend_session *session, bool with_head, bool rehearsal);
+/* Whether that launch has put the call's new rows of K and V together in `collected`. */
+bool ofr_opencl_token_collected(const ofr_backend_session *session);
 /* After the queue is finished: false if work-groups waited in vain and the call is to be made
  * again; either way such launches are not used any more. */
 bool ofr_opencl_token_held(ofr_backend_session *session);
@@ -366,6 +369,8 @@ void ofr_opencl_note_time(ofr_backend_session *session, const char *name, uint64
 /* Generated from kernels/. */
 extern const char ofr_opencl_source_common[], ofr_opencl_source_plain[], ofr_opencl_source_rows[],
     ofr_opencl_source_attention[], ofr_opencl_source_quantize[], ofr_opencl_source_dot[],
-    ofr_opencl_source_matrix[], ofr_opencl_source_token[];
+    ofr_opencl_source_matrix[], ofr_opencl_source_token_exchange[],
+    ofr_opencl_source_token_products[], ofr_opencl_source_token_attention[],
+    ofr_opencl_source_token[];
 
 #endif

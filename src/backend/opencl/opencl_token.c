@@ -18,13 +18,19 @@ enum {
     PLAN_LAYER_WORDS,
     STEPS_OF_LAYER = 5,
     HEADS_MOST = 4,
-    SYNC_FAULT = 32,
-    SYNC_TRACE = 40, /* twice for each of TRACED steps */
+    SYNC_FAULT = 0,
+    SYNC_TRACE = 8, /* twice for each of TRACED steps */
     TRACED = 6,
-    SYNC_PAIRS = 64,
+    SYNC_WORDS = SYNC_TRACE + 2 * TRACED,
     WINDOWS = 4,
-    ARGUMENT_LAYERS = 5, /* then flags, epoch */
+    ARGUMENT_FLAGS = 6, /* then the tag */
+    FLAG_HEAD = 1,
+    FLAG_REHEARSAL = 2,
+    FLAG_HIDDEN = 4,
+    FLAG_ROWS = 8,
     LOCAL_BYTES_MOST = 47 << 10,
+    PACKETS_BYTES = 48, /* of a unit of a record */
+    STEP_PLAN_BYTES = 8 * PLAN_LAYER_WORDS + 2 * 7 * 48 + 6 * 16,
 };
 
 static uint32_t n_layers(const ofr_backend_session *session)
@@ -65,15 +71,15 @@ static uint32_t scratch_bytes(const ofr_backend_session *session, uint32_t gathe
 {
     const ofr_model_params *p = session->params;
     uint32_t columns = larger(larger(p->d_model, p->d_ff), session->q_width);
-    uint32_t attention = 4 * (2 * heads_at_once(session) * p->head_dim +
+    uint32_t attention = 4 * ((2 * heads_at_once(session) + 2) * p->head_dim +
                               gather * warps(session) * (p->head_dim + 2));
     return (larger(columns + columns / 32 * 8, attention) + 15) / 16 * 16;
 }
 
 static uint64_t local_bytes(const ofr_backend_session *session, uint32_t gather)
 {
-    return scratch_bytes(session, gather) + 256 * (uint64_t)waves(session) +
-           8 * (uint64_t)PLAN_LAYER_WORDS + 256;
+    return scratch_bytes(session, gather) + 256 * (uint64_t)waves(session) + STEP_PLAN_BYTES +
+           12 * (uint64_t)session->params->head_dim + 256;
 }
 
 static uint64_t local_limit(const ofr_backend_session *session)
@@ -98,7 +104,9 @@ static bool fits(const ofr_backend_session *session)
     return !session->normed_outputs && p->head_dim % 32 == 0 && session->n_windows <= WINDOWS &&
            session->n_kv_windows == 1 && n_layers(session) > 0 &&
            local_bytes(session, 1) <= local_limit(session) &&
-           session->tuning.token_items <= session->device.max_work_group;
+           session->tuning.token_items <= session->device.max_work_group &&
+           (session->device.warp != 32 || /* a warp keeps its tile's hidden state */
+            p->d_model / 32 <= session->token_groups * warps(session));
 }
 
 static uint32_t window_of(const ofr_backend_session *session, cl_mem buffer)
@@ -181,26 +189,34 @@ static bool uses_minima(const ofr_backend_session *session)
     return found;
 }
 
+enum { TOKEN_SOURCES = 4 };
+
 /* Without warps a work-item goes through whole heads: unrolled, such loops take minutes to compile.
  * Blanks the pragmas of a copy of the source; NULL: no memory. */
-static char *rolled_source(void)
+static char *rolled(const char *source)
 {
     static const char pragma[] = "#pragma unroll";
-    char *source = strdup(ofr_opencl_source_token);
-    for (char *at = source; at != NULL && (at = strstr(at, pragma)) != NULL;) {
+    char *copy = strdup(source);
+    for (char *at = copy; at != NULL && (at = strstr(at, pragma)) != NULL;) {
         memset(at, ' ', sizeof pragma - 1);
     }
-    return source;
+    return copy;
 }
 
 int ofr_opencl_token_build(ofr_backend_session *session, ofr_error *err)
 {
     const ofr_model_params *p = session->params;
     const opencl_tuning *t = &session->tuning;
-    char options[448], cap[48] = "", *rolled = session->device.warp == 32 ? NULL : rolled_source();
+    char options[448], cap[48] = "", *copies[TOKEN_SOURCES] = {NULL};
     uint32_t gather = gather_heads(session);
-    const char *sources[] = {ofr_opencl_source_common,
-                             rolled != NULL ? rolled : ofr_opencl_source_token};
+    const char *sources[1 + TOKEN_SOURCES] = {
+        ofr_opencl_source_common, ofr_opencl_source_token_exchange,
+        ofr_opencl_source_token_products, ofr_opencl_source_token_attention,
+        ofr_opencl_source_token};
+    for (uint32_t i = 0; session->device.warp != 32 && i < TOKEN_SOURCES; i++) {
+        copies[i] = rolled(sources[1 + i]);
+        sources[1 + i] = copies[i] != NULL ? copies[i] : sources[1 + i];
+    }
     if (p->attention_softcap != 0) {
         snprintf(cap, sizeof cap, " -DSOFTCAP=%ff", (double)p->attention_softcap);
     }
@@ -212,9 +228,11 @@ int ofr_opencl_token_build(ofr_backend_session *session, ofr_error *err)
              uses_minima(session) ? " -DHAS_MINIMA" : "",
              p->activation == OFR_ACTIVATION_GELU_TANH ? " -DGELU" : "", cap,
              session->profiled ? " -DTRACE" : "");
-    int result = ofr_opencl_program_build(&session->compiler, sources, 2, options,
+    int result = ofr_opencl_program_build(&session->compiler, sources, 1 + TOKEN_SOURCES, options,
                                           &session->programs[OPENCL_PROGRAM_TOKEN], err);
-    free(rolled);
+    for (uint32_t i = 0; i < TOKEN_SOURCES; i++) {
+        free(copies[i]);
+    }
     return result;
 }
 
@@ -223,15 +241,25 @@ static int make_buffers(ofr_backend_session *session, ofr_error *err)
     const ofr_model_params *p = session->params;
     uint32_t heads = heads_at_once(session);
     uint64_t pairs = (uint64_t)p->n_kv_heads * ((session->heads_per_group - 1) / heads + 1);
-    uint64_t sync = 4 * (SYNC_PAIRS + pairs);
-    int result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE, sync, NULL, "activations",
-                                        &session->token_sync, err);
-    if (result == 0) {
-        ofr_opencl_clear(session, session->token_sync, sync);
-        result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE,
-                                        pairs * OPENCL_MAX_SPLITS * heads * (p->head_dim + 2) *
-                                            sizeof(float),
-                                        NULL, "activations", &session->token_partial, err);
+    const struct {
+        cl_mem *ret_buffer;
+        uint64_t bytes;
+    } wanted[] = {
+        /* tags are 0 at first */
+        {&session->token_sync, 4 * SYNC_WORDS},
+        {&session->token_heads, 8 * (uint64_t)session->qkv_width},
+        {&session->token_partial, pairs * OPENCL_MAX_SPLITS * heads * (p->head_dim + 2) * 8},
+        {&session->token_records[0], PACKETS_BYTES * (uint64_t)(p->d_model / 32)},
+        {&session->token_records[1], PACKETS_BYTES * (uint64_t)(session->q_width / 32)},
+        {&session->token_records[2], PACKETS_BYTES * (uint64_t)(p->d_ff / 32)},
+    };
+    int result = 0;
+    for (size_t i = 0; result == 0 && i < sizeof wanted / sizeof wanted[0]; i++) {
+        result = ofr_opencl_make_buffer(session, CL_MEM_READ_WRITE, wanted[i].bytes, NULL,
+                                        "activations", wanted[i].ret_buffer, err);
+        if (result == 0) {
+            ofr_opencl_clear(session, *wanted[i].ret_buffer, wanted[i].bytes);
+        }
     }
     return result == 0 ? make_plan(session, err) : result;
 }
@@ -259,6 +287,7 @@ int ofr_opencl_token_prepare(ofr_backend_session *session, bool any_device, ofr_
         session->token_groups = 0;
         return any_device ? result : 0; /* its steps may compile all the same */
     }
+    session->token_tag = 1;
     ofr_opencl_token_launch(session, has_head(session), true);
     ofr_opencl_note(session, session->api->Finish(session->queue), "rehearsing a token");
     ofr_opencl_token_held(session);
@@ -281,6 +310,7 @@ cl_kernel ofr_opencl_token_step(ofr_backend_session *session)
     add_u32(&a, 0);
     add_buffer(&a, session->token_sync);
     add_buffer(&a, session->vectors);
+    add_u32(&a, session->layers[0].attention_norm);
     add_buffer(&a, session->pass);
     add_u32(&a, p->d_model);
     add_u32(&a, p->d_ff);
@@ -291,17 +321,14 @@ cl_kernel ofr_opencl_token_step(ofr_backend_session *session)
     add_f32(&a, ofr_scale_or_one(p->residual_scale));
     add_buffer(&a, session->kv_windows[0].buffer);
     add_u64(&a, session->kv_slot_stride);
+    add_buffer(&a, session->collected != NULL ? session->collected : session->kv_windows[0].buffer);
     add_buffer(&a, session->hidden);
-    add_buffer(&a, session->qkv);
     add_buffer(&a, session->logits);
+    add_buffer(&a, session->token_heads);
     add_buffer(&a, session->token_partial);
-    add_buffer(&a, session->input.values);
-    add_buffer(&a, session->input.scales);
-    add_buffer(&a, session->input.squares);
-    add_buffer(&a, session->attended.values);
-    add_buffer(&a, session->attended.scales);
-    add_buffer(&a, session->gated.values);
-    add_buffer(&a, session->gated.scales);
+    for (uint32_t i = 0; i < 3; i++) {
+        add_buffer(&a, session->token_records[i]);
+    }
     return a.kernel;
 }
 
@@ -334,27 +361,39 @@ static void note_steps(ofr_backend_session *session, uint64_t launch_ns)
     }
 }
 
+static bool collects_rows(const ofr_backend_session *session)
+{
+    return session->collected != NULL &&
+           2 * n_layers(session) * session->options.kv_layout.row_bytes <= OPENCL_STAGING_BYTES;
+}
+
+bool ofr_opencl_token_collected(const ofr_backend_session *session)
+{
+    return session->token_groups > 0 && session->n_tokens == 1 && collects_rows(session);
+}
+
 void ofr_opencl_token_launch(ofr_backend_session *session, bool with_head, bool rehearsal)
 {
     cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_TOKEN);
-    uint32_t flags = (with_head ? 1U : 0U) | (rehearsal ? 2U : 0U);
+    uint32_t flags = (with_head ? FLAG_HEAD : 0U) | (rehearsal ? FLAG_REHEARSAL : 0U) |
+                     (with_head || rehearsal ? 0U : FLAG_HIDDEN) |
+                     (rehearsal || !collects_rows(session) ? 0U : FLAG_ROWS);
     if (kernel == NULL || session->status != CL_SUCCESS) {
         return;
     }
     const ofr_opencl_api *api = session->api;
-    ofr_opencl_note(session, api->SetKernelArg(kernel, ARGUMENT_LAYERS + 1, sizeof flags, &flags),
+    ofr_opencl_note(session, api->SetKernelArg(kernel, ARGUMENT_FLAGS, sizeof flags, &flags),
                     "setting a kernel's arguments");
     ofr_opencl_note(session,
-                    api->SetKernelArg(kernel, ARGUMENT_LAYERS + 2, sizeof session->token_arrivals,
-                                      &session->token_arrivals),
+                    api->SetKernelArg(kernel, ARGUMENT_FLAGS + 1, sizeof session->token_tag,
+                                      &session->token_tag),
                     "setting a kernel's arguments");
     uint64_t launch_ns = ofr_opencl_launch(session, kernel, session->tuning.token_items,
                                            session->token_groups, 1, 1);
     if (session->profiled && !rehearsal) {
         note_steps(session, launch_ns);
     }
-    session->token_arrivals +=
-        session->token_groups * (n_layers(session) * STEPS_OF_LAYER + (with_head ? 1 : 0));
+    session->token_tag += n_layers(session) * STEPS_OF_LAYER + 2;
     size_t bytes = sizeof session->token_fault;
     char *staged = ofr_opencl_stage(session, &session->token_fault, bytes, bytes, 1);
     void *to = staged != NULL ? (void *)staged : &session->token_fault;

@@ -95,7 +95,11 @@ static bool gemm_runs(const ofr_backend_session *session, const gemm_size *size)
 /* Of the sources that sizes matter to. */
 static int sources_key(char key[OFR_SHA256_HEX_SIZE])
 {
-    const char *const texts[] = {ofr_opencl_source_dot, ofr_opencl_source_matrix,
+    const char *const texts[] = {ofr_opencl_source_dot,
+                                 ofr_opencl_source_matrix,
+                                 ofr_opencl_source_token_exchange,
+                                 ofr_opencl_source_token_products,
+                                 ofr_opencl_source_token_attention,
                                  ofr_opencl_source_token};
     ofr_sha256 sha = {0};
     int result = ofr_sha256_init(&sha, NULL);

@@ -18,6 +18,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+#include "backend/cpu/kernels_zmm.h"
+
 enum {
     STEP = 32,         /* columns */
     LINE = 64,         /* bytes of a row of a tile */
@@ -72,33 +74,6 @@ static void prepare(const float *x, const ofr_cpu_activations *a, size_t row)
     }
 }
 
-/* Transposes 16 x 16 lanes of 32 bits. */
-INLINE void transpose(__m512i m[16])
-{
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 4) {
-        __m512i a = _mm512_unpacklo_epi32(m[i], m[i + 1]);
-        __m512i b = _mm512_unpackhi_epi32(m[i], m[i + 1]);
-        __m512i c = _mm512_unpacklo_epi32(m[i + 2], m[i + 3]);
-        __m512i d = _mm512_unpackhi_epi32(m[i + 2], m[i + 3]);
-        t[i] = _mm512_unpacklo_epi64(a, c);
-        t[i + 1] = _mm512_unpackhi_epi64(a, c);
-        t[i + 2] = _mm512_unpacklo_epi64(b, d);
-        t[i + 3] = _mm512_unpackhi_epi64(b, d);
-    }
-    /* t[4 j + i] holds in its part p column 4 p + i of rows 4 j to 4 j + 3 */
-    for (int i = 0; i < 4; i++) {
-        __m512i a = _mm512_shuffle_i32x4(t[i], t[4 + i], 0x88);
-        __m512i b = _mm512_shuffle_i32x4(t[i], t[4 + i], 0xdd);
-        __m512i c = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0x88);
-        __m512i d = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0xdd);
-        m[i] = _mm512_shuffle_i32x4(a, c, 0x88);
-        m[8 + i] = _mm512_shuffle_i32x4(a, c, 0xdd);
-        m[4 + i] = _mm512_shuffle_i32x4(b, d, 0x88);
-        m[12 + i] = _mm512_shuffle_i32x4(b, d, 0xdd);
-    }
-}
-
 static void finish(const ofr_cpu_activations *a, size_t row, uint32_t n)
 {
     for (size_t block = row / BLOCK_TOKENS; block * BLOCK_TOKENS < row + n; block++) {
@@ -108,7 +83,7 @@ static void finish(const ofr_cpu_activations *a, size_t row, uint32_t n)
             for (int i = 0; i < 16; i++) {
                 m[i] = _mm512_load_si512(tile + i * LINE);
             }
-            transpose(m);
+            transpose16(m);
             for (int i = 0; i < 16; i++) {
                 _mm512_store_si512(tile + i * LINE, m[i]);
             }
@@ -298,7 +273,7 @@ static void store_turned(const block_sums sums, uint32_t tokens, float *y, size_
         for (int i = 0; i < 16; i++) {
             m[i] = _mm512_load_si512(sums[half] + 16 * i);
         }
-        transpose(m);
+        transpose16(m);
         for (uint32_t i = 0; i < 16; i++) {
             if (first + i < tokens) {
                 _mm512_storeu_si512(y + (first + i) * y_stride + half % 2 * 16, m[i]);

@@ -39,17 +39,12 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
     float *scales = a->scales + row * a->group_stride;
     float *sums = a->sums + row * a->group_stride;
     for (uint32_t g = 0; g < a->n_groups; g++, x += OFR_CPU_ACTIVATION_GROUP) {
-        __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
-        float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x0), _mm512_abs_ps(x1)));
-        /* |x| <= top: rounding cannot leave -127 .. 127 unless 127 / top overflows. */
-        __m512 inverse = _mm512_set1_ps(top > OFR_CPU_SCALE_TINY ? 127 / top : 0);
-        __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse));
-        __m512i q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
-        scales[g] = top / 127;
-        sums[g] = scales[g] * (float)_mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+        __m512i q[2];
+        scales[g] = quantize_group(x, q);
+        sums[g] = scales[g] * (float)_mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
         __m128i *to = (__m128i *)(void *)(values + (size_t)g * OFR_CPU_ACTIVATION_GROUP);
-        _mm_storeu_si128(to, _mm512_cvtsepi32_epi8(q0));
-        _mm_storeu_si128(to + 1, _mm512_cvtsepi32_epi8(q1));
+        _mm_storeu_si128(to, _mm512_cvtsepi32_epi8(q[0]));
+        _mm_storeu_si128(to + 1, _mm512_cvtsepi32_epi8(q[1]));
     }
     ofr_cpu_clear_padding(a, row);
     for (size_t k = 0; a->split && k < a->columns; k += OFR_CPU_SPLIT_BLOCK) {

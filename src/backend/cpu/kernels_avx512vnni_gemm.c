@@ -13,7 +13,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#include "backend/cpu/kernels_zmm_transpose.h"
+#include "backend/cpu/kernels_zmm.h"
 
 enum {
     ROWS = OFR_CPU_GEMM_ROWS,
@@ -37,17 +37,12 @@ static void prepare(const float *x, const ofr_cpu_activations *a, size_t row)
     int8_t *values = a->values + row * a->value_stride;
     float *scales = a->scales + row * a->group_stride, *sums = a->sums + row * a->group_stride;
     for (uint32_t g = 0; g < a->n_groups; g++, x += GROUP) {
-        __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
-        float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x0), _mm512_abs_ps(x1)));
-        /* |x| <= top: rounding cannot leave -127 .. 127 unless 127 / top overflows. */
-        __m512 inverse = _mm512_set1_ps(top > OFR_CPU_SCALE_TINY ? 127 / top : 0);
-        __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse));
-        __m512i q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
-        scales[g] = top / 127;
+        __m512i q[2];
+        scales[g] = quantize_group(x, q);
         if (a->minima) {
-            sums[g] = scales[g] * (float)_mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+            sums[g] = scales[g] * (float)_mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
         }
-        __m128i low = _mm512_cvtsepi32_epi8(q0), high = _mm512_cvtsepi32_epi8(q1);
+        __m128i low = _mm512_cvtsepi32_epi8(q[0]), high = _mm512_cvtsepi32_epi8(q[1]);
         if (a->split) {
             __m128i l = _mm_shuffle_epi8(low, evens_first), h = _mm_shuffle_epi8(high, evens_first);
             low = _mm_unpacklo_epi64(l, h);

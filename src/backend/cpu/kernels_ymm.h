@@ -26,49 +26,62 @@ enum {
     SLICE = 512, /* columns: 32 rows of them, as bytes, stay in the first-level cache */
 };
 
+/* A group of activations in -127 .. 127, in 32-bit lanes; returns its scale. */
+INLINE float quantize_group(const float *x, __m256i ret_q[4])
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 part[4], largest = _mm256_setzero_ps();
+    for (uint32_t i = 0; i < 4; i++) {
+        part[i] = _mm256_loadu_ps(x + 8 * i);
+        largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, part[i]));
+    }
+    float top = max_lanes(largest);
+    __m256 inverse = _mm256_set1_ps(top > OFR_CPU_SCALE_TINY ? 127 / top : 0);
+    for (uint32_t i = 0; i < 4; i++) {
+        ret_q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(part[i], inverse));
+    }
+    return top / 127;
+}
+
+/* The same as bytes; split: the 16 even ones, then the odd ones. */
+INLINE __m256i bytes_of_group(const __m256i q[4], bool split)
+{
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i evens_first = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+    __m256i bytes = _mm256_permutevar8x32_epi32(
+        _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3])), order);
+    /* within 16 bytes, then the eights of even values before those of odd ones */
+    return split ? _mm256_permute4x64_epi64(_mm256_shuffle_epi8(bytes, evens_first), 0xd8) : bytes;
+}
+
+INLINE float sum_of_group(const __m256i q[4])
+{
+    return add_lanes(_mm256_cvtepi32_ps(
+        _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]))));
+}
+
 static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
 {
-    const __m128i pairs = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-    const __m256 sign = _mm256_set1_ps(-0.0f);
     int8_t *values = a->values + row * a->value_stride;
     float *scales = a->scales + row * a->group_stride;
     float *sums = a->sums + row * a->group_stride;
     if (a->split) {
         memset(values, 0, a->value_stride); /* the padding of both halves of the last block */
     }
-    for (uint32_t g = 0; g < a->n_groups; g++) {
-        const float *group = x + (size_t)g * OFR_CPU_ACTIVATION_GROUP;
-        __m256 largest = _mm256_setzero_ps();
-        for (uint32_t i = 0; i < OFR_CPU_ACTIVATION_GROUP; i += 8) {
-            largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, _mm256_loadu_ps(group + i)));
-        }
-        float top = max_lanes(largest);
-        __m256 inverse = _mm256_set1_ps(top > OFR_CPU_SCALE_TINY ? 127 / top : 0);
-        __m256i total = _mm256_setzero_si256();
+    for (uint32_t g = 0; g < a->n_groups; g++, x += OFR_CPU_ACTIVATION_GROUP) {
+        __m256i q[4];
+        scales[g] = quantize_group(x, q);
+        sums[g] = scales[g] * sum_of_group(q);
         int8_t *out = values + ofr_cpu_group_offset(a, g);
-        for (uint32_t i = 0; i < OFR_CPU_ACTIVATION_GROUP; i += 16) {
-            __m256i q0 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(group + i), inverse));
-            __m256i q1 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(group + i + 8), inverse));
-            total = _mm256_add_epi32(total, _mm256_add_epi32(q0, q1));
-            __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(q0, q1), 0xd8);
-            __m128i bytes =
-                _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-            if (a->split) {
-                bytes = _mm_shuffle_epi8(bytes, pairs);
-                _mm_storel_epi64((void *)(out + i / 2), bytes);
-                _mm_storel_epi64((void *)(out + i / 2 + OFR_CPU_SPLIT_BLOCK / 2),
-                                 _mm_srli_si128(bytes, 8));
-            } else {
-                _mm_storeu_si128((void *)(out + i), bytes);
-            }
+        __m256i bytes = bytes_of_group(q, a->split);
+        if (a->split) {
+            _mm_storeu_si128((void *)out, _mm256_castsi256_si128(bytes));
+            _mm_storeu_si128((void *)(out + OFR_CPU_SPLIT_BLOCK / 2),
+                             _mm256_extracti128_si256(bytes, 1));
+        } else {
+            _mm256_storeu_si256((void *)out, bytes);
         }
-        int32_t lanes[8], sum = 0;
-        _mm256_storeu_si256((void *)lanes, total);
-        for (int i = 0; i < 8; i++) {
-            sum += lanes[i];
-        }
-        scales[g] = top / 127;
-        sums[g] = scales[g] * (float)sum;
     }
     size_t groups = a->group_stride - a->n_groups;
     memset(scales + a->n_groups, 0, groups * sizeof *scales);

@@ -23,40 +23,17 @@ typedef struct int8_tile {
 /* As `quantize`, in the gemm's format. */
 static void prepare(const float *x, const ofr_cpu_activations *a, size_t row)
 {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    const __m256i evens_first = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     const __m256i zero_point = _mm256_set1_epi8(a->split || I8_ZERO != 0 ? -128 : 0);
     int8_t *values = a->values + row * a->value_stride;
     float *scales = a->scales + row * a->group_stride, *sums = a->sums + row * a->group_stride;
     for (uint32_t g = 0; g < a->n_groups; g++, x += OFR_CPU_ACTIVATION_GROUP) {
-        __m256 part[4], largest = _mm256_setzero_ps();
-        for (uint32_t i = 0; i < 4; i++) {
-            part[i] = _mm256_loadu_ps(x + 8 * i);
-            largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, part[i]));
-        }
-        float top = max_lanes(largest);
-        __m256 inverse = _mm256_set1_ps(top > OFR_CPU_SCALE_TINY ? 127 / top : 0);
         __m256i q[4];
-        for (uint32_t i = 0; i < 4; i++) {
-            q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(part[i], inverse));
-        }
-        scales[g] = top / 127;
+        scales[g] = quantize_group(x, q);
         if (a->minima) {
-            __m256i sum =
-                _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-            sums[g] = scales[g] * add_lanes(_mm256_cvtepi32_ps(sum));
-        }
-        __m256i bytes = _mm256_permutevar8x32_epi32(
-            _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3])),
-            order);
-        if (a->split) { /* within 16 bytes, then the eights of even values before those of odd ones
-                         */
-            bytes = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(bytes, evens_first), 0xd8);
+            sums[g] = scales[g] * sum_of_group(q);
         }
         _mm256_storeu_si256((void *)(values + (size_t)g * OFR_CPU_ACTIVATION_GROUP),
-                            _mm256_xor_si256(bytes, zero_point));
+                            _mm256_xor_si256(bytes_of_group(q, a->split), zero_point));
     }
 }
 

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "backend/cpu/kernels.h"
-#include "backend/cpu/kernels_zmm_transpose.h"
+#include "backend/cpu/kernels_zmm.h"
 
 enum { PREFETCH_KEYS = OFR_CPU_KEY_BLOCK };
 

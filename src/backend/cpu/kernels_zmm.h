@@ -1,10 +1,11 @@
-/* 16 x 16 lanes of 32 bits turned by shuffles: gathers take several times as long. The including
- * file defines INLINE before. */
-#ifndef OFR_BACKEND_CPU_KERNELS_ZMM_TRANSPOSE_H
-#define OFR_BACKEND_CPU_KERNELS_ZMM_TRANSPOSE_H
+/* What all 512-bit kernel files share. The including file defines INLINE before. */
+#ifndef OFR_BACKEND_CPU_KERNELS_ZMM_H
+#define OFR_BACKEND_CPU_KERNELS_ZMM_H
 
 #include <immintrin.h>
 #include <stddef.h>
+
+#include "backend/cpu/kernels.h"
 
 /* The first n lanes. */
 INLINE __mmask16 tail16(size_t n)
@@ -12,7 +13,19 @@ INLINE __mmask16 tail16(size_t n)
     return (__mmask16)(n >= 16 ? 0xffffU : (1U << n) - 1);
 }
 
-/* r[i] = lane i of every r. */
+/* A group of activations in -127 .. 127, in 32-bit lanes; returns its scale. */
+INLINE float quantize_group(const float *x, __m512i ret_q[2])
+{
+    __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
+    float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x0), _mm512_abs_ps(x1)));
+    /* |x| <= top: rounding cannot leave -127 .. 127 unless 127 / top overflows. */
+    __m512 inverse = _mm512_set1_ps(top > OFR_CPU_SCALE_TINY ? 127 / top : 0);
+    ret_q[0] = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse));
+    ret_q[1] = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
+    return top / 127;
+}
+
+/* r[i] = lane i of every r. By shuffles: gathers take several times as long. */
 INLINE void transpose16(__m512i r[16])
 {
     __m512i t[16];

@@ -168,6 +168,15 @@ ov_status_e ov_core_compile_model_props(const ov_core_t *core, const ov_model_t 
     *compiled = made;
     return OK;
 }
+ov_status_e ov_core_set_properties(const ov_core_t *core, const char *device, const size_t n,
+                                   const ov_property_t *properties)
+{
+    (void)core;
+    (void)device;
+    (void)n;
+    (void)properties;
+    return OK;
+}
 ov_status_e ov_core_import_model(const ov_core_t *core, const char *content, const size_t size,
                                  const char *device, ov_compiled_model_t **compiled)
 {

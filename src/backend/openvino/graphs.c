@@ -64,7 +64,7 @@ static int compile_or_import(ofr_backend_session *session, const ofr_ov_compile 
     int r = OFR_ENOENT;
     if (directory && cache_key(session, what, key, NULL) == 0 &&
         ofr_blob_cache_get(directory, key, &blob, &size, NULL) == 0) {
-        r = ofr_ov_graph_import(session->ov, what->device, what->name, blob, size, ret_graph, NULL);
+        r = ofr_ov_graph_import(session->ov, what, blob, size, ret_graph, NULL);
         session->figures.graphs_from_cache += r == 0;
     }
     if (r < 0) {

@@ -25,6 +25,7 @@ enum { PORTS_MAX = 256, IMPORTS_MAX = 8, NAME_MAX_ = 64 };
     X(ov_core_read_model_from_memory_buffer)                                                       \
     X(ov_core_compile_model_props)                                                                 \
     X(ov_core_import_model)                                                                        \
+    X(ov_core_set_properties)                                                                      \
     X(ov_core_get_default_context)                                                                 \
     X(ov_remote_context_create_tensor_props)                                                       \
     X(ov_remote_context_free)                                                                      \
@@ -369,13 +370,30 @@ int ofr_ov_graph_compile(ofr_ov *ov, const ofr_ov_compile *what, ofr_ov_graph **
     return r < 0 ? r : make_graph(ov, what->device, what->name, compiled, ret_graph, err);
 }
 
-int ofr_ov_graph_import(ofr_ov *ov, const char *device, const char *name, void *blob,
-                        size_t blob_size, ofr_ov_graph **ret_graph, ofr_error *err)
+/* Importing takes no options of its own, but those of the device. Without them a plug-in uses its
+ * defaults: bf16 on a CPU that has it, and all cores. */
+static ov_status_e import_with_options(ofr_ov *ov, const ofr_ov_compile *what, const void *blob,
+                                       size_t blob_size, ov_compiled_model_t **ret_compiled)
+{
+    ov_property_t properties[OFR_OV_PROPERTIES_MAX];
+    if (what->n_options > OFR_OV_PROPERTIES_MAX)
+        return INVALID_C_PARAM;
+    for (size_t i = 0; i < what->n_options; i++)
+        properties[i] = (ov_property_t){what->options[i].key, what->options[i].value};
+    ov_status_e status =
+        ov->ov_core_set_properties(ov->core, what->device, what->n_options, properties);
+    return status == OK
+               ? ov->ov_core_import_model(ov->core, blob, blob_size, what->device, ret_compiled)
+               : status;
+}
+
+int ofr_ov_graph_import(ofr_ov *ov, const ofr_ov_compile *what, void *blob, size_t blob_size,
+                        ofr_ov_graph **ret_graph, ofr_error *err)
 {
     ov_compiled_model_t *compiled = NULL;
-    ov_status_e status = ov->ov_core_import_model(ov->core, blob, blob_size, device, &compiled);
-    int r = status == OK ? make_graph(ov, device, name, compiled, ret_graph, err)
-                         : fail_status(ov, OFR_EDEVICE, status, err, "cannot import", name);
+    ov_status_e status = import_with_options(ov, what, blob, blob_size, &compiled);
+    int r = status == OK ? make_graph(ov, what->device, what->name, compiled, ret_graph, err)
+                         : fail_status(ov, OFR_EDEVICE, status, err, "cannot import", what->name);
     if (r < 0)
         free(blob);
     else

@@ -55,10 +55,10 @@ typedef struct ofr_ov_compile {
 } ofr_ov_compile;
 int ofr_ov_graph_compile(ofr_ov *ov, const ofr_ov_compile *what, ofr_ov_graph **ret_graph,
                          ofr_error *err);
-/* Likewise from what ofr_ov_graph_export wrote. Takes over `blob`, which is malloc'ed, also on
- * error: plug-ins use constants in it in place. */
-int ofr_ov_graph_import(ofr_ov *ov, const char *device, const char *name, void *blob,
-                        size_t blob_size, ofr_ov_graph **ret_graph, ofr_error *err);
+/* Likewise from what ofr_ov_graph_export wrote; of `what` device, name and options count. Takes
+ * over `blob`, which is malloc'ed, also on error: plug-ins use constants in it in place. */
+int ofr_ov_graph_import(ofr_ov *ov, const ofr_ov_compile *what, void *blob, size_t blob_size,
+                        ofr_ov_graph **ret_graph, ofr_error *err);
 int ofr_ov_graph_export(const ofr_ov_graph *graph, const char *path, ofr_error *err);
 ofr_ov_graph *ofr_ov_graph_free(ofr_ov_graph *graph); /* accepts NULL */
 

@@ -41,6 +41,11 @@ static bool has(const builder *b, uint32_t flag)
     return (b->vocab->header->flags & flag) != 0;
 }
 
+static int out_of_memory(ofr_error *err)
+{
+    return ofr_fail(err, OFR_ENOMEM, "tokenizer graph: out of memory");
+}
+
 static ofr_ir_value text_constant(ofr_ir *ir, const char *text)
 {
     return ofr_ir_u8s(ir, text, strlen(text));
@@ -118,7 +123,7 @@ static int split_specials(const builder *b, texts *t, ofr_error *err)
 {
     char *pattern = special_pattern(b->vocab);
     if (!pattern)
-        return ofr_fail(err, OFR_ENOMEM, "tokenizer graph: out of memory");
+        return out_of_memory(err);
     if (pattern[0]) {
         ofr_ir_value in[] = {t->rows[0],       t->rows[1],        t->strings[BEGINS],
                              t->strings[ENDS], t->strings[BYTES], text_constant(b->ir, pattern)};
@@ -157,6 +162,18 @@ static void replace(const builder *b, texts *t, const char *pattern, const char 
     normalize(b, t, "RegexNormalization", "global_replace=\"true\"", constants, 2);
 }
 
+/* Unicode's normal form. */
+static void compose(const builder *b, texts *t, const char *form)
+{
+    char attributes[192];
+    snprintf(attributes, sizeof attributes,
+             "add_dummy_prefix=\"false\" remove_extra_whitespaces=\"false\" "
+             "escape_whitespaces=\"false\" normalization_form=\"%s\" case_fold=\"false\" "
+             "nmt=\"false\"",
+             form);
+    normalize(b, t, "CharsMapNormalization", attributes, NULL, 0);
+}
+
 /* The mark before a text that does not begin with a special token. */
 static int prefix_first(const builder *b, texts *t, const char *unless, ofr_error *err)
 {
@@ -175,7 +192,7 @@ static int prefix_first(const builder *b, texts *t, const char *unless, ofr_erro
     }
     if (!f || fclose(f) != 0) {
         free(pattern);
-        return ofr_fail(err, OFR_ENOMEM, "tokenizer graph: out of memory");
+        return out_of_memory(err);
     }
     replace(b, t, pattern, SPACE_MARK);
     free(pattern);
@@ -231,7 +248,7 @@ static int merge(const builder *b, const texts *t, ofr_ir_value *ret_ids, ofr_er
     const ofr_vocab_texts *encoded = &b->vocab->encoded;
     int32_t *room = malloc((b->vocab->n_merges + 1) * sizeof *room);
     if (!room)
-        return ofr_fail(err, OFR_ENOMEM, "tokenizer graph: out of memory");
+        return out_of_memory(err);
     ofr_ir_value in[14] = {t->rows[0], t->rows[1], t->strings[BEGINS], t->strings[ENDS],
                            t->strings[BYTES]};
     vocab_constants(b->ir, encoded, b->vocab->header->n_tokens, in + 5);
@@ -242,13 +259,12 @@ static int merge(const builder *b, const texts *t, ofr_ir_value *ret_ids, ofr_er
     }
     free(room);
     const ofr_ir_output out[] = {ANY_I32, ANY_I32, ANY_I32};
-    ofr_ir_operation(b->ir, "BPETokenizer", "extension",
-                     b->vocab->escaped
-                         ? "unk_token=\"\" fuse_unk=\"false\" suffix_indicator=\"\" "
-                           "end_suffix=\"\" byte_fallback=\"true\" cache_capacity=\"20000\""
-                         : "unk_token=\"\" fuse_unk=\"false\" suffix_indicator=\"\" "
-                           "end_suffix=\"\" byte_fallback=\"false\" cache_capacity=\"20000\"",
-                     in, 14, out, 3, ret_ids);
+    char attributes[160];
+    snprintf(attributes, sizeof attributes,
+             "unk_token=\"\" fuse_unk=\"false\" suffix_indicator=\"\" end_suffix=\"\" "
+             "byte_fallback=\"%s\" cache_capacity=\"20000\"",
+             b->vocab->escaped ? "true" : "false");
+    ofr_ir_operation(b->ir, "BPETokenizer", "extension", attributes, in, 14, out, 3, ret_ids);
     return 0;
 }
 
@@ -348,15 +364,7 @@ static int encode(const builder *b, ofr_error *err)
     if (r == 0)
         r = split_specials(b, &t, err);
     if (has(b, OFR_TOKENIZER_FLAG_NFC | OFR_TOKENIZER_FLAG_NFKC))
-        normalize(b, &t, "CharsMapNormalization",
-                  has(b, OFR_TOKENIZER_FLAG_NFKC)
-                      ? "add_dummy_prefix=\"false\" remove_extra_whitespaces=\"false\" "
-                        "escape_whitespaces=\"false\" normalization_form=\"nfkc\" "
-                        "case_fold=\"false\" nmt=\"false\""
-                      : "add_dummy_prefix=\"false\" remove_extra_whitespaces=\"false\" "
-                        "escape_whitespaces=\"false\" normalization_form=\"nfc\" "
-                        "case_fold=\"false\" nmt=\"false\"",
-                  NULL, 0);
+        compose(b, &t, has(b, OFR_TOKENIZER_FLAG_NFKC) ? "nfkc" : "nfc");
     if (prefix && !first) {
         char pattern[64];
         snprintf(pattern, sizeof pattern, "\\A(?=[\\s\\S])%s", unless);
@@ -383,7 +391,7 @@ static int decode(const builder *b, ofr_error *err)
     uint32_t n_tokens = vocab->header->n_tokens, n_skipped = 0;
     int32_t *skipped = calloc(n_tokens + 1, sizeof *skipped);
     if (!skipped)
-        return ofr_fail(err, OFR_ENOMEM, "tokenizer graph: out of memory");
+        return out_of_memory(err);
     for (uint32_t id = 0; id < n_tokens; id++) {
         unsigned type = ofr_graph_vocab_type(vocab, id) & OFR_TOKEN_TYPE_MASK;
         if (type == OFR_TOKEN_TYPE_CONTROL || type == OFR_TOKEN_TYPE_UNKNOWN)

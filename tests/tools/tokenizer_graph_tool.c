@@ -22,17 +22,13 @@ int main(int argc, char **argv)
 {
     ofr_error err = {0};
     ofr_tokenizer_graph encoder = {0}, decoder = {0};
-    FILE *in = argc == 3 ? fopen(argv[1], "rbe") : NULL;
-    if (!in) {
+    void *image = NULL;
+    size_t size = 0;
+    if (argc != 3) {
         fprintf(stderr, "usage: tokenizer_graph_tool TOKENIZER.bin DIR\n");
         return 2;
     }
-    fseek(in, 0, SEEK_END);
-    size_t size = (size_t)ftell(in);
-    rewind(in);
-    void *image = malloc(size + 1);
-    int r = image && fread(image, 1, size, in) == size ? 0 : -1;
-    fclose(in);
+    int r = ofr_file_read(argv[1], 1 << 30, &image, &size, &err);
     if (r == 0)
         r = ofr_tokenizer_graph_encoder(image, size, NULL, &encoder, &err);
     if (r == 0)

@@ -2,10 +2,11 @@
  * point of the activations, not that of the weights, is to be corrected: by a number of a row and
  * group of the weights, which all tokens share and with which a sum of products simply begins.
  *
- * Activations  a group of 32 is stored as it comes for i8; for i4 its 16 even values, then its 16
- * odd ones. A byte is the quantized value + 128. Weights      32 rows side by side, 4 bytes of each
- * (values in the activations' order): a lane of 32 bits is one row and needs no sum across lanes.
- */
+ * Of the activations a group of 32 is stored as it comes for i8; for i4 its 16 even values, then
+ * its 16 odd ones. A byte is the quantized value + 128.
+ *
+ * Of the weights 32 rows lie side by side, 4 bytes of each (values in the activations' order): a
+ * lane of 32 bits is one row and needs no sum across lanes. */
 #include "backend/cpu/kernels_avx512vnni.h"
 
 #include <immintrin.h>

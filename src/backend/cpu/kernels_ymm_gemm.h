@@ -3,10 +3,11 @@
  * be corrected: by numbers of a row and group of the weights, which all tokens share and with which
  * sums begin.
  *
- * Activations  a group of 32 is stored as it comes for i8; for i4 its 16 even values, then its 16
- * odd ones. A byte is the quantized value + 128, for i8 + I8_ZERO. Weights      a slice of the
- * columns of 32 rows side by side, 4 bytes of each (values in the activations' order): a lane of 32
- * bits is one row and needs no sum across lanes. */
+ * Of the activations a group of 32 is stored as it comes for i8; for i4 its 16 even values, then
+ * its 16 odd ones. A byte is the quantized value + 128, for i8 + I8_ZERO.
+ *
+ * Of the weights a slice of the columns of 32 rows lies side by side, 4 bytes of each (values in
+ * the activations' order): a lane of 32 bits is one row and needs no sum across lanes. */
 #ifndef OFR_BACKEND_CPU_KERNELS_YMM_GEMM_H
 #define OFR_BACKEND_CPU_KERNELS_YMM_GEMM_H
 

@@ -329,6 +329,16 @@ static int make_graph(ofr_ov *ov, const char *device, const char *name,
     return r;
 }
 
+static int list_properties(const ofr_ov_compile *what,
+                           ov_property_t ret_properties[OFR_OV_PROPERTIES_MAX], ofr_error *err)
+{
+    if (what->n_options > OFR_OV_PROPERTIES_MAX)
+        return ofr_fail(err, OFR_EINVAL, "OpenVINO: too many options for %s", what->name);
+    for (size_t i = 0; i < what->n_options; i++)
+        ret_properties[i] = (ov_property_t){what->options[i].key, what->options[i].value};
+    return 0;
+}
+
 int ofr_ov_graph_compile(ofr_ov *ov, const ofr_ov_compile *what, ofr_ov_graph **ret_graph,
                          ofr_error *err)
 {
@@ -338,17 +348,15 @@ int ofr_ov_graph_compile(ofr_ov *ov, const ofr_ov_compile *what, ofr_ov_graph **
     ov_model_t *model = NULL;
     ov_compiled_model_t *compiled = NULL;
     ov_property_t properties[OFR_OV_PROPERTIES_MAX];
-    if (what->n_options > OFR_OV_PROPERTIES_MAX)
-        return ofr_fail(err, OFR_EINVAL, "OpenVINO: too many options for %s", what->name);
-    for (size_t i = 0; i < what->n_options; i++)
-        properties[i] = (ov_property_t){what->options[i].key, what->options[i].value};
+    int r = list_properties(what, properties, err);
+    if (r < 0)
+        return r;
     ov_status_e status = ov->ov_shape_create(1, &size, &shape);
     /* Read only, whatever the type says. */
     if (status == OK)
         status = ov->ov_tensor_create_from_host_ptr(U8, shape, (void *)(uintptr_t)what->weights,
                                                     &weights);
     size_t bytes = 0;
-    int r = 0;
     if (status == OK && ov->ov_tensor_get_byte_size(weights, &bytes) == OK && bytes != (size_t)size)
         r = ofr_fail(err, OFR_EUNSUPPORTED,
                      "OpenVINO %s numbers its element types differently from the headers that "
@@ -370,30 +378,23 @@ int ofr_ov_graph_compile(ofr_ov *ov, const ofr_ov_compile *what, ofr_ov_graph **
     return r < 0 ? r : make_graph(ov, what->device, what->name, compiled, ret_graph, err);
 }
 
-/* Importing takes no options of its own, but those of the device. Without them a plug-in uses its
- * defaults: bf16 on a CPU that has it, and all cores. */
-static ov_status_e import_with_options(ofr_ov *ov, const ofr_ov_compile *what, const void *blob,
-                                       size_t blob_size, ov_compiled_model_t **ret_compiled)
-{
-    ov_property_t properties[OFR_OV_PROPERTIES_MAX];
-    if (what->n_options > OFR_OV_PROPERTIES_MAX)
-        return INVALID_C_PARAM;
-    for (size_t i = 0; i < what->n_options; i++)
-        properties[i] = (ov_property_t){what->options[i].key, what->options[i].value};
-    ov_status_e status =
-        ov->ov_core_set_properties(ov->core, what->device, what->n_options, properties);
-    return status == OK
-               ? ov->ov_core_import_model(ov->core, blob, blob_size, what->device, ret_compiled)
-               : status;
-}
-
 int ofr_ov_graph_import(ofr_ov *ov, const ofr_ov_compile *what, void *blob, size_t blob_size,
                         ofr_ov_graph **ret_graph, ofr_error *err)
 {
     ov_compiled_model_t *compiled = NULL;
-    ov_status_e status = import_with_options(ov, what, blob, blob_size, &compiled);
-    int r = status == OK ? make_graph(ov, what->device, what->name, compiled, ret_graph, err)
-                         : fail_status(ov, OFR_EDEVICE, status, err, "cannot import", what->name);
+    ov_property_t properties[OFR_OV_PROPERTIES_MAX];
+    int r = list_properties(what, properties, err);
+    /* Importing takes no options of its own, but those of the device. Without them a plug-in uses
+     * its defaults: bf16 on a CPU that has it, and all cores. */
+    ov_status_e status =
+        r < 0 ? OK
+              : ov->ov_core_set_properties(ov->core, what->device, what->n_options, properties);
+    if (status == OK && r == 0)
+        status = ov->ov_core_import_model(ov->core, blob, blob_size, what->device, &compiled);
+    if (status != OK)
+        r = fail_status(ov, OFR_EDEVICE, status, err, "cannot import", what->name);
+    if (r == 0)
+        r = make_graph(ov, what->device, what->name, compiled, ret_graph, err);
     if (r < 0)
         free(blob);
     else

@@ -11,8 +11,7 @@
 static const float NEGLIGIBLE = 30;
 
 typedef struct candidate {
-    int32_t token;
-    float logit;
+    ofr_candidate own;
     double weight;
 } candidate;
 
@@ -257,11 +256,9 @@ static float largest_logit(const float *logits, int32_t n)
     return best;
 }
 
-/* Higher logit first; the lower id wins a tie. A total order, so that the same are kept everywhere.
- */
 static bool precedes(const candidate *a, const candidate *b)
 {
-    return a->logit > b->logit || (a->logit == b->logit && a->token < b->token);
+    return ofr_candidate_precedes(&a->own, &b->own);
 }
 
 /* Restores a binary heap below `root`. `best_first`: the root precedes all others; otherwise it is
@@ -293,6 +290,31 @@ static void make_heap(candidate *heap, size_t size, bool best_first)
     }
 }
 
+/* Best first. */
+static void sort(candidate *kept, size_t n)
+{
+    make_heap(kept, n, false);
+    while (n > 1) {
+        candidate last = kept[0];
+        kept[0] = kept[--n];
+        kept[n] = last;
+        sift_down(kept, n, 0, false);
+    }
+}
+
+/* Not beside a token with the logit `best`, nor what is no number. */
+static bool is_usable(const ofr_sampler *sampler, float logit, float best)
+{
+    float lowest = best - NEGLIGIBLE * sampler->sampling.temperature;
+    return logit >= lowest && !(isinf(logit) && logit < 0);
+}
+
+/* Whether candidates can be enough, as far as the cuts are concerned. */
+static bool keeps_few(const ofr_sampler *sampler)
+{
+    return sampler->sampling.top_k > 0 && sampler->sampling.top_k <= OFR_CANDIDATES_MAX;
+}
+
 /* Collects what can be drawn: all tokens with a usable logit, or the top_k of them. */
 static size_t collect(ofr_sampler *sampler, const float *logits)
 {
@@ -300,11 +322,9 @@ static size_t collect(ofr_sampler *sampler, const float *logits)
     size_t limit = sampler->sampling.top_k > 0 ? sampler->sampling.top_k : SIZE_MAX;
     size_t n = 0;
     float best = largest_logit(logits, sampler->vocab_size);
-    float lowest = best - NEGLIGIBLE * sampler->sampling.temperature;
     for (int32_t token = 0; token < sampler->vocab_size; token++) {
-        candidate next = {.token = token, .logit = logits[token]};
-        /* Also what is no number. */
-        if (!(next.logit >= lowest) || (isinf(next.logit) && next.logit < 0)) {
+        candidate next = {.own = {token, logits[token]}};
+        if (!is_usable(sampler, next.own.logit, best)) {
             continue;
         }
         if (n < limit) {
@@ -317,7 +337,22 @@ static size_t collect(ofr_sampler *sampler, const float *logits)
             sift_down(kept, n, 0, false);
         }
     }
+    if (keeps_few(sampler)) {
+        sort(kept, n); /* the order in which candidates come: sums are rounded the same */
+    }
     return n;
+}
+
+/* The same from candidates, which are all that `collect` could keep. */
+static size_t collect_candidates(ofr_sampler *sampler, const ofr_candidate *candidates, size_t n)
+{
+    size_t used = 0, room = (size_t)sampler->vocab_size;
+    for (; used < n && used < room && candidates[used].token != OFR_CANDIDATE_NONE &&
+           is_usable(sampler, candidates[used].logit, candidates[0].logit);
+         used++) {
+        sampler->candidates[used] = (candidate){.own = candidates[used]};
+    }
+    return used;
 }
 
 /* Softmax weights at the temperature, relative to the best token, which has 1. Returns their sum.
@@ -326,14 +361,15 @@ static double weigh(ofr_sampler *sampler, size_t n)
 {
     candidate *kept = sampler->candidates;
     double temperature = (double)sampler->sampling.temperature, sum = 0;
-    float best = kept[0].logit;
+    float best = kept[0].own.logit;
     for (size_t i = 1; i < n; i++) {
-        best = kept[i].logit > best ? kept[i].logit : best;
+        best = kept[i].own.logit > best ? kept[i].own.logit : best;
     }
     for (size_t i = 0; i < n; i++) {
         /* An infinite best logit would give inf - inf: all infinite ones weigh the same. */
-        double distance =
-            kept[i].logit == best ? 0 : ((double)kept[i].logit - (double)best) / temperature;
+        double distance = kept[i].own.logit == best
+                              ? 0
+                              : ((double)kept[i].own.logit - (double)best) / temperature;
         kept[i].weight = exp(distance);
         sum += kept[i].weight;
     }
@@ -370,31 +406,9 @@ static int32_t greedy(const ofr_sampler *sampler, const float *logits)
     return -1;
 }
 
-int ofr_sampler_sample(ofr_sampler *sampler, const float *logits, int32_t *ret_token,
-                       ofr_error *err)
+/* Draws from the first n that were collected. */
+static int draw(ofr_sampler *sampler, size_t n, int32_t *ret_token, ofr_error *err)
 {
-    return ofr_sampler_sample_masked(sampler, logits, NULL, ret_token, err);
-}
-
-int ofr_sampler_sample_masked(ofr_sampler *sampler, const float *logits, const uint32_t *mask,
-                              int32_t *ret_token, ofr_error *err)
-{
-    if (adjust(sampler, logits, mask, &logits) < 0) {
-        return ofr_fail(err, OFR_ENOMEM, "sampler: out of memory");
-    }
-    if (mask != NULL && isinf(largest_logit(logits, sampler->vocab_size)) &&
-        largest_logit(logits, sampler->vocab_size) < 0) {
-        return ofr_fail(err, OFR_EINVAL, "no token is allowed here");
-    }
-    if (sampler->sampling.temperature == 0) {
-        int32_t token = greedy(sampler, logits);
-        if (token < 0) {
-            return ofr_fail(err, OFR_EDEVICE, "the device returned logits that are not numbers");
-        }
-        *ret_token = token;
-        return 0;
-    }
-    size_t n = collect(sampler, logits);
     if (n == 0) {
         return ofr_fail(err, OFR_EDEVICE, "the device returned no usable logits");
     }
@@ -422,6 +436,64 @@ int ofr_sampler_sample_masked(ofr_sampler *sampler, const float *logits, const u
             break;
         }
     }
-    *ret_token = kept[chosen].token;
+    *ret_token = kept[chosen].own.token;
     return 0;
+}
+
+/* The token that greedy sampling found; -1: none. */
+static int give(int32_t token, int32_t *ret_token, ofr_error *err)
+{
+    if (token < 0) {
+        return ofr_fail(err, OFR_EDEVICE, "the device returned logits that are not numbers");
+    }
+    *ret_token = token;
+    return 0;
+}
+
+int ofr_sampler_sample(ofr_sampler *sampler, const float *logits, int32_t *ret_token,
+                       ofr_error *err)
+{
+    return ofr_sampler_sample_masked(sampler, logits, NULL, ret_token, err);
+}
+
+int ofr_sampler_sample_masked(ofr_sampler *sampler, const float *logits, const uint32_t *mask,
+                              int32_t *ret_token, ofr_error *err)
+{
+    if (adjust(sampler, logits, mask, &logits) < 0) {
+        return ofr_fail(err, OFR_ENOMEM, "sampler: out of memory");
+    }
+    if (mask != NULL && isinf(largest_logit(logits, sampler->vocab_size)) &&
+        largest_logit(logits, sampler->vocab_size) < 0) {
+        return ofr_fail(err, OFR_EINVAL, "no token is allowed here");
+    }
+    if (sampler->sampling.temperature == 0) {
+        return give(greedy(sampler, logits), ret_token, err);
+    }
+    return draw(sampler, collect(sampler, logits), ret_token, err);
+}
+
+uint32_t ofr_sampler_candidates_wanted(const ofr_sampler *sampler)
+{
+    const ofr_sampling *s = &sampler->sampling;
+    if (s->repetition_penalty != 1 || sampler->generated != NULL || s->n_bias > 0) {
+        return 0;
+    }
+    if (s->temperature == 0) {
+        return 1;
+    }
+    return keeps_few(sampler) ? s->top_k : 0;
+}
+
+int ofr_sampler_sample_candidates(ofr_sampler *sampler, const ofr_candidate *candidates, uint32_t n,
+                                  int32_t *ret_token, ofr_error *err)
+{
+    uint32_t wanted = ofr_sampler_candidates_wanted(sampler);
+    if (wanted == 0 || n < wanted) {
+        return ofr_fail(err, OFR_EINVAL, "the sampler has %u candidates and needs %s", n,
+                        wanted == 0 ? "all logits" : "more");
+    }
+    if (sampler->sampling.temperature == 0) {
+        return give(candidates[0].token, ret_token, err);
+    }
+    return draw(sampler, collect_candidates(sampler, candidates, wanted), ret_token, err);
 }

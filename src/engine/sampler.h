@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "engine/candidates.h"
 
 /* Added to a token's logit; -INFINITY forbids the token. */
 typedef struct ofr_logit_bias {
@@ -54,5 +55,14 @@ int ofr_sampler_sample(ofr_sampler *sampler, const float *logits, int32_t *ret_t
  * 0 of the first word. OFR_EINVAL where none of them can be drawn. */
 int ofr_sampler_sample_masked(ofr_sampler *sampler, const float *logits, const uint32_t *mask,
                               int32_t *ret_token, ofr_error *err);
+
+/* How many candidates of a row (candidates.h) are enough to draw the very token that all its logits
+ * would give: 1 where it is greedy, top_k where that is at most OFR_CANDIDATES_MAX. 0: logits are
+ * needed, since penalties or bias may change their order, or the weights of all are added up. */
+uint32_t ofr_sampler_candidates_wanted(const ofr_sampler *sampler);
+/* As ofr_sampler_sample with the logits that `candidates` [n] are the first of; n is at least what
+ * is wanted, OFR_EINVAL otherwise. */
+int ofr_sampler_sample_candidates(ofr_sampler *sampler, const ofr_candidate *candidates, uint32_t n,
+                                  int32_t *ret_token, ofr_error *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* The sampler: greedy and ties, every cut at its edges, penalties, unusable logits, and the drawn
- * distribution by a chi-square test. */
+/* The sampler: greedy and ties, every cut at its edges, penalties, unusable logits, the drawn
+ * distribution by a chi-square test, and draws from candidates, which are those from all logits. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -298,6 +298,88 @@ static void penalties_count_what_was_generated(void **state)
     ofr_sampler_free(sampler);
 }
 
+static uint64_t next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005U + 1442695040888963407U;
+    return *state >> 33;
+}
+
+/* Rows with many equal logits, and sometimes some that are infinite or no numbers. */
+static void fill_random(float *logits, int32_t vocab, uint64_t *random)
+{
+    uint64_t levels = 1 + next_random(random) % 40, odd = next_random(random) % 4;
+    for (int32_t i = 0; i < vocab; i++) {
+        logits[i] = (float)(next_random(random) % levels) / 3 - 5;
+        if (odd == 0 && next_random(random) % 16 == 0) {
+            logits[i] = (float[]){NAN, INFINITY, -INFINITY, NAN}[next_random(random) % 4];
+        } else if (odd == 1 && next_random(random) % 4 > 0) {
+            logits[i] = next_random(random) % 2 ? NAN : -INFINITY;
+        }
+    }
+}
+
+static void candidates_give_the_tokens_of_all_logits(void **state)
+{
+    (void)state;
+    enum { VOCAB_MAX = 700, ROUNDS = 1500, DRAWS = 20 };
+    static float logits[VOCAB_MAX];
+    uint64_t random = 3;
+    uint32_t failures = 0, drawn = 0;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        int32_t vocab = 1 + (int32_t)(next_random(&random) % (round % 4 > 0 ? VOCAB_MAX : 8));
+        ofr_sampling s = OFR_SAMPLING_DEFAULT;
+        s.temperature = (float[]){0, 0.1f, 0.8f, 3}[next_random(&random) % 4];
+        s.top_k = (uint32_t[]){1, 2, 7, 40, OFR_CANDIDATES_MAX}[next_random(&random) % 5];
+        s.top_p = (float[]){1, 0.9f, 0.5f}[next_random(&random) % 3];
+        s.min_p = (float[]){0, 0.05f}[next_random(&random) % 2];
+        s.seed = round;
+        ofr_sampler *whole = make(s, vocab), *few = make(s, vocab);
+        uint32_t wanted = ofr_sampler_candidates_wanted(few);
+        assert_int_equal(wanted, s.temperature == 0 ? 1 : s.top_k);
+        /* More than are wanted, where another sequence wants them. */
+        uint32_t n = wanted + (uint32_t)next_random(&random) % (OFR_CANDIDATES_MAX + 1 - wanted);
+        for (int i = 0; i < DRAWS; i++) {
+            ofr_candidate candidates[OFR_CANDIDATES_MAX];
+            int32_t expected = -1, token = -1;
+            ofr_error err = {0};
+            fill_random(logits, vocab, &random);
+            ofr_candidates_select(logits, vocab, n, candidates);
+            int r = ofr_sampler_sample(whole, logits, &expected, &err);
+            assert_int_equal(ofr_sampler_sample_candidates(few, candidates, n, &token, &err), r);
+            assert_int_equal(token, expected);
+            failures += r < 0;
+            drawn += r == 0;
+        }
+        ofr_sampler_free(whole);
+        ofr_sampler_free(few);
+    }
+    assert_true(failures > 50 && drawn > ROUNDS * DRAWS / 2);
+}
+
+static void candidates_are_not_wanted_where_they_are_not_enough(void **state)
+{
+    (void)state;
+    const ofr_logit_bias bias = {1, 1};
+    const ofr_candidate candidates[2] = {{1, 3}, {0, 2}};
+    for (int i = 0; i < 7; i++) {
+        ofr_sampling s = {.temperature = 1, .top_k = 3, .top_p = 1, .repetition_penalty = 1};
+        ofr_error err = {0};
+        int32_t token = -1;
+        s.temperature = i == 6 ? 0 : 1;
+        s.top_k = i == 1 ? 0 : i == 2 ? OFR_CANDIDATES_MAX + 1 : 3;
+        s.repetition_penalty = i == 3 || i == 6 ? 1.1f : 1;
+        s.presence_penalty = i == 4 ? 0.1f : 0;
+        s.bias = &bias;
+        s.n_bias = i == 5;
+        ofr_sampler *sampler = make(s, 4);
+        assert_int_equal(ofr_sampler_candidates_wanted(sampler), i == 0 ? 3 : 0);
+        assert_int_equal(ofr_sampler_sample_candidates(sampler, candidates, 2, &token, &err),
+                         OFR_EINVAL);
+        assert_int_equal(token, -1);
+        ofr_sampler_free(sampler);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -311,6 +393,8 @@ int main(void)
         cmocka_unit_test(bad_settings_are_refused),
         cmocka_unit_test(bias_and_masks),
         cmocka_unit_test(penalties_count_what_was_generated),
+        cmocka_unit_test(candidates_give_the_tokens_of_all_logits),
+        cmocka_unit_test(candidates_are_not_wanted_where_they_are_not_enough),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -302,28 +302,29 @@ static ofr_ir_value attend_block(graph *g, ofr_ir_value q, const attended *with,
     return ofr_ir_transpose(ir, out, HEADS_FIRST);
 }
 
-static ofr_ir_value attention(graph *g, ofr_ir_value q, ofr_ir_value k, ofr_ir_value v,
+/* `n` queries: those of all tokens, or one, which may see any of them. */
+static ofr_ir_value attention(graph *g, ofr_ir_value q, int64_t n, ofr_ir_value k, ofr_ir_value v,
                               const graph_past *past, const graph_positions *at)
 {
     ofr_ir *ir = g->ir;
     const ofr_model_params *p = g->source->params;
-    int64_t t = g->tokens, s = g->past, block = attention_block(t);
+    int64_t t = g->tokens, s = g->past, block = attention_block(n);
     ofr_ir_value queries[ATTENTION_BLOCKS_MAX], masks[ATTENTION_BLOCKS_MAX],
         masks_past[ATTENTION_BLOCKS_MAX], out[ATTENTION_BLOCKS_MAX];
     attended with = {0};
     q = scaled(g, q, ofr_model_params_attention_scale(p));
     k = ofr_ir_transpose(ir, k, HEADS_FIRST);
     v = ofr_ir_transpose(ir, v, HEADS_FIRST);
-    cut(g, q, 1, block, t, queries);
-    cut(g, at->mask, 2, block, t, masks);
+    cut(g, q, 1, block, n, queries);
+    cut(g, at->mask, 2, block, n, masks);
     if (s) {
-        cut(g, at->mask_past, 2, block, t, masks_past);
+        cut(g, at->mask_past, 2, block, n, masks_past);
         with.past_keys =
             ofr_ir_transpose(ir, ofr_ir_convert(ir, past->key, OFR_IR_F32), HEADS_FIRST);
         with.past_values = past_values(g, past->value, at);
     }
-    for (int64_t i = 0; i < t / block; i++) {
-        int64_t rows = (i + 1) * block;
+    for (int64_t i = 0; i < n / block; i++) {
+        int64_t rows = t - n + (i + 1) * block;
         with.keys = prefix(g, k, 2, rows, t);
         with.values = prefix(g, v, 2, rows, t);
         with.mask = prefix(g, masks[i], 3, rows, t);
@@ -331,8 +332,8 @@ static ofr_ir_value attention(graph *g, ofr_ir_value q, ofr_ir_value k, ofr_ir_v
             with.mask_past = masks_past[i];
         out[i] = attend_block(g, queries[i], &with, block, rows);
     }
-    ofr_ir_value all = block < t ? ofr_ir_concat(ir, out, (uint32_t)(t / block), 1) : out[0];
-    return ofr_ir_reshape(ir, all, OFR_IR_SHAPE(1, t, (int64_t)p->n_heads * p->head_dim));
+    ofr_ir_value all = block < n ? ofr_ir_concat(ir, out, (uint32_t)(n / block), 1) : out[0];
+    return ofr_ir_reshape(ir, all, OFR_IR_SHAPE(1, n, (int64_t)p->n_heads * p->head_dim));
 }
 
 /* "q" or "layers.3.q": names of the inputs or constants of a layer. */
@@ -402,22 +403,28 @@ ofr_ir_value ofr_graph_pattern(graph *g, ofr_ir_shape shape)
     return ofr_ir_i64s(g->ir, shape.dims, shape.rank);
 }
 
+/* Q, K or V of normed tokens as heads, normed and rotated as the layer does it. */
+static ofr_ir_value project(graph *g, uint32_t layer, enum ofr_graph_matrix matrix, ofr_ir_value x,
+                            ofr_ir_shape heads, const graph_positions *at)
+{
+    static const char *const norms[2][2] = {{"q_norm", "self_attn.q_norm"},
+                                            {"k_norm", "self_attn.k_norm"}};
+    const ofr_rope_params *rope = ofr_graph_layer_rope(g->source->params, layer);
+    x = ofr_graph_layer_linear(g, layer, matrix, x);
+    x = ofr_ir_reshape_by(g->ir, x, ofr_graph_pattern(g, heads), heads);
+    if (matrix == OFR_GRAPH_V)
+        return x;
+    const char *const *norm = norms[matrix - OFR_GRAPH_Q];
+    x = layer_norm_if_any(g, layer, norm[0], norm[1], x);
+    return rope ? ofr_graph_rotate(g, x, rope, at) : x;
+}
+
 void ofr_graph_qkv(graph *g, uint32_t layer, ofr_ir_value hidden, const ofr_ir_shape heads[3],
                    const graph_positions *at, ofr_ir_value ret_qkv[3])
 {
-    ofr_ir *ir = g->ir;
-    const ofr_rope_params *rope = ofr_graph_layer_rope(g->source->params, layer);
     ofr_ir_value x = ofr_graph_layer_norm(g, layer, "attention_norm", "input_layernorm", hidden);
-    static const char *const norms[2][2] = {{"q_norm", "self_attn.q_norm"},
-                                            {"k_norm", "self_attn.k_norm"}};
-    for (int i = 0; i < 3; i++) {
-        ret_qkv[i] = ofr_graph_layer_linear(g, layer, OFR_GRAPH_Q + i, x);
-        ret_qkv[i] = ofr_ir_reshape_by(ir, ret_qkv[i], ofr_graph_pattern(g, heads[i]), heads[i]);
-        if (i < 2)
-            ret_qkv[i] = layer_norm_if_any(g, layer, norms[i][0], norms[i][1], ret_qkv[i]);
-        if (i < 2 && rope)
-            ret_qkv[i] = ofr_graph_rotate(g, ret_qkv[i], rope, at);
-    }
+    for (int i = 0; i < 3; i++)
+        ret_qkv[i] = project(g, layer, OFR_GRAPH_Q + i, x, heads[i], at);
 }
 
 ofr_ir_value ofr_graph_after_attention(graph *g, uint32_t layer, ofr_ir_value hidden,
@@ -441,8 +448,36 @@ static ofr_ir_value run_layer(graph *g, uint32_t layer, ofr_ir_value hidden, con
     ofr_graph_qkv(g, layer, hidden, (const ofr_ir_shape[]){q_heads, kv_heads, kv_heads}, at, qkv);
     *ret_key = ofr_ir_convert(g->ir, qkv[1], OFR_IR_F16);
     *ret_value = ofr_ir_convert(g->ir, qkv[2], OFR_IR_F16);
-    ofr_ir_value mixed = attention(g, qkv[0], qkv[1], qkv[2], past, at);
+    ofr_ir_value mixed = attention(g, qkv[0], t, qkv[1], qkv[2], past, at);
     return ofr_graph_after_attention(g, layer, hidden, mixed);
+}
+
+/* A model's last layer where only the token in row `last` is asked for: K and V of all tokens, but
+ * the rest of that row alone. */
+static ofr_ir_value run_last_layer(graph *g, uint32_t layer, ofr_ir_value hidden, ofr_ir_value last,
+                                   const graph_past *past, const graph_positions *at,
+                                   ofr_ir_value *ret_key, ofr_ir_value *ret_value)
+{
+    const ofr_model_params *p = g->source->params;
+    ofr_ir *ir = g->ir;
+    ofr_ir_shape q_heads = OFR_IR_SHAPE(1, 1, p->n_heads, p->head_dim);
+    ofr_ir_shape kv_heads = OFR_IR_SHAPE(1, g->tokens, p->n_kv_heads, p->head_dim);
+    graph_positions row = *at;
+    if (ofr_graph_layer_rope(p, layer)) {
+        row.cosines = ofr_ir_gather(ir, at->cosines, last, 1);
+        row.sines = ofr_ir_gather(ir, at->sines, last, 1);
+    }
+    row.mask = ofr_ir_gather(ir, at->mask, last, 2);
+    if (g->past)
+        row.mask_past = ofr_ir_gather(ir, at->mask_past, last, 2);
+    ofr_ir_value x = ofr_graph_layer_norm(g, layer, "attention_norm", "input_layernorm", hidden);
+    ofr_ir_value q = project(g, layer, OFR_GRAPH_Q, ofr_ir_gather(ir, x, last, 1), q_heads, &row);
+    ofr_ir_value k = project(g, layer, OFR_GRAPH_K, x, kv_heads, at);
+    ofr_ir_value v = project(g, layer, OFR_GRAPH_V, x, kv_heads, at);
+    *ret_key = ofr_ir_convert(ir, k, OFR_IR_F16);
+    *ret_value = ofr_ir_convert(ir, v, OFR_IR_F16);
+    ofr_ir_value mixed = attention(g, q, 1, k, v, past, &row);
+    return ofr_graph_after_attention(g, layer, ofr_ir_gather(ir, hidden, last, 1), mixed);
 }
 
 /* The rows of cos and sin, "cos" and "sin" or, where `local`, "cos_local" and "sin_local". */
@@ -671,10 +706,12 @@ int ofr_graph_whole(const ofr_graph_source *source, const char *name, uint32_t t
         ofr_ir_value key, value;
         snprintf(suffix, sizeof suffix, ".%u", i);
         graph_past rows = past_inputs(&g, suffix);
-        hidden =
-            run_layer(&g, i, hidden, &rows, ofr_graph_layer_positions(&g, at, i), &key, &value);
+        const graph_positions *here = ofr_graph_layer_positions(&g, at, i);
+        hidden = i + 1 < p->n_layers
+                     ? run_layer(&g, i, hidden, &rows, here, &key, &value)
+                     : run_last_layer(&g, i, hidden, last, &rows, here, &key, &value);
         past_outputs(&g, suffix, key, value);
     }
-    ofr_ir_result(ir, "logits", ofr_graph_head(&g, ofr_ir_gather(ir, hidden, last, 1)));
+    ofr_ir_result(ir, "logits", ofr_graph_head(&g, hidden));
     return ofr_graph_end(&g, ret_text, ret_size);
 }

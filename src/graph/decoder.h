@@ -26,7 +26,7 @@
  *
  * Whole: all layers with embedding and head, weights as constants that point into weights.bin.
  * Inputs: input_ids [1, T] i64; beam_idx [1] i32 (0: the one sequence there is); last [1] i64, the
- * row whose logits are wanted; cos, sin, mask, mask_past, past_rows; past_key.<i>, past_value.<i>;
+ * row whose logits are wanted, the only one for which the last layer does more than K and V; cos, sin, mask, mask_past, past_rows; past_key.<i>, past_value.<i>;
  * cos_local, sin_local where windowed layers have a RoPE of their own; mask_window,
  * mask_past_window where layers see less than the context. Outputs: logits [1, 1, vocab] f32;
  * key.<i>, value.<i>.

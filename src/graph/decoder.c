@@ -156,12 +156,6 @@ ofr_ir_value ofr_graph_norm(graph *g, ofr_ir_value x, const char *input, const c
                          vector(g, input, "", weight, (int64_t)weight->shape[0]));
 }
 
-/* As ofr_graph_norm where the model has one, else x. */
-static ofr_ir_value norm_if_any(graph *g, ofr_ir_value x, const char *input, const char *name)
-{
-    return find(g, name, "weight") ? ofr_graph_norm(g, x, input, name) : x;
-}
-
 static ofr_ir_value scaled(graph *g, ofr_ir_value x, float scale)
 {
     return scale == 0 || scale == 1 ? x
@@ -312,9 +306,6 @@ static ofr_ir_value attention(graph *g, ofr_ir_value q, int64_t n, ofr_ir_value 
     ofr_ir_value queries[ATTENTION_BLOCKS_MAX], masks[ATTENTION_BLOCKS_MAX],
         masks_past[ATTENTION_BLOCKS_MAX], out[ATTENTION_BLOCKS_MAX];
     attended with = {0};
-    q = scaled(g, q, ofr_model_params_attention_scale(p));
-    k = ofr_ir_transpose(ir, k, HEADS_FIRST);
-    v = ofr_ir_transpose(ir, v, HEADS_FIRST);
     cut(g, q, 1, block, n, queries);
     cut(g, at->mask, 2, block, n, masks);
     if (s) {
@@ -323,10 +314,12 @@ static ofr_ir_value attention(graph *g, ofr_ir_value q, int64_t n, ofr_ir_value 
             ofr_ir_transpose(ir, ofr_ir_convert(ir, past->key, OFR_IR_F32), HEADS_FIRST);
         with.past_values = past_values(g, past->value, at);
     }
+    /* Cut before they are transposed: the first rows of all heads are a view, of each head a copy.
+     */
     for (int64_t i = 0; i < n / block; i++) {
         int64_t rows = t - n + (i + 1) * block;
-        with.keys = prefix(g, k, 2, rows, t);
-        with.values = prefix(g, v, 2, rows, t);
+        with.keys = ofr_ir_transpose(ir, prefix(g, k, 1, rows, t), HEADS_FIRST);
+        with.values = ofr_ir_transpose(ir, prefix(g, v, 1, rows, t), HEADS_FIRST);
         with.mask = prefix(g, masks[i], 3, rows, t);
         if (s)
             with.mask_past = masks_past[i];
@@ -366,11 +359,12 @@ ofr_ir_value ofr_graph_layer_norm(graph *g, uint32_t layer, const char *input, c
     return ofr_graph_norm(g, x, names.input, names.name);
 }
 
+/* As ofr_graph_layer_norm where the model has one, else x. */
 static ofr_ir_value layer_norm_if_any(graph *g, uint32_t layer, const char *input, const char *name,
                                       ofr_ir_value x)
 {
     layer_names names = names_of(g, layer, input, name);
-    return norm_if_any(g, x, names.input, names.name);
+    return find(g, names.name, "weight") ? ofr_graph_norm(g, x, names.input, names.name) : x;
 }
 
 /* What attention or MLP adds to the residual. */
@@ -403,28 +397,31 @@ ofr_ir_value ofr_graph_pattern(graph *g, ofr_ir_shape shape)
     return ofr_ir_i64s(g->ir, shape.dims, shape.rank);
 }
 
-/* Q, K or V of normed tokens as heads, normed and rotated as the layer does it. */
+/* Q, K or V of normed tokens as heads, normed, multiplied by `scale` and rotated as the layer does
+ * it. The scale comes right behind the product or the norm, into which plug-ins fuse it. */
 static ofr_ir_value project(graph *g, uint32_t layer, enum ofr_graph_matrix matrix, ofr_ir_value x,
-                            ofr_ir_shape heads, const graph_positions *at)
+                            ofr_ir_shape heads, float scale, const graph_positions *at)
 {
     static const char *const norms[2][2] = {{"q_norm", "self_attn.q_norm"},
                                             {"k_norm", "self_attn.k_norm"}};
     const ofr_rope_params *rope = ofr_graph_layer_rope(g->source->params, layer);
+    const char *const *norm = matrix == OFR_GRAPH_V ? NULL : norms[matrix - OFR_GRAPH_Q];
+    bool normed = norm && find(g, names_of(g, layer, norm[0], norm[1]).name, "weight");
     x = ofr_graph_layer_linear(g, layer, matrix, x);
+    if (!normed)
+        x = scaled(g, x, scale);
     x = ofr_ir_reshape_by(g->ir, x, ofr_graph_pattern(g, heads), heads);
-    if (matrix == OFR_GRAPH_V)
-        return x;
-    const char *const *norm = norms[matrix - OFR_GRAPH_Q];
-    x = layer_norm_if_any(g, layer, norm[0], norm[1], x);
-    return rope ? ofr_graph_rotate(g, x, rope, at) : x;
+    if (normed)
+        x = scaled(g, ofr_graph_layer_norm(g, layer, norm[0], norm[1], x), scale);
+    return rope && matrix != OFR_GRAPH_V ? ofr_graph_rotate(g, x, rope, at) : x;
 }
 
 void ofr_graph_qkv(graph *g, uint32_t layer, ofr_ir_value hidden, const ofr_ir_shape heads[3],
-                   const graph_positions *at, ofr_ir_value ret_qkv[3])
+                   float query_scale, const graph_positions *at, ofr_ir_value ret_qkv[3])
 {
     ofr_ir_value x = ofr_graph_layer_norm(g, layer, "attention_norm", "input_layernorm", hidden);
     for (int i = 0; i < 3; i++)
-        ret_qkv[i] = project(g, layer, OFR_GRAPH_Q + i, x, heads[i], at);
+        ret_qkv[i] = project(g, layer, OFR_GRAPH_Q + i, x, heads[i], i == 0 ? query_scale : 1, at);
 }
 
 ofr_ir_value ofr_graph_after_attention(graph *g, uint32_t layer, ofr_ir_value hidden,
@@ -445,7 +442,8 @@ static ofr_ir_value run_layer(graph *g, uint32_t layer, ofr_ir_value hidden, con
     ofr_ir_shape q_heads = OFR_IR_SHAPE(1, t, p->n_heads, p->head_dim);
     ofr_ir_shape kv_heads = OFR_IR_SHAPE(1, t, p->n_kv_heads, p->head_dim);
     ofr_ir_value qkv[3];
-    ofr_graph_qkv(g, layer, hidden, (const ofr_ir_shape[]){q_heads, kv_heads, kv_heads}, at, qkv);
+    ofr_graph_qkv(g, layer, hidden, (const ofr_ir_shape[]){q_heads, kv_heads, kv_heads},
+                  ofr_model_params_attention_scale(p), at, qkv);
     *ret_key = ofr_ir_convert(g->ir, qkv[1], OFR_IR_F16);
     *ret_value = ofr_ir_convert(g->ir, qkv[2], OFR_IR_F16);
     ofr_ir_value mixed = attention(g, qkv[0], t, qkv[1], qkv[2], past, at);
@@ -471,9 +469,10 @@ static ofr_ir_value run_last_layer(graph *g, uint32_t layer, ofr_ir_value hidden
     if (g->past)
         row.mask_past = ofr_ir_gather(ir, at->mask_past, last, 2);
     ofr_ir_value x = ofr_graph_layer_norm(g, layer, "attention_norm", "input_layernorm", hidden);
-    ofr_ir_value q = project(g, layer, OFR_GRAPH_Q, ofr_ir_gather(ir, x, last, 1), q_heads, &row);
-    ofr_ir_value k = project(g, layer, OFR_GRAPH_K, x, kv_heads, at);
-    ofr_ir_value v = project(g, layer, OFR_GRAPH_V, x, kv_heads, at);
+    ofr_ir_value q = project(g, layer, OFR_GRAPH_Q, ofr_ir_gather(ir, x, last, 1), q_heads,
+                             ofr_model_params_attention_scale(p), &row);
+    ofr_ir_value k = project(g, layer, OFR_GRAPH_K, x, kv_heads, 1, at);
+    ofr_ir_value v = project(g, layer, OFR_GRAPH_V, x, kv_heads, 1, at);
     *ret_key = ofr_ir_convert(ir, k, OFR_IR_F16);
     *ret_value = ofr_ir_convert(ir, v, OFR_IR_F16);
     ofr_ir_value mixed = attention(g, q, 1, k, v, past, &row);

@@ -65,6 +65,8 @@ static void take_event(ofr_client *client, json_t *event, int fds[2])
         client->conditions_changed |= strcmp(name, "condition") == 0;
         client->plan_changed |= strcmp(name, "notice") == 0;
         pthread_mutex_unlock(&client->lock);
+        if (client->tell_changed && strcmp(name, "condition") == 0)
+            client->tell_changed(client->user);
         return;
     }
     ofr_control_get_text(event, "text", client->failure, sizeof client->failure, NULL);
@@ -330,6 +332,7 @@ int ofr_client_connect(const ofr_client_options *options, ofr_client **ret_clien
         return ofr_fail(err, OFR_ENOMEM, "no memory for the connection");
     client->fd = client->next_fd = client->next_ledger_fd = -1;
     client->notify = options->notify;
+    client->tell_changed = options->conditions_changed;
     client->user = options->user;
     pthread_mutex_init(&client->lock, NULL);
     pthread_condattr_t attributes;

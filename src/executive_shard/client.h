@@ -37,6 +37,9 @@ typedef struct ofr_client_options {
     const char *cache_dir;      /* likewise; NULL: KV ends with the executive */
     /* Told what is happening ("starting an executive ..."), for stderr; may be NULL. */
     void (*notify)(void *user, const char *line);
+    /* Told, on a thread of the client's own, that ofr_client_take_conditions has something to say:
+     * for an owner that waits for something else meanwhile. May be NULL; must not wait. */
+    void (*conditions_changed)(void *user);
     void *user;
 } ofr_client_options;
 

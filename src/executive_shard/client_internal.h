@@ -75,6 +75,7 @@ struct ofr_client {
     uint64_t sequence;
     uint32_t logits_row; /* of the job waited for last */
     void (*notify)(void *user, const char *line);
+    void (*tell_changed)(void *user);
     void *user;
     bool watching;
     pthread_t watcher;

@@ -110,6 +110,7 @@ int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_opt
                                ofr_error *err)
 {
     ofr_engine_session_disconnect(session);
+    session->conditions_version = 0; /* of an executive that may be another one */
     int r = ofr_plan_auto_text(session, common, false, session->plan, err);
     if (r < 0)
         return r;
@@ -153,11 +154,11 @@ int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_opt
     return r;
 }
 
-int ofr_engine_session_replan(ofr_engine_session *session, const ofr_common_options *common,
-                              ofr_error *err)
+int ofr_engine_session_choose(ofr_engine_session *session, const ofr_common_options *common,
+                              ofr_engine_choice *ret_choice, ofr_error *err)
 {
     json_t *status = NULL;
-    ofr_client_take_conditions(session->client); /* says what changed, whatever the plan */
+    *ret_choice = (ofr_engine_choice){0};
     if (common->plan && strcmp(common->plan, "auto") != 0)
         return 0;
     int r = ofr_engine_session_status(session, &status, err);
@@ -169,19 +170,38 @@ int ofr_engine_session_replan(ofr_engine_session *session, const ofr_common_opti
     json_decref(status);
     if (version == session->conditions_version || given)
         return 0;
-    session->conditions_version = version;
     ofr_plan_auto plan = {0};
     /* Without figures there is nothing to decide from: the plan stays. */
-    if (ofr_plan_auto_again(session, common, &plan, NULL) < 0)
-        return 0;
-    bool other = strcmp(plan.plan, session->plan) != 0;
-    if (other) {
-        char line[OFR_PLAN_TEXT_MAX + OFR_PLANNER_TEXT_MAX + 64];
-        snprintf(line, sizeof line, "the plan is now %s: %s", plan.plan, plan.reason);
-        ofr_command_notify(NULL, line);
+    if (ofr_plan_auto_again(session, common, &plan, NULL) == 0 &&
+        strcmp(plan.plan, session->plan) != 0) {
+        ret_choice->other = true;
+        memcpy(ret_choice->plan, plan.plan, sizeof ret_choice->plan);
+        memcpy(ret_choice->reason, plan.reason, sizeof ret_choice->reason);
     }
+    /* Another plan is chosen again and again until it is the session's. */
+    if (!ret_choice->other)
+        session->conditions_version = version;
     ofr_plan_auto_done(&plan);
-    return other ? ofr_engine_session_connect(session, common, err) : 0;
+    return 0;
+}
+
+void ofr_engine_choice_tell(const ofr_engine_choice *choice)
+{
+    char line[sizeof choice->plan + sizeof choice->reason + 32];
+    snprintf(line, sizeof line, "the plan is now %s: %s", choice->plan, choice->reason);
+    ofr_command_notify(NULL, line);
+}
+
+int ofr_engine_session_replan(ofr_engine_session *session, const ofr_common_options *common,
+                              ofr_error *err)
+{
+    ofr_engine_choice choice;
+    ofr_client_take_conditions(session->client); /* says what changed, whatever the plan */
+    int r = ofr_engine_session_choose(session, common, &choice, err);
+    if (r < 0 || !choice.other)
+        return r;
+    ofr_engine_choice_tell(&choice);
+    return ofr_engine_session_connect(session, common, err);
 }
 
 int ofr_engine_session_render(const ofr_engine_session *session, const json_t *messages,

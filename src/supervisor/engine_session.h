@@ -7,12 +7,15 @@
 
 #include <jansson.h>
 
+#include "engine/planner.h"
 #include "executive_shard/client.h"
 #include "package/package.h"
 #include "supervisor/options_common.h"
 #include "supervisor/sequence.h"
 #include "template/chat_template.h"
 #include "tokenizer/tokenizer.h"
+
+enum { OFR_PLAN_TEXT_MAX = 512 };
 
 typedef struct ofr_engine_session {
     ofr_package *package;
@@ -23,7 +26,7 @@ typedef struct ofr_engine_session {
     ofr_client *client;               /* NULL: not connected */
     ofr_client_info info;             /* of the last connection */
     ofr_sequence sequence;            /* slot 0 of the executive; tokens NULL: not connected */
-    char plan[512];                   /* what the executive was asked for */
+    char plan[OFR_PLAN_TEXT_MAX];     /* what the executive was asked for */
     uint64_t conditions_version;      /* of the devices, when the plan was looked at last */
 } ofr_engine_session;
 
@@ -40,9 +43,24 @@ void ofr_engine_session_disconnect(ofr_engine_session *session);
 int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_options *common,
                                ofr_error *err);
 
-/* Between requests of a connected session: where "auto" was asked for, and devices throttle, run
- * out of memory, are quarantined or recover, the plan may be another one; then says so on stderr
- * and connects anew. Costs a question to the executive. */
+/* What "auto" chooses under the present conditions of the devices, which may have changed: they
+ * throttle, run out of memory, are quarantined or recover. */
+typedef struct ofr_engine_choice {
+    bool other; /* than the session's plan; else the texts are empty */
+    char plan[OFR_PLAN_TEXT_MAX];
+    char reason[OFR_PLANNER_TEXT_MAX];
+} ofr_engine_choice;
+
+/* For a connected session; the session stays as it is. Never another one where a plan was asked for
+ * by name, by the command or by whoever started the executive. Costs a question to the executive,
+ * and some milliseconds where conditions changed since the choice before. */
+int ofr_engine_session_choose(ofr_engine_session *session, const ofr_common_options *common,
+                              ofr_engine_choice *ret_choice, ofr_error *err);
+/* Says on stderr which plan it is now, and why. */
+void ofr_engine_choice_tell(const ofr_engine_choice *choice);
+
+/* Between requests of a connected session: where another plan is chosen, says so on stderr and
+ * connects anew. */
 int ofr_engine_session_replan(ofr_engine_session *session, const ofr_common_options *common,
                               ofr_error *err);
 

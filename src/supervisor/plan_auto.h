@@ -8,7 +8,7 @@
 #include "engine/planner_figures.h"
 #include "supervisor/engine_session.h"
 
-enum { OFR_PLAN_TEXT_MAX = 512, OFR_PLAN_SECONDS = 20 };
+enum { OFR_PLAN_SECONDS = 20 };
 
 typedef struct ofr_plan_auto {
     ofr_planner_figures figures;

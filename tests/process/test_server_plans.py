@@ -1,11 +1,15 @@
 """The server on plans over several devices: the OpenVINO CPU plug-in stands in for an NPU. Every feature of the
-API answers as it does on one device, prompts go on while answers do, and a lost worker costs no answer."""
+API answers as it does on one device, prompts go on while answers do, and a lost worker costs no answer. Where
+"auto" was asked for, the plan follows the conditions of the devices, also under a running answer."""
+import itertools
 import os
 import signal
+import subprocess
 import sys
 import threading
 
-from support import server_process, supervisor_process as process
+from support import machines, server_process, supervisor_process as process
+from support.planned import PlannedSession
 from support.server_process import CHAT, Server, user
 
 server_process.require()
@@ -103,7 +107,165 @@ def a_lost_worker(server):
         answer.check()
 
 
+class Repetition(threading.Thread):
+    """A long answer whose text is known, read until it is told to leave."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.server, self.text, self.tokens, self.error = server, "", 0, None
+        self.leaving = threading.Event()
+        self.start()
+
+    def run(self):
+        try:
+            for event in self.server.events("/v1/completions", {
+                    "prompt": MAT, "max_tokens": 8000, "ignore_eos": True, "temperature": 0}):
+                expect(event and "error" not in event, event, "after", self.tokens, "tokens")
+                self.text += event["choices"][0]["text"]
+                self.tokens += 1
+                if self.leaving.is_set():
+                    return
+        except Exception as error:  # told by the thread that waits
+            self.error = error
+
+    def more(self, n=12):
+        """Waits for so many more tokens."""
+        wanted = self.tokens + n
+        process.until(lambda: self.tokens >= wanted or self.error or not self.is_alive(), "tokens")
+        expect(self.tokens >= wanted, self.error, self.text[-200:])
+
+    def leave(self):
+        self.leaving.set()
+        self.join(120)
+        expect(self.error is None, self.error)
+        expected = "".join(itertools.islice(itertools.cycle(" sat on the mat, the cat"), len(self.text)))
+        equal(self.text, expected, "the answer")
+
+
+JOINED, ALONE = "prefill=openvino:CPU,decode=cpu", "prefill=cpu,decode=cpu"
+
+
+class Throttling:
+    """A PlannedSession on a machine whose GPU throttles when it is told to, with figures by which
+    OpenVINO reads prompts unless that GPU does: its executive runs, with so many slots."""
+
+    def __init__(self, slots, throttled):
+        self.session, self.machine = PlannedSession(), machines.Machine().cpu().gpu()
+        self.slots, self.gt = slots, "/sys/devices/pci0000:00/0000:00:02.0/drm/card0/gt/gt0"
+        self.throttle(throttled)
+
+    def throttle(self, on):
+        self.throttled = on
+        for name in ("thermal", "status"):
+            self.machine.file(f"{self.gt}/throttle_reason_{name}", f"{int(on)}\n")
+
+    def __enter__(self):
+        session = self.session.__enter__()
+        session.write_figures({"cpu": ((16, 160), (512, 4000)), "openvino:CPU": ((16, 130), (512, 3200))},
+                              machine="igpu")
+        subprocess.run([process.EXECUTIVE, "stop"], env=session.environment, check=True, timeout=60,
+                       capture_output=True)  # `plan` has started one, for this machine
+        os.makedirs(CACHE, exist_ok=True)
+        session.environment.update({"OFFERING_CACHE_DIR": CACHE, "ZE_ENABLE_ALT_DRIVERS": "libabsent.so"})
+        subprocess.run([process.EXECUTIVE, "run", "--model", session.package, "--root", self.machine.root,
+                        "--context", "8192", "--slots", str(self.slots), "--idle_worker", "0"],
+                       env=session.environment, check=True, timeout=120, capture_output=True)
+        process.until(lambda: self.condition() == ("throttled" if self.throttled else "ok"), "telemetry")
+        return self
+
+    def condition(self):
+        devices = self.session.status()["health"]["devices"]
+        return next((d["condition"] for d in devices if d["name"] == "igpu"), None)
+
+    def __exit__(self, *what):
+        self.session.__exit__(*what)
+        self.machine.__exit__(*what)
+
+
+def plan_of(server):
+    return server.json("/status")["plan"]
+
+
+def told(server, text):
+    return sum(text in line for line in server.log)
+
+
+def wait_until_told(server, text):
+    process.until(lambda: told(server, text), text)
+    equal(told(server, text), 1, text)
+
+
+def the_plan_follows_conditions():
+    """Nothing is measured, what the strips hold stays, and a running answer goes on."""
+    with Throttling(2, False) as t, Server(t.session) as server:
+        if plan_of(server) != JOINED:
+            print("not tested: OpenVINO's CPU plug-in does not run here:", plan_of(server))
+            return
+        body = {"prompt": MAT, "max_tokens": 4, "temperature": 0}
+        equal(server.json("/v1/completions", body)["choices"][0]["text"], " sat on the mat")
+        # Nothing runs: at once, before anybody asks.
+        t.throttle(True)
+        process.until(lambda: plan_of(server) == ALONE, "the plan without the device that throttles")
+        wait_until_told(server, "igpu is throttled: thermal")
+        wait_until_told(server, f"the plan is now {ALONE}: ")
+        equal(server.json("/status")["executive"]["plan"], ALONE)
+        contains(server.request("/metrics")[2], 'offering_phase_device{phase="prefill",min_tokens="0",device="cpu"')
+        again = server.json("/v1/completions", body)
+        equal(again["choices"][0]["text"], " sat on the mat", "the answer on the other plan")
+        cached = again["usage"]["prompt_tokens_details"]["cached_tokens"]
+        equal(cached, again["usage"]["prompt_tokens"] - 1, "tokens that stayed")
+        # Under a running answer: later, and the answer's rows are not forwarded again.
+        answer = Repetition(server)
+        answer.more()
+        forwarded = server.metric("offering_prefill_tokens_total")
+        t.throttle(False)
+        process.until(lambda: plan_of(server) == JOINED, "the plan with the device that is well again")
+        equal(server.metric("offering_sequences_running"), 1, "the answer runs on")
+        at = answer.tokens
+        answer.more()
+        print(f"     the plan changed after {at} tokens", flush=True)
+        equal(server.metric("offering_prefill_tokens_total"), forwarded, "tokens forwarded in prefill")
+        answer.leave()
+        wait_until_told(server, f"the plan is now {JOINED}: ")
+        equal(server.metric("offering_plan_changes_total"), 2)
+        equal(server.metric("offering_worker_losses_total"), 0)
+        equal(told(server, "measuring"), 0, server.log)
+
+
+def a_device_joins_under_an_answer():
+    """Its test takes the only slot: the answer's tokens are forwarded again, and it goes on."""
+    with Throttling(1, True) as t, Server(t.session) as server:
+        equal(plan_of(server), ALONE)
+        answer = Repetition(server)
+        answer.more()
+        forwarded = server.metric("offering_prefill_tokens_total")
+        t.throttle(False)
+        process.until(lambda: plan_of(server) != ALONE, "another plan")
+        if plan_of(server) != JOINED:
+            print("not tested: OpenVINO's CPU plug-in does not run here:", plan_of(server))
+            return
+        answer.more()
+        expect(server.metric("offering_prefill_tokens_total") - forwarded > 12, "forwarded again")
+        answer.leave()
+
+
+def a_plan_by_name_stays():
+    with Throttling(1, False) as t:
+        with Server(t.session, "--plan", JOINED) as server:
+            if plan_of(server) != JOINED:
+                print("not tested: OpenVINO's CPU plug-in does not run here:", plan_of(server))
+                return
+            t.throttle(True)
+            process.until(lambda: told(server, "igpu is throttled"), "word of it")
+            server.json("/v1/completions", {"prompt": MAT, "max_tokens": 1})
+            equal(plan_of(server), JOINED)
+            equal(server.metric("offering_plan_changes_total"), 0)
+
+
 def main():
+    for test in (the_plan_follows_conditions, a_device_joins_under_an_answer, a_plan_by_name_stays):
+        test()
+        print("ok  ", test.__name__, flush=True)
     for plan, apart in (("prefill=openvino:CPU,decode=cpu", True), ("cpu@0-12,openvino:CPU@12-", False)):
         with process.Session() as session:
             # Compiled graphs are kept: compiling is not what is tested.

@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 
-from support.supervisor_process import PACKAGE, Session, contains, equal, require, run_tests
+from support.planned import PlannedSession
+from support.supervisor_process import Session, contains, equal, require, run_tests
 
 require()
 
@@ -125,37 +126,11 @@ def bad_profiles_are_refused():
                  "exclude")
 
 
-class Machine(Session):
-    """Without OFFERING_PLAN, with a package of its own (hard links), and with the CPU alone."""
-
-    def __enter__(self):
-        super().__enter__()
-        self.package = self.path("package")
-        shutil.copytree(PACKAGE, self.package, copy_function=os.link,
-                        ignore=shutil.ignore_patterns("plans"))
-        del self.environment["OFFERING_PLAN"]
-        self.environment["OFFERING_OPENVINO_LIBRARY"] = self.path("no_openvino.so")
-        self.environment["OCL_ICD_VENDORS"] = self.path("no_opencl")
-        return self
-
-    def command(self, *arguments, model=True):
-        words = super().command(*arguments, model=False)
-        return words + (["--model", self.package] if model else [])
-
-    def figures(self):
-        """(path, content) of the one file of figures"""
-        directory = os.path.join(self.package, "plans")
-        names = os.listdir(directory)
-        equal(len(names), 1, names)
-        with open(os.path.join(directory, names[0])) as file:
-            return os.path.join(directory, names[0]), json.load(file)
-
-
 RUN = ["run", "--prompt", "What is the capital of France?", "--max_tokens", "8"]
 
 
 def a_cpu_alone_is_not_measured():
-    with Machine() as s:
+    with PlannedSession() as s:
         done = s.run(*RUN, "--json")
         equal(json.loads(done.stdout)["plan"], "prefill=cpu,decode=cpu")
         assert b"measuring" not in done.stderr, done.stderr
@@ -171,7 +146,7 @@ def a_cpu_alone_is_not_measured():
 
 def opencl_on_the_cpu_is_not_measured():
     """Present, but the same cores: only where somebody asks for it."""
-    with Machine() as s:
+    with PlannedSession() as s:
         del s.environment["OCL_ICD_VENDORS"]
         done = s.run("plan", "--json")
         report = json.loads(done.stdout)
@@ -188,7 +163,7 @@ def opencl_on_the_cpu_is_not_measured():
 
 
 def measured_when_asked_and_kept():
-    with Machine() as s:
+    with PlannedSession() as s:
         done = s.run("plan", "--measure", "--seconds", "2", "--json")
         contains(done.stderr, "measuring cpu")
         contains(done.stderr, "cpu: reads prompts at")
@@ -225,7 +200,7 @@ def measured_when_asked_and_kept():
 
 
 def another_driver_is_another_machine():
-    with Machine() as s:
+    with PlannedSession() as s:
         s.run("plan")
         before = s.figures()[0]
         with open(s.path("no_openvino.so"), "w") as file:
@@ -234,27 +209,9 @@ def another_driver_is_another_machine():
         equal(len(os.listdir(os.path.dirname(before))), 2)
 
 
-def write_figures(s):
-    """Made-up times of real devices, where this machine's figures are kept: OpenVINO reads prompts
-    13 times as fast as the CPU and writes a tenth as fast."""
-    figures = s.json("plan")["figures"]
-    del s.environment["OFFERING_OPENVINO_LIBRARY"]
-    key = s.json("plan", "--plan", "cpu")["key"]
-
-    def device(name, prefill, decode):
-        return {"name": name, "kind": "cpu", "description": name, "hop_us": 100,
-                "prefill": [{"tokens": t, "ms": ms} for t, ms in prefill],
-                "decode": [{"tokens": 16, "ms": decode}]}
-    figures.update(key=key, devices=[device("cpu", ((16, 160), (512, 4000)), 10),
-                                     device("openvino:CPU", ((16, 10), (512, 300)), 100)])
-    path = os.path.join(s.package, "plans", key[:16] + ".json")
-    with open(path, "w") as file:
-        json.dump(figures, file)
-
-
 def combinations_are_used():
-    with Machine() as s:
-        write_figures(s)
+    with PlannedSession() as s:
+        s.write_figures()
         asked = s.json(*RUN, "--plan", "prefill=openvino:CPU,decode=cpu")
         if asked["plan"] != "prefill=openvino:CPU,decode=cpu":
             print("not tested: OpenVINO's CPU plug-in does not run here:", asked["plan"])

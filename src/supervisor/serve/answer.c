@@ -177,10 +177,14 @@ static int next_token(void *user, const float *logits, int32_t *ret_token, ofr_e
     return r;
 }
 
-static int add_sums(void *user, const float *sums, uint32_t n, ofr_error *err)
+static int add_sums(void *user, const float *sums, uint32_t position, uint32_t n, ofr_error *err)
 {
     ofr_answer_part *part = user;
     (void)err;
+    if (position == 0) {
+        memset(part->sums, 0, part->answer->service->d_model * sizeof *part->sums);
+        part->n_summed = 0;
+    }
     for (uint32_t i = 0; i < part->answer->service->d_model; i++)
         part->sums[i] += (double)sums[i];
     part->n_summed += n;

@@ -55,7 +55,7 @@ struct ofr_batch {
     struct sequence *waiting; /* oldest first */
     uint32_t n_waiting;
     uint64_t next_id;
-    bool stop;
+    bool stop, woken;
     ofr_batch_slot_status *slot_status; /* [n_slots], owned */
 
     /* The batch thread's own. */
@@ -544,7 +544,7 @@ static void take_sums(struct ofr_batch *batch, struct lane *lane)
     struct sequence *sequence = lane->members[0];
     ofr_error err = {0};
     int r = sequence->request.embed_sum(sequence->request.user, engine->logits(engine->user, 0),
-                                        lane->total, &err);
+                                        lane->segments[0].position, lane->total, &err);
     if (r < 0 || remaining(sequence) == 0)
         end_sequence(batch, sequence, r, err.text[0] ? &err : NULL);
 }
@@ -637,15 +637,52 @@ static void wait_for_job(struct ofr_batch *batch)
     end_job(batch, decode->busy && decode->ticket == ticket ? decode : prompt);
 }
 
+/* Rows that a slot's strips do not hold any more are forwarded again. */
+static void keep_strips(struct ofr_batch *batch)
+{
+    const ofr_batch_engine *engine = &batch->options.engine;
+    for (uint32_t i = 0; i < engine->n_slots; i++) {
+        struct sequence *sequence = batch->running[i];
+        if (!sequence)
+            continue;
+        uint32_t n = 0, same = 0;
+        const int32_t *tokens = engine->slot_tokens(engine->engine.user, i, &n);
+        n = n < sequence->n_in_kv ? n : sequence->n_in_kv;
+        while (same < n && tokens[same] == sequence->tokens[same])
+            same++;
+        if (same == sequence->n_in_kv)
+            continue;
+        sequence->n_in_kv = sequence->n_begin = sequence->request.embed ? 0 : same;
+        sequence->state = STATE_PREFILL;
+    }
+}
+
+static void look_at_plan(struct ofr_batch *batch)
+{
+    const ofr_batch_engine *engine = &batch->options.engine;
+    bool idle = batch->n_running == 0 && atomic_load(&batch->counters.waiting) == 0;
+    if (!engine->plan_is_due || !engine->plan_is_due(engine->engine.user, idle))
+        return;
+    drain(batch);
+    ofr_error err = {0};
+    int r = engine->change_plan(engine->engine.user, &err);
+    if (r < 0)
+        recover(batch, r, &err);
+    else
+        keep_strips(batch);
+}
+
 static void *loop(void *argument)
 {
     struct ofr_batch *batch = argument;
     for (;;) {
+        look_at_plan(batch);
         publish(batch);
         pthread_mutex_lock(&batch->lock);
-        while (!batch->stop && !batch->waiting && batch->n_running == 0)
+        while (!batch->stop && !batch->woken && !batch->waiting && batch->n_running == 0)
             pthread_cond_wait(&batch->changed, &batch->lock);
         bool stop = batch->stop;
+        batch->woken = false;
         pthread_mutex_unlock(&batch->lock);
         if (stop)
             drain(batch);
@@ -810,6 +847,14 @@ int ofr_batch_submit(ofr_batch *batch, const ofr_batch_request *requests, uint32
         first = next;
     }
     return r;
+}
+
+void ofr_batch_wake(ofr_batch *batch)
+{
+    pthread_mutex_lock(&batch->lock);
+    batch->woken = true;
+    pthread_cond_signal(&batch->changed);
+    pthread_mutex_unlock(&batch->lock);
 }
 
 const ofr_batch_counters *ofr_batch_get_counters(const ofr_batch *batch)

@@ -8,6 +8,8 @@
  * kind is on its way at a time, and a chunk is as large as suits its device. A prompt of which one
  * token is left joins the answers' jobs.
  *
+ * Another plan is taken between two jobs; sequences go on from the rows that are left to them.
+ *
  * A lost worker costs every sequence its K and V, not its tokens: all are prefilled again and go
  * on. A lost executive is replaced through `reconnect`.
  *
@@ -40,6 +42,12 @@ typedef struct ofr_batch_engine {
      * wait_any, which has the contract of ofr_client_wait_any. NULL: never. */
     bool (*overlaps)(void *user);
     int (*wait_any)(void *user, uint32_t *ret_ticket, ofr_error *err);
+    /* Asked between jobs, and when the batch is woken: should another plan be taken now? `idle`: no
+     * sequence runs or waits. Cheap. NULL: never. */
+    bool (*plan_is_due)(void *user, bool idle);
+    /* Then, with no job on its way. Strips keep what slot_tokens says afterwards. An error is that
+     * of a lost executive. */
+    int (*change_plan)(void *user, ofr_error *err);
 } ofr_batch_engine;
 
 /* What the batch counts; read at any time by any thread. */
@@ -83,8 +91,9 @@ typedef struct ofr_batch_request {
     const atomic_bool *canceled; /* looked at between jobs; outlives the sequence; may be NULL */
     /* logits [vocab_size] follow the tokens so far. *ret_token is the next one, or -1: the end. */
     int (*next)(void *user, const float *logits, int32_t *ret_token, ofr_error *err);
-    /* embed: sums over the tokens of one chunk, [d_model]; `n` tokens. */
-    int (*embed_sum)(void *user, const float *sums, uint32_t n, ofr_error *err);
+    /* embed: sums over the tokens of one chunk, [d_model]; `n` tokens from `position` on. Position
+     * 0 again: a device was lost, all chunks come anew. */
+    int (*embed_sum)(void *user, const float *sums, uint32_t position, uint32_t n, ofr_error *err);
     /* Exactly once, last: 0, OFR_ELIMIT (the context is full), OFR_ECANCELED, or why it failed. */
     void (*end)(void *user, int status, const ofr_error *err, const ofr_batch_report *report);
     void *user;
@@ -99,6 +108,9 @@ ofr_batch *ofr_batch_free(ofr_batch *batch);
  * copied. OFR_EBUSY: too many wait; OFR_ELIMIT: a prompt leaves no room for a token. */
 int ofr_batch_submit(ofr_batch *batch, const ofr_batch_request *requests, uint32_t n,
                      ofr_error *err);
+
+/* The engine may have another plan to take (plan_is_due). Any thread. */
+void ofr_batch_wake(ofr_batch *batch);
 
 const ofr_batch_counters *ofr_batch_get_counters(const ofr_batch *batch);
 /* Seconds until a slot is likely free, for Retry-After; at least 1. */

@@ -253,6 +253,8 @@ static void print_phases(ofr_text *out, const char *text)
 void ofr_report_metrics(ofr_service *service, ofr_text *out)
 {
     const ofr_metrics *m = &service->metrics;
+    ofr_plan_shown shown;
+    ofr_service_get_plan(&service->plan, &shown);
     ofr_metrics_requests(out, m);
     ofr_histogram_print(out, "offering_time_to_first_token_seconds",
                         "From the arrival of a request to its first token.", &m->first_token);
@@ -269,11 +271,13 @@ void ofr_report_metrics(ofr_service *service, ofr_text *out)
                    OFR_VERSION);
     ofr_text_add_json_string(out, service->model_id);
     ofr_text_print(out, ",plan=");
-    ofr_text_add_json_string(out, service->plan);
+    ofr_text_add_json_string(out, shown.plan);
     ofr_text_print(out, ",device=");
-    ofr_text_add_json_string(out, service->device);
+    ofr_text_add_json_string(out, shown.device);
     ofr_text_print(out, "} 1\n");
-    print_phases(out, service->plan);
+    print_phases(out, shown.plan);
+    ofr_metrics_value(out, "offering_plan_changes_total", "counter",
+                      "Changes of the plan since the start.", "", (double)shown.changes);
     json_t *status = executive_status(service);
     ofr_metrics_value(out, "offering_executive_up", "gauge", "Whether the executive answers.", "",
                       status ? 1 : 0);
@@ -319,16 +323,19 @@ void ofr_report_status(ofr_service *service, ofr_text *out)
 {
     ofr_batch_slot_status *slots = calloc(service->n_slots, sizeof *slots);
     uint64_t now = ofr_clock_ns();
+    ofr_plan_shown shown;
+    ofr_service_get_plan(&service->plan, &shown);
     ofr_text_print(out, "{\"model\":");
     ofr_text_add_json_string(out, service->model_id);
     ofr_text_print(out, ",\"device\":");
-    ofr_text_add_json_string(out, service->device);
+    ofr_text_add_json_string(out, shown.device);
     ofr_text_print(out, ",\"plan\":");
-    ofr_text_add_json_string(out, service->plan);
+    ofr_text_add_json_string(out, shown.plan);
     ofr_text_print(out,
+                   ",\"plan_changes\":%" PRIu64
                    ",\"version\":\"%s\",\"context\":%u,\"chat\":%s,\"now_ms\":%" PRIu64
                    ",\"uptime_ms\":%" PRIu64 ",\"resident_bytes\":%" PRIu64 ",",
-                   OFR_VERSION, service->context,
+                   shown.changes, OFR_VERSION, service->context,
                    service->session->chat_template ? "true" : "false", now / 1000000,
                    (now - service->metrics.started_ns) / 1000000,
                    ofr_process_resident_bytes(getpid()));

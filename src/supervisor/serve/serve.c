@@ -12,12 +12,11 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/sha256.h"
-#include "engine/plan.h"
 #include "supervisor/commands.h"
-#include "supervisor/plan_auto.h"
+#include "supervisor/serve/engine.h"
 #include "supervisor/serve/http.h"
 
-enum { KEYS_MAX = 1024, KEY_FILE_CAP = 1 << 20, RECONNECT_TRIES = 3 };
+enum { KEYS_MAX = 1024, KEY_FILE_CAP = 1 << 20 };
 
 static const ofr_command_help help = {
     .name = "serve",
@@ -31,16 +30,6 @@ struct serve_options {
     const char *host, *api_key_file, *cors_origin, *model_name, *cache_dir;
     int64_t port, slots, queue, connections, body_bytes, timeout, stall_ms, http_threads;
     bool insecure;
-};
-
-/* What the batch's thread works with; only it touches the client after the start. */
-struct engine {
-    ofr_engine_session *session;
-    ofr_common_options common;
-    uint32_t slots;
-    const char *cache_dir;
-    ofr_client_info shape; /* of the first connection */
-    bool apart;            /* prompts and answers are on different devices */
 };
 
 static bool parse(struct serve_options *o, int argc, char **argv, int *ret_exit)
@@ -79,147 +68,6 @@ static bool parse(struct serve_options *o, int argc, char **argv, int *ret_exit)
     };
     return ofr_command_parse(&help, table, sizeof table / sizeof table[0], argc, argv, &o->common,
                              ret_exit);
-}
-
-static int engine_run(void *user, const ofr_client_job *job, ofr_client_result *ret_result,
-                      ofr_error *err)
-{
-    struct engine *engine = user;
-    if (!engine->session->client)
-        return ofr_fail(err, OFR_EGONE, "there is no executive");
-    return ofr_client_run(engine->session->client, job, ret_result, err);
-}
-
-static const float *engine_logits(void *user, uint32_t row)
-{
-    struct engine *engine = user;
-    return ofr_client_logits(engine->session->client, row);
-}
-
-/* Are prompts, of any length, on other devices than answers? */
-static bool phases_are_apart(const char *text)
-{
-    ofr_plan plan;
-    ofr_error ignored;
-    if (ofr_plan_parse(text, &plan, &ignored) < 0)
-        return false;
-    const ofr_plan_phase *decode = &plan.phases[OFR_PLAN_PHASE_DECODE];
-    bool apart = decode->n_stages > 0 && plan.phases[OFR_PLAN_PHASE_PREFILL].n_stages > 0;
-    for (uint32_t i = 0; i <= plan.n_longer; i++) {
-        const ofr_plan_phase *prefill =
-            i == 0 ? &plan.phases[OFR_PLAN_PHASE_PREFILL] : &plan.longer[i - 1].prefill;
-        for (uint32_t p = 0; p < prefill->n_stages; p++)
-            for (uint32_t d = 0; d < decode->n_stages; d++)
-                apart = apart && strcmp(prefill->stages[p].device, decode->stages[d].device) != 0;
-    }
-    return apart;
-}
-
-/* The plan may be another one than before. */
-static void note_plan(struct engine *engine)
-{
-    engine->session->info = *ofr_client_get_info(engine->session->client);
-    engine->apart = phases_are_apart(engine->session->info.plan);
-}
-
-static bool engine_overlaps(void *user)
-{
-    return ((struct engine *)user)->apart;
-}
-
-static int engine_submit(void *user, const ofr_client_job *job, uint32_t *ret_ticket,
-                         ofr_error *err)
-{
-    struct engine *engine = user;
-    if (!engine->session->client)
-        return ofr_fail(err, OFR_EGONE, "there is no executive");
-    return ofr_client_submit(engine->session->client, job, ret_ticket, err);
-}
-
-static int engine_wait(void *user, uint32_t ticket, ofr_client_result *ret_result, ofr_error *err)
-{
-    return ofr_client_wait(((struct engine *)user)->session->client, ticket, ret_result, err);
-}
-
-static int engine_wait_any(void *user, uint32_t *ret_ticket, ofr_error *err)
-{
-    return ofr_client_wait_any(((struct engine *)user)->session->client, ret_ticket, err);
-}
-
-static uint32_t engine_chunk(void *user, uint32_t prompt_tokens)
-{
-    struct engine *engine = user;
-    return engine->session->client ? ofr_client_chunk(engine->session->client, prompt_tokens) : 0;
-}
-
-static int engine_wait_ready(void *user, uint32_t timeout_ms, ofr_error *err)
-{
-    struct engine *engine = user;
-    int r = ofr_client_wait_ready(engine->session->client, timeout_ms, err);
-    note_plan(engine);
-    return r;
-}
-
-static const int32_t *engine_slot_tokens(void *user, uint32_t slot, uint32_t *ret_n)
-{
-    struct engine *engine = user;
-    *ret_n = 0;
-    return engine->session->client ? ofr_client_slot_tokens(engine->session->client, slot, ret_n)
-                                   : NULL;
-}
-
-static int engine_copy(void *user, uint32_t from, uint32_t to, uint32_t n, ofr_error *err)
-{
-    struct engine *engine = user;
-    if (!engine->session->client)
-        return ofr_fail(err, OFR_EGONE, "there is no executive");
-    return ofr_client_copy(engine->session->client, from, to, n, err);
-}
-
-static int engine_connect(struct engine *engine, ofr_error *err)
-{
-    ofr_client_options options = {
-        .package_directory = ofr_package_directory(engine->session->package),
-        .instance = engine->common.instance,
-        .plan = engine->common.plan,
-        .start = true,
-        .threads = (uint32_t)engine->common.threads,
-        .context = (uint32_t)engine->common.context,
-        .slots = engine->slots,
-        .cache_dir = engine->cache_dir,
-        .notify = ofr_command_notify,
-    };
-    int r = ofr_client_connect(&options, &engine->session->client, err);
-    if (r < 0)
-        return r;
-    const ofr_client_info *info = ofr_client_get_info(engine->session->client);
-    uint32_t vocab_size = ofr_package_params(engine->session->package)->vocab_size;
-    if (info->vocab_size != vocab_size ||
-        (engine->shape.n_slots &&
-         (info->n_slots != engine->shape.n_slots || info->context != engine->shape.context ||
-          info->chunk_max != engine->shape.chunk_max))) {
-        r = ofr_fail(err, OFR_EPROTOCOL,
-                     "the executive (pid %ld) has another shape than before: %u slots of %u tokens",
-                     (long)info->executive_pid, info->n_slots, info->context);
-        engine->session->client = ofr_client_close(engine->session->client);
-        return r;
-    }
-    engine->shape = *info;
-    note_plan(engine);
-    return 0;
-}
-
-/* The dead executive's place is taken by one with the same slots and context. */
-static int engine_reconnect(void *user, ofr_error *err)
-{
-    struct engine *engine = user;
-    engine->session->client = ofr_client_close(engine->session->client);
-    engine->slots = engine->shape.n_slots;
-    engine->common.context = engine->shape.context;
-    int r = OFR_EGONE;
-    for (int tries = 0; r < 0 && tries < RECONNECT_TRIES; tries++)
-        r = engine_connect(engine, err);
-    return r;
 }
 
 static int read_keys(const char *path, char (**ret_hashes)[65], uint32_t *ret_n, ofr_error *err)
@@ -329,6 +177,7 @@ static void make_model_id(const ofr_package *package, const char *given, char *r
 
 static void fill_service(ofr_service *service, ofr_engine_session *session, const char *model_id)
 {
+    pthread_mutex_init(&service->plan.lock, NULL);
     const ofr_client_info *info = &session->info;
     service->session = session;
     service->model_id = model_id;
@@ -341,8 +190,7 @@ static void fill_service(ofr_service *service, ofr_engine_session *session, cons
     snprintf(service->fingerprint, sizeof service->fingerprint, "fp_%.10s",
              ofr_package_fingerprint(session->package));
     snprintf(service->instance, sizeof service->instance, "%s", info->instance);
-    snprintf(service->device, sizeof service->device, "%s", info->device);
-    snprintf(service->plan, sizeof service->plan, "%s", info->plan);
+    ofr_service_set_plan(&service->plan, info);
 }
 
 static int wait_for_signal(ofr_error *err)
@@ -356,44 +204,24 @@ static int wait_for_signal(ofr_error *err)
     return e ? ofr_fail_errno(err, e, "cannot wait for signals") : 0;
 }
 
-static int start_batch(const struct serve_options *o, struct engine *engine, ofr_batch **ret_batch,
-                       ofr_error *err)
+static int start_batch(const struct serve_options *o, ofr_serve_engine *engine,
+                       ofr_service *service, ofr_error *err)
 {
-    const ofr_client_info *info = &engine->shape;
     ofr_batch_options options = {
-        .engine =
-            {
-                .engine =
-                    {
-                        .run = engine_run,
-                        .logits = engine_logits,
-                        .wait_ready = engine_wait_ready,
-                        .user = engine,
-                        .context = info->context,
-                        .chunk_max = info->chunk_max,
-                        .chunk_preferred = info->chunk_preferred,
-                        .vocab_size = info->vocab_size,
-                        .submit = engine_submit,
-                        .wait = engine_wait,
-                        .chunk = engine_chunk,
-                    },
-                .n_slots = info->n_slots,
-                .slot_tokens = engine_slot_tokens,
-                .copy = engine_copy,
-                .reconnect = engine_reconnect,
-                .overlaps = engine_overlaps,
-                .wait_any = engine_wait_any,
-            },
         .waiting_max = (uint32_t)o->queue,
         .stall_ns = (uint64_t)o->stall_ms * 1000000,
         .notify = ofr_command_notify,
     };
-    return ofr_batch_new(&options, ret_batch, err);
+    ofr_serve_engine_fill(engine, &service->plan, &options.engine);
+    int r = ofr_batch_new(&options, &service->batch, err);
+    if (r == 0)
+        ofr_serve_engine_set_batch(engine, service->batch);
+    return r;
 }
 
 /* Serves until a signal. */
-static int serve(const struct serve_options *o, struct engine *engine, int listen_fd, bool loopback,
-                 uint16_t port, char (*keys)[65], uint32_t n_keys, ofr_error *err)
+static int serve(const struct serve_options *o, ofr_serve_engine *engine, int listen_fd,
+                 bool loopback, uint16_t port, char (*keys)[65], uint32_t n_keys, ofr_error *err)
 {
     char model_id[160];
     ofr_service service = {0};
@@ -404,8 +232,9 @@ static int serve(const struct serve_options *o, struct engine *engine, int liste
     int r = ofr_vocabulary_new(engine->session->tokenizer, &vocabulary, err);
     service.vocabulary = vocabulary;
     if (r == 0)
-        r = start_batch(o, engine, &service.batch, err);
+        r = start_batch(o, engine, &service, err);
     if (r < 0) {
+        pthread_mutex_destroy(&service.plan.lock);
         ofr_vocabulary_free(vocabulary);
         close(listen_fd);
         return r;
@@ -425,7 +254,9 @@ static int serve(const struct serve_options *o, struct engine *engine, int liste
     r = ofr_http_start(&options, &server, err);
     if (r == 0) {
         bool v6 = strchr(o->host, ':') != NULL;
-        fprintf(stderr, "supervisor: %s on %s, %u slots of %u tokens\n", model_id, service.device,
+        ofr_plan_shown shown;
+        ofr_service_get_plan(&service.plan, &shown);
+        fprintf(stderr, "supervisor: %s on %s, %u slots of %u tokens\n", model_id, shown.device,
                 service.n_slots, service.context);
         fprintf(stderr, "supervisor: listening on http://%s%s%s:%u\n", v6 ? "[" : "", o->host,
                 v6 ? "]" : "", port);
@@ -433,8 +264,10 @@ static int serve(const struct serve_options *o, struct engine *engine, int liste
         fprintf(stderr, "supervisor: stopping\n");
         ofr_http_drain(server);
     }
+    ofr_serve_engine_set_batch(engine, NULL);
     ofr_batch_free(service.batch);
     ofr_http_stop(server);
+    pthread_mutex_destroy(&service.plan.lock);
     ofr_vocabulary_free(vocabulary);
     return r;
 }
@@ -454,10 +287,10 @@ int ofr_command_serve(int argc, char **argv)
         return exit_code;
     ofr_error err = {0};
     ofr_engine_session session = {0};
-    struct engine engine = {.session = &session,
-                            .common = o.common,
-                            .slots = (uint32_t)o.slots,
-                            .cache_dir = o.cache_dir};
+    ofr_serve_engine engine = {.session = &session,
+                               .common = &o.common,
+                               .slots = (uint32_t)o.slots,
+                               .cache_dir = o.cache_dir};
     char(*keys)[65] = NULL;
     uint32_t n_keys = 0;
     int listen_fd = -1;
@@ -473,12 +306,8 @@ int ofr_command_serve(int argc, char **argv)
         r = open_socket(&o, &listen_fd, &loopback, &port, &err);
     if (r == 0)
         r = ofr_engine_session_open(&session, &o.common, false, true, &err);
-    char plan[OFR_PLAN_TEXT_MAX];
     if (r == 0)
-        r = ofr_plan_auto_text(&session, &o.common, true, plan, &err);
-    engine.common.plan = plan;
-    if (r == 0)
-        r = engine_connect(&engine, &err);
+        r = ofr_serve_engine_open(&engine, &err);
     if (r == 0) {
         /* Threads inherit the mask: only this one takes the signals. */
         pthread_sigmask(SIG_BLOCK, &set, NULL);
@@ -487,6 +316,7 @@ int ofr_command_serve(int argc, char **argv)
         close(listen_fd);
     }
     free(keys);
+    ofr_serve_engine_done(&engine);
     ofr_engine_session_done(&session);
     return r < 0 ? ofr_command_fail(help.name, &err) : ofr_command_finish(help.name);
 }

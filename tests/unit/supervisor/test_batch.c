@@ -7,12 +7,14 @@
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "supervisor/serve/batch.h"
 
-enum { SLOTS = 3, CONTEXT = 96, CHUNK = 16, VOCAB = 251, SEQUENCES = 12 };
+enum { SLOTS = 3, CONTEXT = 96, CHUNK = 16, VOCAB = 251, SEQUENCES = 12, CHANGES = 5 };
 
 /* A job on its way, where prompts and answers are on different devices. */
 struct model_job {
@@ -30,6 +32,10 @@ struct model {
     uint32_t n[SLOTS];
     float logits[SLOTS][VOCAB];
     uint32_t jobs, fail_at, reconnects, waits, copies;
+    uint32_t change_every, asked; /* another plan is due every so many times that it is asked for */
+    atomic_bool change_idle;      /* or when nothing runs, once */
+    bool keeps_rows;              /* then */
+    _Atomic uint32_t changes; /* up to CHANGES, so that what is forwarded again comes to an end */
     int fail_code;
     bool refuse_recovery, hold;
     pthread_mutex_t lock;
@@ -168,6 +174,30 @@ static int model_reconnect(void *user, ofr_error *err)
     return 0;
 }
 
+static bool model_plan_is_due(void *user, bool idle)
+{
+    struct model *m = user;
+    if (idle)
+        return m->change_idle && m->changes == 0;
+    return m->change_every && m->changes < CHANGES && ++m->asked % m->change_every == 0;
+}
+
+/* A device that joins takes the last slot for its test; another slot loses some rows. */
+static int model_change_plan(void *user, ofr_error *err)
+{
+    struct model *m = user;
+    (void)err;
+    assert_false(m->on_way[0].used || m->on_way[1].used);
+    for (uint32_t slot = 0; slot < SLOTS && !m->keeps_rows; slot++) {
+        m->n[slot] = slot == SLOTS - 1 ? 0 : slot == 0 ? m->n[slot] / 2 : m->n[slot];
+        memset(m->strips[slot] + m->n[slot], 0xff,
+               (CONTEXT - m->n[slot]) * sizeof m->strips[slot][0]);
+    }
+    m->overlaps = !m->overlaps;
+    m->changes++;
+    return 0;
+}
+
 static ofr_batch *start(struct model *m, uint32_t waiting_max)
 {
     ofr_batch_options options = {
@@ -185,7 +215,9 @@ static ofr_batch *start(struct model *m, uint32_t waiting_max)
                    .copy = model_copy,
                    .reconnect = model_reconnect,
                    .overlaps = model_overlaps,
-                   .wait_any = model_wait_any},
+                   .wait_any = model_wait_any,
+                   .plan_is_due = model_plan_is_due,
+                   .change_plan = model_change_plan},
         .waiting_max = waiting_max,
     };
     ofr_batch *batch = NULL;
@@ -231,10 +263,15 @@ static int hear(void *user, const float *logits, int32_t *ret_token, ofr_error *
     return 0;
 }
 
-static int hear_sum(void *user, const float *sums, uint32_t n, ofr_error *err)
+static int hear_sum(void *user, const float *sums, uint32_t position, uint32_t n, ofr_error *err)
 {
     struct heard *h = user;
     (void)err;
+    if (position == 0) {
+        h->sum = 0;
+        h->n = h->chunks = 0;
+    }
+    assert_int_equal(position, h->n);
     h->sum += (double)sums[0];
     h->chunks++;
     h->n += n;
@@ -307,7 +344,8 @@ static void run_many(struct model *m)
     }
     const ofr_batch_counters *counters = ofr_batch_get_counters(batch);
     assert_int_equal(atomic_load(&counters->waiting), 0);
-    assert_int_equal(atomic_load(&counters->overlapped_jobs) > 0, m->overlaps);
+    if (!m->change_every)
+        assert_int_equal(atomic_load(&counters->overlapped_jobs) > 0, m->overlaps);
     ofr_batch_free(batch);
 }
 
@@ -342,6 +380,59 @@ static void prompts_and_answers_go_on_at_once(void **state)
     struct model gone = {.overlaps = true, .fail_at = 9, .fail_code = OFR_EGONE};
     run_many(&gone);
     assert_int_equal(gone.reconnects, 1);
+}
+
+static void another_plan_costs_no_sequence(void **state)
+{
+    (void)state;
+    for (uint32_t every = 1; every < 12; every++) {
+        struct model m = {.change_every = every, .overlaps = every % 2};
+        run_many(&m);
+        assert_int_equal(m.changes, CHANGES);
+        assert_int_equal(m.reconnects + m.waits, 0);
+    }
+    /* Rows that are left are not forwarded again. */
+    struct model m = {.change_every = 2, .keeps_rows = true};
+    static struct heard h[2];
+    memset(h, 0, sizeof h);
+    ofr_batch *batch = start(&m, 9);
+    hold(&m, true);
+    for (int32_t i = 0; i < 2; i++) {
+        ofr_batch_request r = request(&h[i], 8, 12, i);
+        submit(batch, &r, 1);
+    }
+    hold(&m, false);
+    for (uint32_t i = 0; i < 2; i++) {
+        wait_for(&h[i]);
+        check_text(&h[i]);
+    }
+    assert_int_equal(m.changes, CHANGES);
+    assert_int_equal(atomic_load(&ofr_batch_get_counters(batch)->prefill_tokens), 8 + 8);
+    ofr_batch_free(batch);
+}
+
+static void another_plan_is_taken_while_idle(void **state)
+{
+    (void)state;
+    struct model m = {0};
+    static struct heard h;
+    memset(&h, 0, sizeof h);
+    ofr_batch *batch = start(&m, 9);
+    ofr_batch_request r = request(&h, 8, 12, 1);
+    submit(batch, &r, 1);
+    wait_for(&h);
+    assert_int_equal(m.changes, 0);
+    m.change_idle = true;
+    ofr_batch_wake(batch);
+    while (atomic_load(&m.changes) == 0)
+        sched_yield();
+    h.ended = false;
+    r = request(&h, 8, 12, 1);
+    submit(batch, &r, 1);
+    wait_for(&h);
+    check_text(&h);
+    ofr_batch_free(batch);
+    assert_int_equal(m.changes, 1);
 }
 
 static void a_lost_executive_is_replaced(void **state)
@@ -506,20 +597,28 @@ static void owners_share_the_slots(void **state)
 static void embeddings_see_every_token(void **state)
 {
     (void)state;
-    struct model m = {0};
+    struct model models[] = {
+        {0},
+        {.fail_at = 4, .fail_code = OFR_EDEVICE},
+        {.change_every = 4},
+    };
     static struct heard h;
-    memset(&h, 0, sizeof h);
-    ofr_batch *batch = start(&m, 9);
-    ofr_batch_request r = request(&h, CONTEXT, 0, 3);
-    r.embed = true;
-    h.n = 0;
-    submit(batch, &r, 1);
-    wait_for(&h);
-    assert_int_equal(h.status, 0);
-    assert_int_equal(h.n, CONTEXT);
-    assert_int_equal(h.chunks, CONTEXT / CHUNK);
-    assert_true(h.sum == CONTEXT / CHUNK);
-    ofr_batch_free(batch);
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+        memset(&h, 0, sizeof h);
+        ofr_batch *batch = start(&models[i], 9);
+        ofr_batch_request r = request(&h, CONTEXT, 0, 3);
+        r.embed = true;
+        submit(batch, &r, 1);
+        wait_for(&h);
+        assert_int_equal(h.status, 0);
+        /* Each once, also where a device was lost or the plan changed on the way. */
+        assert_int_equal(h.n, CONTEXT);
+        assert_int_equal(h.chunks, CONTEXT / CHUNK);
+        assert_true(h.sum == CONTEXT / CHUNK);
+        ofr_batch_free(batch);
+    }
+    assert_int_equal(models[1].waits, 1);
+    assert_int_equal(models[2].changes > 0, 1);
 }
 
 int main(void)
@@ -528,6 +627,8 @@ int main(void)
         cmocka_unit_test(sequences_are_not_mixed_up),
         cmocka_unit_test(a_lost_worker_costs_no_sequence),
         cmocka_unit_test(prompts_and_answers_go_on_at_once),
+        cmocka_unit_test(another_plan_costs_no_sequence),
+        cmocka_unit_test(another_plan_is_taken_while_idle),
         cmocka_unit_test(a_lost_executive_is_replaced),
         cmocka_unit_test(a_device_that_stays_away_ends_them),
         cmocka_unit_test(prefixes_are_reused_and_copied),

@@ -205,7 +205,7 @@ int ofr_check_package(const char *directory, ofr_check_result *ret_result, ofr_e
         r = ofr_fail(err, OFR_ENOMEM, "%s: out of memory", directory);
     else if (!ofr_package_has_file(package, first) &&
              !ofr_package_has_file(package, "openvino_model.xml"))
-        add(&c, true, "", "the package has no static graphs, so no NPU can run it");
+        add(&c, true, "", ofr_graph_explain_absence(package));
     else
         r = check_all(&c, err);
     ofr_package_close(package);

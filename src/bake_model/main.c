@@ -194,7 +194,10 @@ static int run(const command_line *line)
         return OFR_EXIT_FAILURE;
     }
     if (result.graphs_left_out[0])
-        fprintf(stderr, "bake_model: no static graphs, so no NPU: %s\n", result.graphs_left_out);
+        fprintf(stderr,
+                "bake_model: no static graphs, so no NPU and no other device of OpenVINO: %s%s\n",
+                result.graphs_left_out,
+                line->keep_quantization ? "; without --keep_quantization they are written" : "");
     if (result.tokenizer_left_out[0])
         fprintf(stderr, "bake_model: no tokenizer for OpenVINO GenAI, which takes ids only: %s\n",
                 result.tokenizer_left_out);

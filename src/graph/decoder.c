@@ -59,6 +59,21 @@ static int ir_type_of_dtype(enum ofr_dtype dtype, enum ofr_ir_type *ret_type)
     return OFR_EUNSUPPORTED;
 }
 
+const char *ofr_graph_explain_absence(const ofr_package *package)
+{
+    static const char layers[] = "model.layers.";
+    enum ofr_ir_type ignored;
+    for (size_t i = 0; i < ofr_package_tensor_count(package); i++) {
+        const ofr_tensor *tensor = ofr_package_tensor(package, i);
+        if (strncmp(tensor->name, layers, sizeof layers - 1) == 0 &&
+            ir_type_of_dtype(tensor->dtype, &ignored) < 0)
+            return "the package has no static graphs: it keeps asymmetric weights of its source "
+                   "(Q4_1); 'bake_model --gguf FILE.gguf --output DIR' without "
+                   "--keep_quantization makes one that has them";
+    }
+    return "the package has no static graphs; baked again with this version it has them";
+}
+
 static const ofr_tensor *find(graph *g, const char *name, const char *suffix)
 {
     char full[256];

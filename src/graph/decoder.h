@@ -26,10 +26,10 @@
  *
  * Whole: all layers with embedding and head, weights as constants that point into weights.bin.
  * Inputs: input_ids [1, T] i64; beam_idx [1] i32 (0: the one sequence there is); last [1] i64, the
- * row whose logits are wanted, the only one for which the last layer does more than K and V; cos, sin, mask, mask_past, past_rows; past_key.<i>, past_value.<i>;
- * cos_local, sin_local where windowed layers have a RoPE of their own; mask_window,
- * mask_past_window where layers see less than the context. Outputs: logits [1, 1, vocab] f32;
- * key.<i>, value.<i>.
+ * row whose logits are wanted, the only one for which the last layer does more than K and V; cos,
+ * sin, mask, mask_past, past_rows; past_key.<i>, past_value.<i>; cos_local, sin_local where
+ * windowed layers have a RoPE of their own; mask_window, mask_past_window where layers see less
+ * than the context. Outputs: logits [1, 1, vocab] f32; key.<i>, value.<i>.
  *
  * Attention is computed in two parts, past and present, with one softmax over both: K and V are not
  * concatenated. RoPE scalings come in through cos and sin, sliding windows through the masks. */
@@ -53,6 +53,9 @@ typedef struct ofr_graph_source {
 
 /* The tensors of an open package. */
 ofr_graph_source ofr_graph_source_package(const ofr_package *package);
+
+/* Of a package without graphs: why it has none, and what makes one that has them. */
+const char *ofr_graph_explain_absence(const ofr_package *package);
 
 /* The matrices of a layer, in the order in which the layer uses them. */
 enum ofr_graph_matrix {

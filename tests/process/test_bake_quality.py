@@ -25,6 +25,11 @@ def check_kept(work, kind, dtype):
     bake.write_gguf(source, weights, quantize=kind)
     result = bake.run("--gguf", source, "--output", output, "--keep_quantization", "--overwrite", "--json")
     expect(result.returncode == 0, result.stderr)
+    check = bake.run("--check", output)
+    for said, what in ((result.stderr, "without --keep_quantization they are written"),
+                       (check.stdout + check.stderr, "'bake_model --gguf FILE.gguf --output DIR' without --keep_q")):
+        expect((what in said) == (dtype == "i4m"), kind, said)
+    expect(check.returncode == (dtype == "i4m"), check)
     model, values = bake.load_package(output)
     matrices = [t for t in model["tensors"] if len(t["shape"]) == 2]
     expect(all(t["dtype"] == dtype and t["group_size"] == 32 for t in matrices), matrices)

@@ -1,5 +1,6 @@
 """What `make run` does after the build: bakes the small model, starts the executive, answers."""
 import glob
+import json
 import os
 import subprocess
 
@@ -33,4 +34,19 @@ with process.Session() as session:
     assert second.stdout.strip(), second
     assert "is there" in second.stderr and "Baking" not in second.stderr, second.stderr
     assert os.stat(os.path.join(model, "weights.bin")).st_mtime_ns == stamp.st_mtime_ns
+    # Without an NPU the package keeps the source's weights: what that costs is said wherever it counts.
+    with open(os.path.join(model, "model.json"), encoding="utf-8") as file:
+        kept = json.load(file)["quantization"]["weights"] == "as in the source"
+    asked = subprocess.run([process.SUPERVISOR, "run", "--model", model, "--plan", "openvino:CPU", "--prompt",
+                            "Name a colour.", "--max_tokens", "4"], env=session.environment, text=True,
+                           capture_output=True, timeout=process.TIMEOUT, check=True)
+    if kept and "OpenVINO backend:" in asked.stderr:
+        for part in ("device openvino:CPU is refused", "asymmetric weights", "without --keep_quantization",
+                     "bake_model --gguf FILE.gguf --output DIR"):
+            process.contains(asked.stderr, part)
+        plan = subprocess.run([process.SUPERVISOR, "plan", "--model", model, "--plan", "auto", "--measure", "--json"],
+                              env=dict(session.environment, OCL_ICD_VENDORS=session.path("no_opencl")), text=True,
+                              capture_output=True, timeout=process.TIMEOUT, check=True)
+        reasons = {d["device"]: d["reason"] for d in json.loads(plan.stdout)["refused"]}
+        process.contains(reasons["openvino:CPU"], "without --keep_quantization makes one that has them")
     print("ok  ", first.stdout.strip())

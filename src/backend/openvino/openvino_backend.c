@@ -8,6 +8,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "backend/openvino/session.h"
 #include "engine/forward_check.h"
+#include "graph/decoder.h"
 
 static const char BACKEND[] = "OpenVINO backend";
 /* What a chunk is taken to cost beside its tokens, in tokens, until it was measured: unpacking the
@@ -92,9 +93,8 @@ static int choose_ladders(ofr_backend_session *session, ofr_error *err)
     }
     uint32_t covered = 0;
     if (session->chunks.n == 0)
-        return ofr_fail(err, OFR_EUNSUPPORTED,
-                        "%s: the package has no static graphs; bake it again with this version",
-                        BACKEND);
+        return ofr_fail(err, OFR_EUNSUPPORTED, "%s: %s", BACKEND,
+                        ofr_graph_explain_absence(package));
     if (ofr_ladder_cover(&session->pasts, kv->context - 1, &covered) < 0)
         return ofr_fail(err, OFR_EUNSUPPORTED,
                         "%s: no static graph covers a context of %u; use --context %u", BACKEND,

@@ -51,22 +51,28 @@ static inline ofr_backend_options rig_options(opencl_rig *rig, const char *kerne
                                  .kernels = kernels};
 }
 
-/* Rows that no token wrote hold garbage that is finite, as the layout promises. */
-static inline void rig_model_with(opencl_rig *rig, const memory_model_options *options,
-                                  const memory_model_features *features)
+/* An arena for `context` tokens a slot, instead of what the rig had. Rows that no token wrote hold
+ * garbage that is finite, as the layout promises. */
+static inline void rig_arena(opencl_rig *rig, uint32_t context)
 {
     ofr_error err = {0};
-    rig->session = NULL;
-    rig->model = memory_model_new_with(options, features);
-    rig_check(ofr_kv_layout_init(&rig->layout, &rig->model->params, RIG_SLOTS, RIG_CONTEXT,
-                                 RIG_CHUNK, &err),
-              &err);
+    free(rig->arena);
+    rig_check(
+        ofr_kv_layout_init(&rig->layout, &rig->model->params, RIG_SLOTS, context, RIG_CHUNK, &err),
+        &err);
     rig->arena = aligned_alloc(4096, rig->layout.total_bytes);
     assert_non_null(rig->arena);
     uint16_t *halves = rig->arena;
     for (size_t i = 0; i < rig->layout.total_bytes / 2; i++) {
         halves[i] = 0x7bff; /* 65504 */
     }
+}
+
+static inline void rig_model_with(opencl_rig *rig, const memory_model_options *options,
+                                  const memory_model_features *features)
+{
+    *rig = (opencl_rig){.model = memory_model_new_with(options, features)};
+    rig_arena(rig, RIG_CONTEXT);
 }
 
 static inline void rig_model(opencl_rig *rig, const memory_model_options *options)

@@ -61,6 +61,8 @@ inline int8 NAME(emulated_mad)(local NAME(part) *scratch, NAME(parts) a, int8 b,
     int column[8], made[8];
     vstore8(b, 0, column);
     vstore8(sums, 0, made);
+    /* The function is inlined for each block of a tile: unrolled, that is much to compile. */
+#pragma unroll 1
     for (uint k = 0; k < 32; k++) { /* element k of b: byte k % 4 of word k / 4 */
         uint per_lane = 32 / MATRIX_LANES;
         int w = (char)((uint)column[k / 4] >> 8 * (k % 4));

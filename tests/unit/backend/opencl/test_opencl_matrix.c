@@ -2,6 +2,7 @@
  * sub-groups of 8 and of 16: its products against those of bytes and models against the fp32
  * reference; that it compiles with the extension's own declarations; and who gets to use it. */
 #include "backend/opencl/opencl_session.h"
+#include "base/file.h"
 #include "support/opencl_rig.h"
 
 static const uint32_t lanes_of_devices[] = {8, 16};
@@ -22,8 +23,13 @@ static struct {
     uint32_t replaced;
     const char *extensions;
     size_t sizes[3], n_sizes;
-    bool is_gpu;
+    bool is_gpu, is_small;
 } fake;
+
+/* On a GPU sessions share what is compiled alike. PoCL keeps kernels itself, and for a program's
+ * binary would compile those that no test runs. */
+static char cache_directory[] = "/tmp/offering_opencl_XXXXXX";
+static bool caches;
 
 static cl_program altered_source(cl_context context, cl_uint n, const char **texts,
                                  const size_t *lengths, cl_int *status)
@@ -64,6 +70,9 @@ static cl_int other_device(cl_device_id id, cl_device_info what, size_t size, vo
     if (what == CL_DEVICE_TYPE && fake.is_gpu) {
         *(cl_device_type *)value = CL_DEVICE_TYPE_GPU;
     }
+    if (what == CL_DEVICE_LOCAL_MEM_SIZE && fake.is_small) {
+        *(cl_ulong *)value = 12000; /* of a gemm's tiles, what two sizes take */
+    }
     return status;
 }
 
@@ -88,7 +97,8 @@ static ofr_backend_session *open_with(opencl_rig *rig, const ofr_opencl_options 
     ofr_error err = {0};
     ofr_backend_options options = rig_options(rig, "dot");
     ofr_opencl_options opencl = *wanted;
-    opencl.cache_directory = "";
+    /* The key of a program is of the source as it was before a loader altered it. */
+    opencl.cache_directory = caches && wanted->api == NULL ? cache_directory : "";
     opencl.launches = OFR_OPENCL_LAUNCHES_STEPS;
     ofr_backend_session *session = NULL;
     rig_check(ofr_opencl_open(&options, &opencl, &session, &err), &err);
@@ -298,13 +308,16 @@ static void tuning_takes_the_faster_one(void **state)
     opencl_rig rig;
     measured_sizes sizes = {0};
     ofr_opencl_stats stats;
-    rig_model(&rig, &shapes[0]);
+    memory_model_options one_type = shapes[0];
+    one_type.table = one_type.weights;
+    rig_model(&rig, &one_type);
     ofr_opencl_options options = {.api = fake_api(NULL, NULL),
                                   .emulated_matrix_lanes = 8,
                                   .autotune = OFR_OPENCL_AUTOTUNE_GEMM,
                                   .measured = note_measured,
                                   .measured_context = &sizes};
     fake.is_gpu = true;
+    fake.is_small = true;
     rig.session = open_with(&rig, &options);
     ofr_opencl_session_stats(rig.session, &stats);
     assert_true(sizes.tiles >= 2 && sizes.matrix >= 2);
@@ -312,6 +325,25 @@ static void tuning_takes_the_faster_one(void **state)
         fail_msg("%s was the fastest, taken was %s", sizes.best, stats.tuning);
     }
     rig_done(&rig);
+}
+
+static int make_cache(void **state)
+{
+    (void)state;
+    ofr_error err = {0};
+    ofr_opencl_api api;
+    ofr_opencl_device devices[OFR_OPENCL_DEVICES_MAX];
+    uint32_t n = 0;
+    rig_check(ofr_opencl_api_open(NULL, &api, &err), &err);
+    rig_check(ofr_opencl_devices(&api, devices, OFR_OPENCL_DEVICES_MAX, &n, &err), &err);
+    caches = (devices[0].type & CL_DEVICE_TYPE_GPU) != 0;
+    return mkdtemp(cache_directory) != NULL ? 0 : -1;
+}
+
+static int remove_cache(void **state)
+{
+    (void)state;
+    return ofr_directory_remove(cache_directory, NULL);
 }
 
 /* test_opencl_matrix [PATTERN of tests] */
@@ -329,5 +361,5 @@ int main(int argc, char **argv)
         cmocka_unit_test(devices_say_what_they_have),
         cmocka_unit_test(tuning_takes_the_faster_one),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_cache, remove_cache);
 }

@@ -4,6 +4,7 @@
  *   opencl_speed [--device opencl:N] [--shape llama-7b|mistral-7b|smollm2-135m|tiny]
  *                [--kernels dot|plain] [--depth 512] [--tokens 64] [--prompt 512] [--repeat 3]
  *                [--no_autotune | --tune_token] [--profile] [--launches auto|steps|token]
+ *                [--attention auto|f32|f16]
  *                [--candidates K]
  *
  * Decode: `tokens` single tokens from `depth` on, logits fetched each time; with --candidates only
@@ -41,6 +42,7 @@ typedef struct speed_options {
     unsigned autotune;
     bool profile;
     enum ofr_opencl_launches launches;
+    enum ofr_opencl_attention attention;
 } speed_options;
 
 static _Noreturn void die(const char *what, const ofr_error *err)
@@ -442,6 +444,10 @@ static speed_options parse(int argc, char **argv)
             o.launches = strcmp(value, "steps") == 0   ? OFR_OPENCL_LAUNCHES_STEPS
                          : strcmp(value, "token") == 0 ? OFR_OPENCL_LAUNCHES_TOKEN
                                                        : OFR_OPENCL_LAUNCHES_AUTO;
+        } else if (strcmp(argv[i], "--attention") == 0) {
+            o.attention = strcmp(value, "f32") == 0   ? OFR_OPENCL_ATTENTION_F32
+                          : strcmp(value, "f16") == 0 ? OFR_OPENCL_ATTENTION_F16
+                                                      : OFR_OPENCL_ATTENTION_AUTO;
         } else if (strcmp(argv[i], "--candidates") == 0) {
             o.candidates = (uint32_t)atoi(value);
         } else if (strcmp(argv[i], "--shape") == 0) {
@@ -516,8 +522,11 @@ int main(int argc, char **argv)
                                    .max_batch_tokens = o.prompt > 8 ? o.prompt : 8,
                                    .kernels = o.kernels,
                                    .device = o.device};
-    ofr_opencl_options opencl = {
-        .api = &api, .autotune = o.autotune, .launches = o.launches, .measured = print_measured};
+    ofr_opencl_options opencl = {.api = &api,
+                                 .autotune = o.autotune,
+                                 .launches = o.launches,
+                                 .attention = o.attention,
+                                 .measured = print_measured};
     ofr_backend_session *session = NULL;
     start = ofr_clock_ns();
     if (ofr_opencl_open(&options, &opencl, &session, &err) < 0) {

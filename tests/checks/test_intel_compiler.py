@@ -1,6 +1,7 @@
 """Every OpenCL program through Intel's offline compiler (`ocloc`, of the package intel-opencl-icd; in PATH
 or named by OCLOC), for GPUs that are not here: it must build, leave no call unresolved, and make dp4a of
-byte products and DPAS of the matrix extension's. Skipped where the compiler is not installed."""
+byte products, DPAS of the matrix extension's and fp16 multiply-adds of attention's. Skipped where the
+compiler is not installed."""
 import os
 import re
 import shutil
@@ -21,21 +22,23 @@ MATRIX = "-DMATRIX_LANES=8 -Dcl_intel_subgroup_matrix_multiply_accumulate=1"
 
 
 def programs():
-    """Name, sources, options, what must be in the binary's instructions, devices."""
+    """Name, sources, options, what the instructions of which kernels (a prefix) must have, devices."""
     both = ("tgllp", "acm-g11")  # Xe-LP, Xe-HPG
     yield "rows", "common rows quantize", "-DROW_ITEMS=64 -DTOP_CHUNK=2048", None, both
     for rows in (4, 16):
         yield f"attention of {rows}", "common attention", ATTENTION.format(rows), None, both
+    yield ("attention in fp16", "common halves attention", ATTENTION.format(16) + " -DHALVES",
+           ("attention_", r"\bmad \(\d+\|M\d+\)\s+r\d+\.\d+<1>:hf"), both)
     for number, name in enumerate(("f32", "f16", "i8", "i4", "i4m")):
         yield (f"plain {name}", "common plain", f"-DPLAIN_LANES=32 -DTYPE={number} -DSUFFIX=_{name}",
                None, both)
     for name, options in TYPES.items():
         for tokens in (1, 4):
-            yield (f"gemv {name} of {tokens}", "common dot", f"{options} {GEMV.format(tokens)}", "dp4a",
-                   both)
-        yield f"gemm {name}", "common dot", f"{options} {TILES.format(4, 4, 1)}", "dp4a", both
+            yield (f"gemv {name} of {tokens}", "common dot", f"{options} {GEMV.format(tokens)}",
+                   ("", "dp4a"), both)
+        yield f"gemm {name}", "common dot", f"{options} {TILES.format(4, 4, 1)}", ("", "dp4a"), both
         yield (f"matrix {name}", "common dot matrix", f"{options} {TILES.format(32, 16, 0)} {MATRIX}",
-               r"dpas\.8x8", ("acm-g11",))
+               ("", r"dpas\.8x8"), ("acm-g11",))
 
 
 def run(compiler, *arguments):
@@ -59,8 +62,10 @@ def check(compiler, directory, source, options, wanted, device):
             instructions = file.read()
         if "calla" in instructions:  # functions are inlined: what is called has no body
             return f"an unresolved call in {os.path.basename(text)}"
-        if wanted and "Symbol_Table" not in text and not re.search(wanted, instructions):
-            return f"no {wanted} in {os.path.basename(text)}"
+        name = os.path.basename(text)
+        if wanted and "Symbol_Table" not in name and name.startswith(wanted[0]):
+            if not re.search(wanted[1], instructions):
+                return f"no {wanted[1]} in {name}"
     return None
 
 

@@ -212,6 +212,7 @@ static int open_device(ofr_backend_session *session, const ofr_opencl_options *o
         session->device.matrix_lanes = opencl->emulated_matrix_lanes;
         session->matrix_emulated = true;
     }
+    session->halves_emulated = opencl->emulated_halves;
     session->shared = opencl->memory == OFR_OPENCL_MEMORY_AUTO
                           ? session->device.shares_host_memory
                           : opencl->memory == OFR_OPENCL_MEMORY_SHARED;
@@ -288,6 +289,13 @@ static int prepare(ofr_backend_session *session, const ofr_opencl_options *openc
     if (opencl->matrix_untuned) {
         ofr_opencl_matrix_size(session, 0, &session->tuning);
     }
+    session->tuning.attention_halves = session->attention_wanted == OFR_OPENCL_ATTENTION_F16;
+    if (session->tuning.attention_halves > 0 && !ofr_opencl_halves_run(session)) {
+        return ofr_fail(err, OFR_EUNSUPPORTED,
+                        "OpenCL backend: no fp16 attention on %s (cl_khr_fp16) with heads of %u "
+                        "(multiples of 16); use f32",
+                        session->device.name, p->head_dim);
+    }
     result = ofr_opencl_build_programs(session, err);
     result = result == 0 ? ofr_opencl_bind_weights(session, err) : result;
     result = result == 0 ? ofr_opencl_bind_kv(session, err) : result;
@@ -327,6 +335,7 @@ int ofr_opencl_open(const ofr_backend_options *options, const ofr_opencl_options
     }
     session->options = *options;
     session->model = options->model;
+    session->attention_wanted = opencl->attention;
     session->measured = opencl->measured;
     session->measured_context = opencl->measured_context;
     session->params = options->model->params;
@@ -375,11 +384,12 @@ void ofr_opencl_session_stats(const ofr_backend_session *session, ofr_opencl_sta
     ret_stats->program_cache_hits = session->compiler.cache_hits;
     const opencl_tuning *t = &session->tuning;
     snprintf(ret_stats->tuning, sizeof ret_stats->tuning,
-             "gemv %ux%u, %ux%u; %s %ux%u by %ux%u, %u units; token %u by %u, loads %u",
+             "gemv %ux%u, %ux%u; %s %ux%u by %ux%u, %u units; token %u by %u, loads %u; "
+             "attention %s",
              t->lanes[0], t->team_rows[0], t->lanes[1], t->team_rows[1],
              t->gemm_units > 0 ? "gemm" : "matrix", t->tile_tokens, t->tile_rows, t->item_tokens,
              t->item_rows, t->gemm_units, session->token_groups > 0 ? t->token_items : 0,
-             t->token_depth, t->token_loads);
+             t->token_depth, t->token_loads, t->attention_halves > 0 ? "f16" : "f32");
 }
 
 static void backend_describe(const ofr_backend_session *session, ofr_backend_capabilities *ret)

@@ -40,12 +40,21 @@ enum ofr_opencl_launches {
                                 */
 };
 
+/* Arithmetic of attention of several tokens. */
+enum ofr_opencl_attention {
+    OFR_OPENCL_ATTENTION_AUTO, /* fp16 where tuning measured that it is faster and near enough */
+    OFR_OPENCL_ATTENTION_F32,
+    OFR_OPENCL_ATTENTION_F16, /* OFR_EUNSUPPORTED where the device or the heads do not allow it */
+};
+
 enum ofr_opencl_autotune {
-    OFR_OPENCL_AUTOTUNE_GEMV = 1 << 0,  /* products of few tokens */
-    OFR_OPENCL_AUTOTUNE_TOKEN = 1 << 1, /* of one launch for all layers */
-    OFR_OPENCL_AUTOTUNE_GEMM = 1 << 2,  /* products of many tokens */
+    OFR_OPENCL_AUTOTUNE_GEMV = 1 << 0,      /* products of few tokens */
+    OFR_OPENCL_AUTOTUNE_TOKEN = 1 << 1,     /* of one launch for all layers */
+    OFR_OPENCL_AUTOTUNE_GEMM = 1 << 2,      /* products of many tokens */
+    OFR_OPENCL_AUTOTUNE_ATTENTION = 1 << 3, /* of several tokens: fp32 or fp16 */
     OFR_OPENCL_AUTOTUNE_PRODUCTS = OFR_OPENCL_AUTOTUNE_GEMV | OFR_OPENCL_AUTOTUNE_GEMM,
-    OFR_OPENCL_AUTOTUNE_ALL = OFR_OPENCL_AUTOTUNE_PRODUCTS | OFR_OPENCL_AUTOTUNE_TOKEN,
+    OFR_OPENCL_AUTOTUNE_ALL =
+        OFR_OPENCL_AUTOTUNE_PRODUCTS | OFR_OPENCL_AUTOTUNE_TOKEN | OFR_OPENCL_AUTOTUNE_ATTENTION,
 };
 
 /* What the table's `open` decides by itself. */
@@ -56,10 +65,12 @@ typedef struct ofr_opencl_options {
     bool profile;                /* time every kernel; slower, for ofr_opencl_profile */
     unsigned autotune; /* enum ofr_opencl_autotune: sizes to measure where the cache has none */
     enum ofr_opencl_launches launches;
+    enum ofr_opencl_attention attention;
     /* For tests: work-items of a sub-group, 8 or 16, of a matrix extension that is emulated, 0: the
      * device's own; and whether it is used untuned, where there is one. */
     uint32_t emulated_matrix_lanes;
     bool matrix_untuned;
+    bool emulated_halves; /* for tests: fp16 arithmetic emulated, also where the device has it */
     /* Called with what autotuning measured; NULL: nobody listens. */
     void (*measured)(void *context, const char *what, double us);
     void *measured_context;
@@ -78,7 +89,7 @@ typedef struct ofr_opencl_stats {
     uint64_t launches;                   /* kernels enqueued */
     uint32_t program_builds, program_cache_hits;
     /* "gemv 128x4, 64x4; gemm 128x128 by 8x8, 2 units": lanes x rows of a team; "matrix" instead of
-     * "gemm" where the matrix extension does that. */
+     * "gemm" where the matrix extension does that; "attention f32" or "f16". */
     char tuning[128];
 } ofr_opencl_stats;
 

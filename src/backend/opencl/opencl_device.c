@@ -10,6 +10,9 @@ enum { PLATFORMS_MAX = 8, EXTENSIONS_MAX = 16384 };
 /* cl_intel_required_subgroup_size */
 enum { INTEL_SUB_GROUP_SIZES = 0x4108 };
 
+/* cl_khr_fp16 */
+enum { HALF_FP_CONFIG = 0x1033 };
+
 /* cl_nv_device_attribute_query */
 enum { NV_CAPABILITY_MAJOR = 0x4000, NV_CAPABILITY_MINOR = 0x4001 };
 
@@ -76,6 +79,10 @@ static void read_capabilities(const ofr_opencl_api *api, ofr_opencl_device *devi
         has_word(have, "cl_intel_subgroup_matrix_multiply_accumulate")) {
         device->matrix_lanes = matrix_lanes(api, id);
     }
+    uint64_t half_config = device_number(api, id, HALF_FP_CONFIG, sizeof(cl_ulong));
+    const uint64_t half_needed = CL_FP_ROUND_TO_NEAREST | CL_FP_DENORM;
+    device->half_arithmetic =
+        has_word(have, "cl_khr_fp16") && (half_config & half_needed) == half_needed;
     device->byte_products = device->nvidia > 0 || has_word(have, "cl_khr_integer_dot_product");
     device->warp = device->nvidia > 0 ? 32 : device->intel_subgroups ? 16 : 1;
     free(extensions);

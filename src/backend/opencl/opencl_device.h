@@ -27,9 +27,10 @@ typedef struct ofr_opencl_device {
     bool intel_subgroups;  /* cl_intel_required_subgroup_size */
     uint32_t matrix_lanes; /* work-items of a sub-group for
                               cl_intel_subgroup_matrix_multiply_accumulate, 8 or 16; 0: not there */
-    bool byte_products;    /* dp4a or cl_khr_integer_dot_product */
-    bool device_fence;     /* work-groups can hand data to one another within a launch */
-    bool opencl_c_3;       /* compiles -cl-std=CL3.0 */
+    bool half_arithmetic; /* cl_khr_fp16, rounding to nearest, with numbers below the normal ones */
+    bool byte_products;   /* dp4a or cl_khr_integer_dot_product */
+    bool device_fence;    /* work-groups can hand data to one another within a launch */
+    bool opencl_c_3;      /* compiles -cl-std=CL3.0 */
 } ofr_opencl_device;
 
 /* All devices that can compile kernels: GPUs first, then accelerators, then CPUs, each in the

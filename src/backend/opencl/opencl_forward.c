@@ -116,8 +116,8 @@ static void plan_attention(ofr_backend_session *session, uint32_t *blocks)
     session->pass_host[OPENCL_PASS_SPLIT_KEYS] = keys;
 }
 
-/* Fills and sends the descriptor; it is left alone until the queue is finished. */
-static void describe(ofr_backend_session *session)
+/* The descriptor is left alone until the queue is finished. */
+void ofr_opencl_describe(ofr_backend_session *session)
 {
     const ofr_forward *call = session->call;
     uint32_t *header = session->pass_host, at = OPENCL_PASS_HEADER, n = session->n_tokens, t = 0;
@@ -176,7 +176,7 @@ static void describe(ofr_backend_session *session)
                     "sending a batch");
 }
 
-static void attend(ofr_backend_session *session, uint32_t layer, bool into_record)
+void ofr_opencl_attend(ofr_backend_session *session, uint32_t layer, bool into_record)
 {
     bool one = session->all_single;
     uint32_t heads = session->params->n_kv_heads;
@@ -242,7 +242,7 @@ static void plain_layer(ofr_backend_session *session, uint32_t layer)
     plain_part(session, layer, OPENCL_PART_Q);
     plain_part(session, layer, OPENCL_PART_K);
     plain_part(session, layer, OPENCL_PART_V);
-    attend(session, layer, false);
+    ofr_opencl_attend(session, layer, false);
     plain_part(session, layer, OPENCL_PART_O);
     add_branch(session, layer, OPENCL_STEP_ADD_O);
     norm(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_MLP_NORM), n);
@@ -272,14 +272,21 @@ static void quantize(ofr_backend_session *session, cl_kernel kernel, uint32_t co
     ofr_opencl_launch(session, kernel, 32, divide_up(columns / 32, 32), n, 1);
 }
 
-static void wide_layer(ofr_backend_session *session, uint32_t layer)
+void ofr_opencl_run_heads(ofr_backend_session *session, uint32_t layer, uint32_t n)
 {
-    uint32_t n = session->n_tokens, d = session->params->d_model;
-    quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_QKV), d, n);
+    session->n_tokens = n;
+    quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_QKV),
+             session->params->d_model, n);
     wide_part(session, layer, OPENCL_PART_Q);
     wide_part(session, layer, OPENCL_PART_K);
     wide_part(session, layer, OPENCL_PART_V);
-    attend(session, layer, false);
+}
+
+static void wide_layer(ofr_backend_session *session, uint32_t layer)
+{
+    uint32_t n = session->n_tokens, d = session->params->d_model;
+    ofr_opencl_run_heads(session, layer, n);
+    ofr_opencl_attend(session, layer, false);
     quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_O),
              session->q_width, n);
     wide_part(session, layer, OPENCL_PART_O);
@@ -348,7 +355,7 @@ static void narrow_layer(ofr_backend_session *session, uint32_t layer)
     narrow_heads(session, layer, n);
     bool into_record = session->all_single && session->quantizes_attention &&
                        (session->device.device_fence || session->n_splits == 1);
-    attend(session, layer, into_record);
+    ofr_opencl_attend(session, layer, into_record);
     if (!into_record) {
         quantize(session, ofr_opencl_layer_step(session, layer, OPENCL_STEP_QUANTIZE_O),
                  session->q_width, n);
@@ -371,12 +378,7 @@ static void narrow_layer(ofr_backend_session *session, uint32_t layer)
 
 void ofr_opencl_run_stored(ofr_backend_session *session, uint32_t n, uint32_t head_rows)
 {
-    session->n_tokens = n;
-    quantize(session, ofr_opencl_layer_step(session, 0, OPENCL_STEP_QUANTIZE_QKV),
-             session->params->d_model, n);
-    wide_part(session, 0, OPENCL_PART_Q);
-    wide_part(session, 0, OPENCL_PART_K);
-    wide_part(session, 0, OPENCL_PART_V);
+    ofr_opencl_run_heads(session, 0, n);
     wide_part(session, 0, OPENCL_PART_GATE);
     if (head_rows > 0) {
         cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_DOT_HEAD_GEMM);
@@ -403,6 +405,9 @@ void ofr_opencl_run_tuned(ofr_backend_session *session, uint32_t layer, enum ope
     switch (what) {
     case OPENCL_TUNED_GEMM:
         wide_part(session, layer, OPENCL_PART_GATE);
+        return;
+    case OPENCL_TUNED_ATTENTION:
+        ofr_opencl_attend(session, layer, false);
         return;
     case OPENCL_TUNED_STEPS:
         run_products(session, layer, n);
@@ -598,7 +603,7 @@ int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_er
     for (uint32_t i = 0; i < call->n_segments; i++) {
         session->all_single = session->all_single && call->segments[i].n_tokens == 1;
     }
-    describe(session);
+    ofr_opencl_describe(session);
     ofr_opencl_kv_to_device(session);
     ofr_opencl_stream_to_device(session);
     run_layers(session);

@@ -157,6 +157,30 @@ static int build_gemm(ofr_backend_session *session, enum opencl_dot_type type, o
                  err);
 }
 
+/* Blocks of one token, which are decoding's, are in fp32. */
+static int build_attention(ofr_backend_session *session, uint32_t program, ofr_error *err)
+{
+    bool block = program == OPENCL_PROGRAM_ATTENTION_BLOCK;
+    bool halves = block && session->tuning.attention_halves > 0;
+    const char *sources[] = {ofr_opencl_source_common, ofr_opencl_source_attention,
+                             ofr_opencl_source_attention};
+    char options[256], softcap[32] = "";
+    uint32_t heads = session->heads_per_group;
+    if (halves) {
+        sources[1] = ofr_opencl_source_halves;
+    }
+    if (session->params->attention_softcap != 0) {
+        snprintf(softcap, sizeof softcap, " -DSOFTCAP=%ff",
+                 (double)session->params->attention_softcap);
+    }
+    snprintf(options, sizeof options,
+             "-DHEAD_DIM=%u -DHEADS=%u -DROWS=%u -DKEY_BLOCK=%u -DATTENTION_ITEMS=%u%s%s%s",
+             session->params->head_dim, heads, block ? session->block_rows : heads,
+             session->key_block, session->attention_items, softcap, halves ? " -DHALVES" : "",
+             halves && session->halves_emulated ? " -DHALVES_EMULATED" : "");
+    return build(session, program, sources, halves ? 3 : 2, options, err);
+}
+
 static int build_dot(ofr_backend_session *session, enum opencl_dot_type type, ofr_error *err)
 {
     int result = build_gemv(session, type, 0, err);
@@ -180,10 +204,32 @@ void ofr_opencl_release_kernel(const ofr_backend_session *session, cl_kernel *ke
     }
 }
 
+static int rebuild_attention(ofr_backend_session *session, ofr_error *err)
+{
+    uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
+    cl_program *program = &session->programs[OPENCL_PROGRAM_ATTENTION_BLOCK], before = *program;
+    for (uint32_t i = 0; i < n_layers; i++) {
+        cl_kernel *steps = session->layers[i].steps;
+        ofr_opencl_release_kernel(session, &steps[OPENCL_STEP_ATTENTION_BLOCK]);
+        ofr_opencl_release_kernel(session, &steps[OPENCL_STEP_MERGE_BLOCK]);
+    }
+    *program = NULL;
+    int result = build_attention(session, OPENCL_PROGRAM_ATTENTION_BLOCK, err);
+    if (result < 0) { /* there must be one for what is tried next to replace */
+        *program = before;
+    } else {
+        session->api->ReleaseProgram(before);
+    }
+    return result;
+}
+
 int ofr_opencl_rebuild(ofr_backend_session *session, enum opencl_tuned what, ofr_error *err)
 {
     if (what == OPENCL_TUNED_STEPS) {
         return 0;
+    }
+    if (what == OPENCL_TUNED_ATTENTION) {
+        return rebuild_attention(session, err);
     }
     if (what == OPENCL_TUNED_TOKEN) {
         ofr_opencl_release_kernel(session, &session->model_steps[OPENCL_MODEL_STEP_TOKEN]);
@@ -239,22 +285,10 @@ int ofr_opencl_build_programs(ofr_backend_session *session, ofr_error *err)
     const ofr_model *model = session->model;
     const char *rows[] = {ofr_opencl_source_common, ofr_opencl_source_rows,
                           ofr_opencl_source_quantize};
-    const char *attention[] = {ofr_opencl_source_common, ofr_opencl_source_attention};
-    uint32_t head_dim = session->params->head_dim, heads = session->heads_per_group;
     snprintf(options, sizeof options, "-DROW_ITEMS=%d -DTOP_CHUNK=%d", ROW_ITEMS, OPENCL_TOP_CHUNK);
     int result = build(session, OPENCL_PROGRAM_ROWS, rows, 3, options, err);
-    for (uint32_t i = 0; result == 0 && i < 2; i++) {
-        snprintf(options, sizeof options,
-                 "-DHEAD_DIM=%u -DHEADS=%u -DROWS=%u -DKEY_BLOCK=%u -DATTENTION_ITEMS=%u", head_dim,
-                 heads, i == 0 ? heads : session->block_rows, session->key_block,
-                 session->attention_items);
-        if (session->params->attention_softcap != 0) {
-            size_t n = strlen(options);
-            snprintf(options + n, sizeof options - n, " -DSOFTCAP=%ff",
-                     (double)session->params->attention_softcap);
-        }
-        result = build(session, OPENCL_PROGRAM_ATTENTION_ONE + i, attention, 2, options, err);
-    }
+    result = result == 0 ? build_attention(session, OPENCL_PROGRAM_ATTENTION_ONE, err) : result;
+    result = result == 0 ? build_attention(session, OPENCL_PROGRAM_ATTENTION_BLOCK, err) : result;
     if (result == 0 && session->options.layer_begin == 0) {
         result = build_plain(session, model->embedding->dtype, err); /* has the embedding */
     }

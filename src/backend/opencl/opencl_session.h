@@ -127,6 +127,7 @@ typedef struct opencl_tuning {
     /* gemm_units 0: by the matrix extension, "items" are its sub-groups. */
     uint32_t item_tokens, item_rows, gemm_units;
     uint32_t token_items, token_depth, token_loads; /* kernels/token.cl; 0 items: not used */
+    uint32_t attention_halves; /* of several tokens: 1: in fp16 (kernels/halves.cl) */
 } opencl_tuning;
 
 /* A row of activations quantized for byte products (kernels/common.cl). */
@@ -155,6 +156,18 @@ typedef struct opencl_kv_window {
     void *mapped; /* while the host may look at it */
 } opencl_kv_window;
 
+/* Where a layer's strips are, as opencl_layer has them. */
+typedef struct opencl_strips {
+    cl_mem buffer;
+    uint64_t k_offset, v_offset;
+} opencl_strips;
+
+/* Strips for trying attention, and the layers' own meanwhile. */
+typedef struct opencl_scratch {
+    cl_mem buffer;
+    opencl_strips *strips; /* [n_layers] */
+} opencl_scratch;
+
 /* n groups of rows in staging, one after another, and where they belong: rows are to_pitch apart,
  * groups group_pitch. */
 typedef struct opencl_staged {
@@ -173,7 +186,8 @@ struct ofr_backend_session {
     ofr_opencl_device device;
     bool shared; /* host memory is used in place */
     bool dot;    /* kernel set */
-    bool matrix_emulated;
+    bool matrix_emulated, halves_emulated;
+    enum ofr_opencl_attention attention_wanted;
     char *cache_directory;
     ofr_opencl_compiler compiler;
     cl_context context;
@@ -285,11 +299,12 @@ void ofr_opencl_stream_to_host(ofr_backend_session *session);
 /* opencl_programs.c */
 bool ofr_opencl_dot_fits(const ofr_backend_session *session);
 int ofr_opencl_build_programs(ofr_backend_session *session, ofr_error *err);
-/* Builds what a changed tuning needs again: gemv for one token or several, or gemm. */
+/* Builds what a changed tuning needs again. */
 enum opencl_tuned {
     OPENCL_TUNED_GEMV_ONE,
     OPENCL_TUNED_GEMV_SEVERAL,
     OPENCL_TUNED_GEMM,
+    OPENCL_TUNED_ATTENTION,
     OPENCL_TUNED_TOKEN,
     OPENCL_TUNED_STEPS, /* what TOKEN does, a launch a step; nothing to build */
 };
@@ -333,12 +348,30 @@ bool ofr_opencl_matrix_runs(const ofr_backend_session *session, const opencl_tun
  * tokens of made-up input; of each type of weights. The activations' buffers are overwritten. */
 bool ofr_opencl_matrix_agrees(ofr_backend_session *session, const opencl_tuning *tiles, uint32_t n);
 
+/* opencl_attention.c: whether the device and the model's heads allow attention in fp16, and whether
+ * it computes what fp32 does, in each of the session's layers with made-up input. The activations'
+ * buffers are overwritten; the steps of attention are to be rebuilt. */
+bool ofr_opencl_halves_run(const ofr_backend_session *session);
+bool ofr_opencl_halves_agree(ofr_backend_session *session);
+/* Describes a call of n tokens at the beginning of a slot, with heads of made-up input, and gives
+ * all layers strips for it that are not the caller's; false: it cannot. */
+bool ofr_opencl_scratch_begin(ofr_backend_session *session, uint32_t n,
+                              opencl_scratch *ret_scratch);
+void ofr_opencl_scratch_end(ofr_backend_session *session, opencl_scratch *scratch);
+
 /* opencl_forward.c: a checked call. */
 int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_error *err);
 /* One tuned step of a layer for n tokens, as the forward pass starts it; for measurements. */
 void ofr_opencl_run_tuned(ofr_backend_session *session, uint32_t layer, enum opencl_tuned what,
                           uint32_t n);
 
+/* Fills and sends the descriptor of session->call. */
+void ofr_opencl_describe(ofr_backend_session *session);
+/* Q, K and V of a layer, for many tokens, from the hidden states. */
+void ofr_opencl_run_heads(ofr_backend_session *session, uint32_t layer, uint32_t n);
+/* From those to attention's result: a float row a token, or (into_record, single tokens) quantized.
+ */
+void ofr_opencl_attend(ofr_backend_session *session, uint32_t layer, bool into_record);
 /* Products of the first layer that store what they make, and (head_rows above 0) logits of as many
  * rows, from the hidden states of n tokens: into qkv, mlp and logits. */
 void ofr_opencl_run_stored(ofr_backend_session *session, uint32_t n, uint32_t head_rows);
@@ -368,8 +401,8 @@ void ofr_opencl_note_time(ofr_backend_session *session, const char *name, uint64
 
 /* Generated from kernels/. */
 extern const char ofr_opencl_source_common[], ofr_opencl_source_plain[], ofr_opencl_source_rows[],
-    ofr_opencl_source_attention[], ofr_opencl_source_quantize[], ofr_opencl_source_dot[],
-    ofr_opencl_source_matrix[], ofr_opencl_source_token_exchange[],
+    ofr_opencl_source_attention[], ofr_opencl_source_halves[], ofr_opencl_source_quantize[],
+    ofr_opencl_source_dot[], ofr_opencl_source_matrix[], ofr_opencl_source_token_exchange[],
     ofr_opencl_source_token_products[], ofr_opencl_source_token_attention[],
     ofr_opencl_source_token[];
 

@@ -1,6 +1,6 @@
 /* Work-group sizes: from the cache, or measured on the first layers' own weights.
  *
- * The cache file tuning-<key>.txt holds one line of decimal numbers, "OFRTUNE2" first; its key is
+ * The cache file tuning-<key>.txt holds one line of decimal numbers, "OFRTUNE3" first; its key is
  * the SHA-256 of device, driver, kernels and the shape of the model. A line that does not parse or
  * has impossible numbers is ignored. */
 #include <stdio.h>
@@ -97,6 +97,8 @@ static int sources_key(char key[OFR_SHA256_HEX_SIZE])
 {
     const char *const texts[] = {ofr_opencl_source_dot,
                                  ofr_opencl_source_matrix,
+                                 ofr_opencl_source_attention,
+                                 ofr_opencl_source_halves,
                                  ofr_opencl_source_token_exchange,
                                  ofr_opencl_source_token_products,
                                  ofr_opencl_source_token_attention,
@@ -122,9 +124,9 @@ static char *cache_path(const ofr_backend_session *session)
     if (sources_key(sources) < 0) {
         return NULL;
     }
-    snprintf(text, sizeof text, "%s|%s|%s|%s|%u|%u|%u", session->device.name,
+    snprintf(text, sizeof text, "%s|%s|%s|%s|%u|%u|%u|%u|%u", session->device.name,
              session->device.driver, session->device.platform_version, sources, p->d_model, p->d_ff,
-             session->qkv_width);
+             session->qkv_width, p->head_dim, p->n_kv_heads);
     if (ofr_sha256_hex(text, strlen(text), key, NULL) < 0) {
         return NULL;
     }
@@ -140,13 +142,13 @@ static bool load(const ofr_backend_session *session, const char *path, opencl_tu
     if (ofr_file_read(path, LINE_MAX, &line, &size, NULL) < 0) {
         return false;
     }
-    int n =
-        sscanf(line, "OFRTUNE2 %u %u %u %u %u %u %u %u %u %u %u %u", &t.lanes[0], &t.team_rows[0],
-               &t.lanes[1], &t.team_rows[1], &t.tile_tokens, &t.tile_rows, &t.item_tokens,
-               &t.item_rows, &t.gemm_units, &t.token_items, &t.token_depth, &t.token_loads);
+    int n = sscanf(line, "OFRTUNE3 %u %u %u %u %u %u %u %u %u %u %u %u %u", &t.lanes[0],
+                   &t.team_rows[0], &t.lanes[1], &t.team_rows[1], &t.tile_tokens, &t.tile_rows,
+                   &t.item_tokens, &t.item_rows, &t.gemm_units, &t.token_items, &t.token_depth,
+                   &t.token_loads, &t.attention_halves);
     free(line);
     gemm_size gemm = gemm_of(&t);
-    if (n != 12 ||
+    if (n != 13 || t.attention_halves > ofr_opencl_halves_run(session) ||
         (t.token_items > 0 &&
          !token_runs(session, &(token_size){t.token_items, t.token_depth, t.token_loads})) ||
         !gemv_runs(session, &(gemv_size){t.lanes[0], t.team_rows[0]}, 1) ||
@@ -161,10 +163,10 @@ static bool load(const ofr_backend_session *session, const char *path, opencl_tu
 static void store(const opencl_tuning *t, const char *path)
 {
     char line[LINE_MAX];
-    int n = snprintf(line, sizeof line, "OFRTUNE2 %u %u %u %u %u %u %u %u %u %u %u %u\n",
+    int n = snprintf(line, sizeof line, "OFRTUNE3 %u %u %u %u %u %u %u %u %u %u %u %u %u\n",
                      t->lanes[0], t->team_rows[0], t->lanes[1], t->team_rows[1], t->tile_tokens,
                      t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units, t->token_items,
-                     t->token_depth, t->token_loads);
+                     t->token_depth, t->token_loads, t->attention_halves);
     ofr_file_replace(path, line, (size_t)n, 0600, NULL);
 }
 
@@ -197,6 +199,8 @@ static uint64_t measure(ofr_backend_session *session, enum opencl_tuned what, ui
             snprintf(size, sizeof size, "%s %ux%u by %ux%u, %u units",
                      t->gemm_units > 0 ? "gemm" : "matrix", t->tile_tokens, t->tile_rows,
                      t->item_tokens, t->item_rows, t->gemm_units);
+        } else if (what == OPENCL_TUNED_ATTENTION) {
+            snprintf(size, sizeof size, "attention %s", t->attention_halves > 0 ? "f16" : "f32");
         } else if (what == OPENCL_TUNED_TOKEN) {
             snprintf(size, sizeof size, "token %u by %u, loads %u", t->token_items, t->token_depth,
                      t->token_loads);
@@ -265,6 +269,25 @@ static void tune_gemm(ofr_backend_session *session, uint32_t n)
     ofr_opencl_rebuild(session, OPENCL_TUNED_GEMM, NULL);
 }
 
+/* fp16 where it is faster and computes the same. */
+static void tune_attention(ofr_backend_session *session, uint32_t n)
+{
+    opencl_scratch scratch;
+    uint64_t taken[2] = {0, 0};
+    if (session->attention_wanted != OFR_OPENCL_ATTENTION_AUTO || !ofr_opencl_halves_run(session) ||
+        !ofr_opencl_scratch_begin(session, n, &scratch)) {
+        return;
+    }
+    for (uint32_t halves = 0; halves < 2; halves++) {
+        session->tuning.attention_halves = halves;
+        taken[halves] = measure(session, OPENCL_TUNED_ATTENTION, n);
+    }
+    ofr_opencl_scratch_end(session, &scratch);
+    session->tuning.attention_halves =
+        taken[1] > 0 && (taken[0] == 0 || taken[1] < taken[0]) && ofr_opencl_halves_agree(session);
+    ofr_opencl_rebuild(session, OPENCL_TUNED_ATTENTION, NULL);
+}
+
 /* The best size of one launch for all layers; none where launches of single steps are faster. */
 static void tune_token(ofr_backend_session *session)
 {
@@ -311,15 +334,25 @@ bool ofr_opencl_tune(ofr_backend_session *session, unsigned sizes)
     if (path != NULL && load(session, path, &found)) {
         opencl_tuning before = session->tuning;
         session->tuning = found;
+        if (session->attention_wanted != OFR_OPENCL_ATTENTION_AUTO) {
+            session->tuning.attention_halves = before.attention_halves;
+        }
         if (found.token_items == 0) { /* single steps are faster */
             session->token_groups = 0;
         }
         int result = 0;
         for (uint32_t what = 0;
              result == 0 &&
-             what <= (session->token_groups > 0 ? OPENCL_TUNED_TOKEN : OPENCL_TUNED_GEMM);
+             what <= (session->token_groups > 0 ? OPENCL_TUNED_TOKEN : OPENCL_TUNED_ATTENTION);
              what++) {
             result = ofr_opencl_rebuild(session, what, NULL);
+        }
+        /* Another model of this shape may have measured it: whether fp16 will do is up to the
+         * weights. */
+        if (result == 0 && session->tuning.attention_halves > 0 &&
+            session->attention_wanted == OFR_OPENCL_ATTENTION_AUTO) {
+            session->tuning.attention_halves = ofr_opencl_halves_agree(session);
+            result = ofr_opencl_rebuild(session, OPENCL_TUNED_ATTENTION, NULL);
         }
         if (result == 0) {
             free(path);
@@ -348,6 +381,11 @@ bool ofr_opencl_tune(ofr_backend_session *session, unsigned sizes)
             uint32_t n = most < TUNED_TOKENS ? most : TUNED_TOKENS;
             ofr_opencl_describe_tokens(session, n);
             tune_gemm(session, n);
+        }
+        if ((sizes & OFR_OPENCL_AUTOTUNE_ATTENTION) && most > session->narrow_tokens) {
+            uint32_t context = session->options.kv_layout.context;
+            uint32_t n = most < TUNED_TOKENS ? most : TUNED_TOKENS;
+            tune_attention(session, n < context ? n : context);
         }
         if (path != NULL && session->status == CL_SUCCESS && sizes == OFR_OPENCL_AUTOTUNE_ALL) {
             store(&session->tuning, path);

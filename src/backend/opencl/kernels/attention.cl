@@ -5,7 +5,8 @@
  *
  * HEADS: query heads of a KV head. ROWS: the most rows of a block. KEY_BLOCK keys are looked at
  * together. ATTENTION_ITEMS work-items, a multiple of KEY_BLOCK and at least HEAD_DIM / 2. SOFTCAP:
- * where scores are capped. */
+ * where scores are capped. HALVES: products of queries, keys, weights and values in fp16
+ * (halves.cl, which comes before this file); HEAD_DIM is a multiple of 16 then. */
 #define PAIRS (HEAD_DIM / 2)
 #define VALUE_PARTS (ATTENTION_ITEMS / PAIRS)
 #define VALUE_ROWS ((ROWS + VALUE_PARTS - 1) / VALUE_PARTS)
@@ -93,6 +94,10 @@ attention(global const float *qkv, uint n_kv_heads, HEAD_ARGUMENTS, global half 
     local float merged[ROWS * MAX_SPLITS], merged_totals[ROWS * MAX_SPLITS];
     local char bytes[HEADS * HEAD_DIM];
     local int is_last;
+#ifdef HALVES
+    local uint query_words[ROWS * PAIRS];
+    local float unit[ROWS], peak[ROWS], share[ROWS];
+#endif
     uint item = get_local_id(0), block = get_group_id(0), head = get_group_id(1);
     uint split = get_group_id(2);
     uint4 cut = vload4(block, pass + pass[PASS_BLOCKS_AT]);
@@ -152,6 +157,28 @@ attention(global const float *qkv, uint n_kv_heads, HEAD_ARGUMENTS, global half 
     for (uint r = item; r < ROWS; r += ATTENTION_ITEMS) {
         top[r] = LOWEST;
     }
+#ifdef HALVES
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint i = item; i < rows * MAX_LANES; i += ATTENTION_ITEMS) {
+        float largest = 0;
+        for (uint e = i % MAX_LANES; e < HEAD_DIM; e += MAX_LANES) {
+            largest = fmax(largest, fabs(query[i / MAX_LANES * HEAD_DIM + e]));
+        }
+        lanes[i] = largest;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint r = item; r < rows; r += ATTENTION_ITEMS) {
+        float largest = 0;
+        for (uint j = 0; j < MAX_LANES; j++) {
+            largest = fmax(largest, lanes[r * MAX_LANES + j]);
+        }
+        unit[r] = score_unit(largest);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint i = item; i < rows * PAIRS; i += ATTENTION_ITEMS) {
+        query_words[i] = halves_word(vload2(i, query) * (1.0f / unit[i / PAIRS]));
+    }
+#endif
     float sum_x[VALUE_ROWS], sum_y[VALUE_ROWS], total[VALUE_ROWS];
     for (uint i = 0; i < VALUE_ROWS; i++) {
         sum_x[i] = sum_y[i] = total[i] = 0;
@@ -191,6 +218,33 @@ attention(global const float *qkv, uint n_kv_heads, HEAD_ARGUMENTS, global half 
             score[i] = 0;
         }
         if (own < n) {
+#ifdef HALVES
+            for (uint p = 0; p < PAIRS; p += SCORE_TERMS) {
+                halves piece[SCORE_ROWS];
+#pragma unroll
+                for (uint i = 0; i < SCORE_ROWS; i++) {
+                    piece[i] = (halves)(0);
+                }
+#pragma unroll
+                for (uint e = p; e < p + SCORE_TERMS; e++) {
+                    halves k = halves_of(tile[own * (PAIRS + 1) + e]);
+#pragma unroll
+                    for (uint i = 0; i < SCORE_ROWS; i++) {
+                        uint r = min(score_part + i * SCORE_PARTS, (uint)ROWS - 1);
+                        piece[i] = halves_mad(halves_of(query_words[r * PAIRS + e]), k, piece[i]);
+                    }
+                }
+#pragma unroll
+                for (uint i = 0; i < SCORE_ROWS; i++) {
+                    float2 sums = halves_floats(piece[i]);
+                    score[i] += sums.x + sums.y;
+                }
+            }
+#pragma unroll
+            for (uint i = 0; i < SCORE_ROWS; i++) {
+                score[i] *= unit[min(score_part + i * SCORE_PARTS, (uint)ROWS - 1)];
+            }
+#else
             for (uint p = 0; p < PAIRS; p++) {
                 float2 k = vload_half2(0, (local const half *)&tile[own * (PAIRS + 1) + p]);
                 for (uint i = 0; i < SCORE_ROWS; i++) {
@@ -199,6 +253,7 @@ attention(global const float *qkv, uint n_kv_heads, HEAD_ARGUMENTS, global half 
                     score[i] += query[r * HEAD_DIM + 2 * p + 1] * k.y;
                 }
             }
+#endif
         }
         for (uint i = 0; i < SCORE_ROWS; i++) {
             uint r = score_part + i * SCORE_PARTS;
@@ -222,17 +277,27 @@ attention(global const float *qkv, uint n_kv_heads, HEAD_ARGUMENTS, global half 
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         for (uint r = item; r < rows; r += ATTENTION_ITEMS) {
-            float largest = top[r];
+            float own_top = LOWEST;
             for (uint j = 0; j < MAX_LANES; j++) {
-                largest = fmax(largest, lanes[r * MAX_LANES + j]);
+                own_top = fmax(own_top, lanes[r * MAX_LANES + j]);
             }
+            float largest = fmax(top[r], own_top);
             correction[r] = exp(top[r] - largest);
             top[r] = largest;
+#ifdef HALVES
+            peak[r] = own_top;
+            share[r] = (float)VALUE_TERMS * exp(own_top - largest);
+#endif
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         for (uint i = item; i < rows * KEY_BLOCK; i += ATTENTION_ITEMS) {
             float s = scores[i];
+#ifdef HALVES /* the same for both elements of a pair of values */
+            float weight = s > LOWEST ? exp(s - peak[i / KEY_BLOCK]) : 0.0f;
+            scores[i] = as_float(halves_word((float2)(weight / (float)VALUE_TERMS)));
+#else
             scores[i] = s > LOWEST ? exp(s - top[i / KEY_BLOCK]) : 0.0f;
+#endif
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         if (part < VALUE_PARTS) {
@@ -243,6 +308,36 @@ attention(global const float *qkv, uint n_kv_heads, HEAD_ARGUMENTS, global half 
                 total[i] *= c;
             }
             for (uint j = 0; j < n; j += VALUE_KEYS) {
+#ifdef HALVES
+                halves v[VALUE_KEYS], piece[VALUE_ROWS], weights[VALUE_ROWS];
+#pragma unroll
+                for (uint i = 0; i < VALUE_ROWS; i++) {
+                    piece[i] = weights[i] = (halves)(0);
+                }
+#pragma unroll
+                for (uint k = 0; k < VALUE_KEYS; k++) { /* as below */
+                    ulong row = key + min(j + k, n - 1);
+                    v[k] = halves_of(((global const uint *)(v_strip + row * width))[pair]);
+                }
+#pragma unroll
+                for (uint k = 0; k < VALUE_KEYS; k++) {
+#pragma unroll
+                    for (uint i = 0; i < VALUE_ROWS; i++) {
+                        uint r = min(part + i * VALUE_PARTS, (uint)ROWS - 1);
+                        halves weight = halves_of(as_uint(scores[r * KEY_BLOCK + j + k]));
+                        piece[i] = halves_mad(weight, v[k], piece[i]);
+                        weights[i] = halves_add(weights[i], weight);
+                    }
+                }
+#pragma unroll
+                for (uint i = 0; i < VALUE_ROWS; i++) {
+                    float own_share = share[min(part + i * VALUE_PARTS, (uint)ROWS - 1)];
+                    float2 sums = halves_floats(piece[i]);
+                    sum_x[i] += own_share * sums.x;
+                    sum_y[i] += own_share * sums.y;
+                    total[i] += own_share * halves_floats(weights[i]).x;
+                }
+#else
                 float2 v[VALUE_KEYS]; /* keys beyond the last have weight 0 */
 #pragma unroll
                 for (uint k = 0; k < VALUE_KEYS; k++) {
@@ -258,6 +353,7 @@ attention(global const float *qkv, uint n_kv_heads, HEAD_ARGUMENTS, global half 
                         total[i] += weight;
                     }
                 }
+#endif
             }
         }
     }

@@ -174,6 +174,14 @@ static size_t group_rows(const ofr_backend_session *session, uint32_t i)
     return (size_t)i * session->heads_per_group;
 }
 
+/* What is prefetched of K and of V while group i of n is attended in the block at `key`: its part
+ * of the next block, which where the groups are all there are is taken in the order of memory. */
+static size_t next_rows(uint32_t key, uint32_t i, uint32_t n, size_t row, uint32_t head_dim)
+{
+    size_t next = (size_t)(key + OFR_CPU_KEY_BLOCK) * row;
+    return next + (size_t)i * head_dim * ((size_t)n * head_dim == row ? OFR_CPU_KEY_BLOCK : 1);
+}
+
 /* One token, `n` groups of heads from `group` on, keys [begin, end). Leaves out [heads of the
  * groups][head_dim], not yet divided by the sum, and maximum and sum of each head. */
 static void attend_single(ofr_backend_session *session, uint32_t thread, uint32_t layer,
@@ -202,8 +210,9 @@ static void attend_single(ofr_backend_session *session, uint32_t thread, uint32_
         for (uint32_t i = 0; i < n; i++) {
             size_t first = group_rows(session, i), at = key * row + (size_t)i * d;
             float *out = scratch->out + first * d;
+            size_t ahead = next_rows(key, i, n, row, d), stride = n * d == row ? d : row;
             kernels->attention_scores(scratch->query + first * d, d, heads, k + at, row, count, d,
-                                      scratch->scores);
+                                      k + ahead, stride, scratch->scores);
             for (uint32_t h = 0; h < heads; h++) {
                 float *scores = scratch->scores + (size_t)h * OFR_CPU_KEY_BLOCK;
                 cap_scores(session, scores, count);
@@ -213,7 +222,8 @@ static void attend_single(ofr_backend_session *session, uint32_t thread, uint32_
                     kernels->scale(out + (size_t)h * d, d, correction);
                 }
             }
-            kernels->attention_values(scratch->scores, heads, v + at, row, count, d, out);
+            kernels->attention_values(scratch->scores, heads, v + at, row, count, d, v + ahead,
+                                      stride, out);
         }
     }
 }

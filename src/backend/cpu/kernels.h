@@ -101,12 +101,15 @@ typedef struct ofr_cpu_kernels {
     void (*transpose_keys)(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
                            float *y);
     /* scores[h * KEY_BLOCK + j] = q[h] . k[j]: q [n_heads][stride q_stride], k rows k_stride apart.
-     */
+     * With row j, head_dim elements of the memory that comes next are prefetched, from ahead + j *
+     * ahead_stride on, which may be anywhere. */
     void (*attention_scores)(const float *q, size_t q_stride, uint32_t n_heads, const uint16_t *k,
-                             size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores);
+                             size_t k_stride, uint32_t n_keys, uint32_t head_dim,
+                             const uint16_t *ahead, size_t ahead_stride, float *scores);
     /* out[h] += sum_j weights[h * KEY_BLOCK + j] v[j]; out [n_heads][head_dim]. */
     void (*attention_values)(const float *weights, uint32_t n_heads, const uint16_t *v,
-                             size_t v_stride, uint32_t n_keys, uint32_t head_dim, float *out);
+                             size_t v_stride, uint32_t n_keys, uint32_t head_dim,
+                             const uint16_t *ahead, size_t ahead_stride, float *out);
     /* x[i] = exp(x[i] - maximum); returns their sum. */
     float (*exp_sum)(float *x, size_t n, float maximum);
     float (*maximum)(const float *x, size_t n);

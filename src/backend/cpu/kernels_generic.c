@@ -209,8 +209,11 @@ static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, 
 }
 
 static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, const uint16_t *k,
-                             size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
+                             size_t k_stride, uint32_t n_keys, uint32_t head_dim,
+                             const uint16_t *ahead, size_t ahead_stride, float *scores)
 {
+    (void)ahead;
+    (void)ahead_stride;
     for (uint32_t h = 0; h < n_heads; h++) {
         for (uint32_t j = 0; j < n_keys; j++) {
             scores[h * OFR_CPU_KEY_BLOCK + j] =
@@ -220,8 +223,11 @@ static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, 
 }
 
 static void attention_values(const float *weights, uint32_t n_heads, const uint16_t *v,
-                             size_t v_stride, uint32_t n_keys, uint32_t head_dim, float *out)
+                             size_t v_stride, uint32_t n_keys, uint32_t head_dim,
+                             const uint16_t *ahead, size_t ahead_stride, float *out)
 {
+    (void)ahead;
+    (void)ahead_stride;
     for (uint32_t h = 0; h < n_heads; h++) {
         for (uint32_t j = 0; j < n_keys; j++) {
             for (uint32_t i = 0; i < head_dim; i++) {

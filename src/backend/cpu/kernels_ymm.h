@@ -96,9 +96,9 @@ static void quantize(const float *x, const ofr_cpu_activations *a, size_t row)
 typedef struct gemv_inputs {
     _Alignas(32) float scales[GEMV_COLUMNS / 32][8];
     _Alignas(32) int32_t offsets[GEMV_COLUMNS / 32][8];
-    _Alignas(32) float sums[GEMV_COLUMNS / 32];      /* of each group, for weights with minima */
-    _Alignas(32) float zeros[GEMV_COLUMNS / 64 + 8]; /* what the zero point adds to each group of
-                                                        i4 weights, times its scale; 0 behind */
+    _Alignas(32) float sums[GEMV_COLUMNS / 32];     /* of each group, for weights with minima */
+    _Alignas(32) float zeros[GEMV_COLUMNS / 64][8]; /* gemv_nibbles: instead of the offsets, times
+                                                       the scales, in a group's first vector */
 } gemv_inputs;
 
 /* The even and the odd activations of i4 vector b. */
@@ -224,82 +224,124 @@ INLINE void gemv_rows(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t gr
     }
 }
 
-/* Columns [first, first + columns) of `rows` rows of i4 from n on, in groups of `group` (64 or 128;
- * a constant where inlined, as rows). The zero point is corrected by one sum over the row's scales.
- */
-INLINE void gemv_nibbles(const ofr_cpu_matrix *w, uint32_t group, const gemv_inputs *inputs,
-                         const int8_t *values, uint32_t first, uint32_t columns, size_t n,
-                         uint32_t rows, float *y)
+/* n halves as floats. Behind the last eight of them nothing is read or written. */
+INLINE void widen_halves(const uint16_t *x, uint32_t n, float *y)
 {
-    const uint32_t per_group = group / 64; /* vectors */
-    const __m256i low = _mm256_set1_epi8(15), flip = _mm256_set1_epi8((char)0x88);
-    size_t row_bytes = w->columns / 2, row_scales = w->columns / group;
-    const uint8_t *data = w->data + n * row_bytes + first / 2;
-    const uint16_t *own = w->scales + n * row_scales + first / group;
-    const uint8_t *ahead = ofr_cpu_ahead(data, rows * row_bytes);
-    uint32_t n_groups = columns / group;
-    float s[4][SCALES_AT_ONCE];
-    __m256 total[4];
-    for (uint32_t r = 0; r < rows; r++) {
-        total[r] = _mm256_setzero_ps();
+    if (n < 8) {
+        float part[8];
+        _mm256_storeu_ps(part, load_halves(x, n));
+        memcpy(y, part, n * sizeof *y);
+        return;
     }
-    for (uint32_t g0 = 0; g0 < n_groups; g0 += SCALES_AT_ONCE) {
-        uint32_t count = n_groups - g0 < SCALES_AT_ONCE ? n_groups - g0 : SCALES_AT_ONCE;
-        for (uint32_t r = 0; r < rows; r++) {
-            for (uint32_t i = 0; i < count; i += 8) {
-                __m256 scales = load_halves(own + r * row_scales + g0 + i, count - i);
-                _mm256_storeu_ps(s[r] + i, scales);
-                total[r] =
-                    _mm256_fmadd_ps(scales, _mm256_load_ps(inputs->zeros + g0 + i), total[r]);
-            }
-        }
-        for (uint32_t g = 0; g < count; g++) {
-            __m256 part[4];
-#pragma GCC unroll 2
-            for (uint32_t v = 0; v < per_group; v++) {
-                uint32_t b = (g0 + g) * per_group + v;
-                const int8_t *x = split_at(values, b);
-                __m256i even = _mm256_loadu_si256((const void *)x);
-                __m256i odd = _mm256_loadu_si256((const void *)(x + OFR_CPU_SPLIT_BLOCK / 2));
-                __m256 lanes = _mm256_load_ps(inputs->scales[b]);
-#pragma GCC unroll 4
-                for (uint32_t r = 0; r < rows; r++) {
-                    const uint8_t *from = data + r * row_bytes + (size_t)b * 32;
-                    if (v == 0) { /* a line of 64 bytes is two vectors */
-                        _mm_prefetch((const char *)(ahead + ((g0 + g) * rows + r) * (group / 2)),
-                                     _MM_HINT_T1);
-                    }
-                    __m256i raw = _mm256_xor_si256(_mm256_loadu_si256((const void *)from), flip);
-                    __m256i dot =
-                        dot_nibbles(_mm256_setzero_si256(), _mm256_and_si256(raw, low),
-                                    _mm256_and_si256(_mm256_srli_epi16(raw, 4), low), even, odd);
-                    __m256 sum = _mm256_cvtepi32_ps(dot);
-                    part[r] =
-                        v == 0 ? _mm256_mul_ps(sum, lanes) : _mm256_fmadd_ps(sum, lanes, part[r]);
-                }
-            }
-            for (uint32_t r = 0; r < rows; r++) {
-                total[r] = _mm256_fmadd_ps(part[r], _mm256_set1_ps(s[r][g]), total[r]);
-            }
-        }
+    for (uint32_t i = 0; i + 8 <= n; i += 8) {
+        _mm256_storeu_ps(y + i, load_halves(x + i, 8));
+    }
+    _mm256_storeu_ps(y + n - 8, load_halves(x + n - 8, 8));
+}
+
+/* A group's scale for all lanes; of two groups of 32 columns, for four lanes each. */
+INLINE __m256 scale_lanes(const float *scale, uint32_t group)
+{
+    if (group != 32) {
+        return _mm256_broadcast_ss(scale);
+    }
+    const __m256i halves = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    return _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_broadcast_sd((const void *)scale)), halves);
+}
+
+/* y[r] += the sum of total[r]. */
+INLINE void add_totals(const __m256 *total, uint32_t rows, float *y)
+{
+    if (rows == 4) {
+        __m256 pairs =
+            _mm256_hadd_ps(_mm256_hadd_ps(total[0], total[1]), _mm256_hadd_ps(total[2], total[3]));
+        __m128 sums = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+        _mm_storeu_ps(y, _mm_add_ps(_mm_loadu_ps(y), sums));
+        return;
     }
     for (uint32_t r = 0; r < rows; r++) {
         y[r] += add_lanes(total[r]);
     }
 }
 
-/* What gemv_nibbles needs. */
+/* Columns [first, first + columns), a multiple of 64, of `rows` rows of i4 from n on, in groups of
+ * `group`: 32, 64 or 128, a constant where inlined, as rows. */
+INLINE void gemv_nibbles(const ofr_cpu_matrix *w, uint32_t group, const gemv_inputs *inputs,
+                         const int8_t *values, uint32_t first, uint32_t columns, size_t n,
+                         uint32_t rows, float *y)
+{
+    const uint32_t per_scale = group == 128 ? 2 : 1; /* vectors that share a scale, or two */
+    const uint32_t scales = group == 32 ? 2 : 1;
+    const __m256i low = _mm256_set1_epi8(15), flip = _mm256_set1_epi8((char)0x88);
+    const size_t row_bytes = w->columns / 2, row_scales = w->columns / group;
+    const uint8_t *data = w->data + n * row_bytes + first / 2;
+    const size_t own = n * row_scales + first / group;
+    const uint8_t *ahead = ofr_cpu_ahead(data, rows * row_bytes);
+    const uint32_t n_groups = columns / group;
+    float s[4 * GEMV_COLUMNS / 32];
+    __m256 total[4];
+    if (n_groups == row_scales) {
+        widen_halves(w->scales + own, rows * n_groups, s);
+    }
+    for (uint32_t r = 0; r < rows; r++) {
+        total[r] = _mm256_setzero_ps();
+        if (n_groups != row_scales) {
+            widen_halves(w->scales + own + r * row_scales, n_groups, s + r * n_groups);
+        }
+        for (uint32_t i = 0; w->minima != NULL && i < n_groups; i += 8) {
+            total[r] =
+                _mm256_fmadd_ps(load_halves(w->minima + own + r * row_scales + i, n_groups - i),
+                                _mm256_load_ps(inputs->sums + i), total[r]);
+        }
+    }
+    for (uint32_t g = 0; g < columns / 64 / per_scale; g++) {
+        __m256 part[4];
+        for (uint32_t r = 0; r < rows; r++) {
+            part[r] = _mm256_load_ps(inputs->zeros[g * per_scale]);
+        }
+#pragma GCC unroll 2
+        for (uint32_t v = 0; v < per_scale; v++) {
+            uint32_t b = g * per_scale + v;
+            const int8_t *x = split_at(values, b);
+            __m256i even = _mm256_loadu_si256((const void *)x);
+            __m256i odd = _mm256_loadu_si256((const void *)(x + OFR_CPU_SPLIT_BLOCK / 2));
+            __m256 lanes = _mm256_load_ps(inputs->scales[b]);
+#pragma GCC unroll 4
+            for (uint32_t r = 0; r < rows; r++) {
+                if (r % 2 == 0) { /* a line of 64 bytes is two vectors */
+                    _mm_prefetch((const char *)(ahead + (b * rows + r) * 32), _MM_HINT_T1);
+                }
+                const uint8_t *from = data + r * row_bytes + (size_t)b * 32;
+                __m256i raw = _mm256_xor_si256(_mm256_loadu_si256((const void *)from), flip);
+                __m256i dot =
+                    dot_nibbles(_mm256_setzero_si256(), _mm256_and_si256(raw, low),
+                                _mm256_and_si256(_mm256_srli_epi16(raw, 4), low), even, odd);
+                part[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), lanes, part[r]);
+            }
+        }
+#pragma GCC unroll 4
+        for (uint32_t r = 0; r < rows; r++) {
+            total[r] = _mm256_fmadd_ps(part[r], scale_lanes(s + r * n_groups + g * scales, group),
+                                       total[r]);
+        }
+    }
+    add_totals(total, rows, y);
+}
+
+/* What gemv_nibbles needs. A group's zero point goes into its first vector, that of either half of
+ * 32 columns into one of its four lanes. */
 INLINE void spread_zeros(uint32_t group, const float *sums, uint32_t columns, gemv_inputs *ret)
 {
-    uint32_t n = columns / group, ratio = group / OFR_CPU_ACTIVATION_GROUP;
-    for (uint32_t g = 0; g < n; g++) {
-        float sum = 0;
-        for (uint32_t i = 0; i < ratio; i++) {
-            sum += sums[g * ratio + i];
+    for (uint32_t b = 0; b < columns / 64; b++) {
+        float low = -8 * sums[2 * b], high = -8 * sums[2 * b + 1];
+        if (group == 128) {
+            bool first = b % 2 == 0;
+            low = first ? low - 8 * sums[2 * b + 2] : 0;
+            high = first ? high - 8 * sums[2 * b + 3] : 0;
         }
-        ret->zeros[g] = -8 * sum;
+        _mm_store_ps(ret->zeros[b], _mm_set_ss(low));
+        _mm_store_ps(ret->zeros[b] + 4, _mm_set_ss(high));
     }
-    memset(ret->zeros + n, 0, 8 * sizeof *ret->zeros);
 }
 
 INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t group,
@@ -317,8 +359,13 @@ INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t g
         spread_inputs(dtype, w->minima != NULL, values + first, scales + group0, sums + group0,
                       columns, &inputs);
         uint32_t n = begin;
-        if (dtype == OFR_DTYPE_I4 && (group == 64 || group == 128)) {
-            spread_zeros(group, sums + group0, columns, &inputs);
+        if (dtype == OFR_DTYPE_I4 && columns % 64 == 0 &&
+            (group == 32 || group == 64 || group == 128)) {
+            if (w->minima != NULL) {
+                memset(inputs.zeros, 0, columns / 64 * sizeof *inputs.zeros);
+            } else {
+                spread_zeros(group, sums + group0, columns, &inputs);
+            }
             for (; n + 4 <= end; n += 4) {
                 gemv_nibbles(w, group, &inputs, values + first, first, columns, n, 4,
                              y + (n - begin));

@@ -9,8 +9,6 @@
 
 #include "backend/cpu/kernels.h"
 
-enum { PREFETCH_KEYS = OFR_CPU_KEY_BLOCK };
-
 INLINE float add_lanes(__m256 x)
 {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -46,14 +44,22 @@ INLINE void store_floats(float *x, size_t n, __m256 value)
     }
 }
 
+/* The first n of 8 halves, 0 behind. Put together in registers: what is read back right after it
+ * was written in pieces waits until all of them are in the cache. */
 INLINE __m256 load_halves(const uint16_t *x, size_t n)
 {
     if (n >= 8) {
         return _mm256_cvtph_ps(_mm_loadu_si128((const void *)x));
     }
-    uint16_t part[8] = {0};
-    memcpy(part, x, n * sizeof *x);
-    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)part));
+    uint64_t low = 0, high = 0;
+    if (n >= 4) {
+        memcpy(&low, x, 8);
+        memcpy(&high, x + n - 4, 8);
+        high = n == 4 ? 0 : high >> 16 * (8 - n);
+    } else if (n > 0) {
+        low = x[0] | (uint64_t)x[n / 2] << n / 2 * 16 | (uint64_t)x[n - 1] << (n - 1) * 16;
+    }
+    return _mm256_cvtph_ps(_mm_set_epi64x((int64_t)high, (int64_t)low));
 }
 
 /* exp with an error of about 2 ulp: 2^n p(r), polynomial of the Cephes library's expf (S. Moshier).
@@ -206,14 +212,14 @@ INLINE void score_step(const float *q, size_t q_stride, uint32_t n, const uint16
 }
 
 /* `n` heads (a constant where inlined) against the keys, 4 at a time; scores of missing keys of the
- * last 4 are those of the last one. What is prefetched is the same part of the next block of keys:
- * those of the other heads come in between. */
+ * last 4 are those of the last one. */
 INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint16_t *k,
-                        size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
+                        size_t k_stride, uint32_t n_keys, uint32_t head_dim, const uint16_t *ahead,
+                        size_t ahead_stride, float *scores)
 {
     for (uint32_t j = 0; j < n_keys; j += 4) {
         const uint16_t *row[4];
-        const uint16_t *ahead = k + (j + PREFETCH_KEYS) * k_stride;
+        const uint16_t *next = ahead + j * ahead_stride;
         __m256 sum[3][4];
 #pragma GCC unroll 4
         for (uint32_t i = 0; i < 4; i++) {
@@ -224,7 +230,7 @@ INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint1
         for (; e + 32 <= head_dim; e += 32) {
 #pragma GCC unroll 4
             for (uint32_t i = 0; i < 4; i++) {
-                _mm_prefetch((const char *)(ahead + i * k_stride + e), _MM_HINT_T1);
+                _mm_prefetch((const char *)(next + i * ahead_stride + e), _MM_HINT_T1);
             }
 #pragma GCC unroll 4
             for (uint32_t i = 0; i < 32; i += 8) {
@@ -245,7 +251,8 @@ INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint1
 }
 
 static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, const uint16_t *k,
-                             size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
+                             size_t k_stride, uint32_t n_keys, uint32_t head_dim,
+                             const uint16_t *ahead, size_t ahead_stride, float *scores)
 {
     for (uint32_t h = 0, n; h < n_heads; h += n) {
         const float *from = q + h * q_stride;
@@ -253,13 +260,13 @@ static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, 
         uint32_t left = n_heads - h;
         if (left == 3 || left > 4) {
             n = 3;
-            score_heads(from, q_stride, 3, k, k_stride, n_keys, head_dim, to);
+            score_heads(from, q_stride, 3, k, k_stride, n_keys, head_dim, ahead, ahead_stride, to);
         } else if (left > 1) { /* four as two and two */
             n = 2;
-            score_heads(from, q_stride, 2, k, k_stride, n_keys, head_dim, to);
+            score_heads(from, q_stride, 2, k, k_stride, n_keys, head_dim, ahead, ahead_stride, to);
         } else {
             n = 1;
-            score_heads(from, q_stride, 1, k, k_stride, n_keys, head_dim, to);
+            score_heads(from, q_stride, 1, k, k_stride, n_keys, head_dim, ahead, ahead_stride, to);
         }
     }
 }
@@ -267,7 +274,7 @@ static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, 
 /* `n` heads and 8 * `vectors` elements (both constants where inlined), `width` of them valid. */
 INLINE void value_vectors(const float *weights, uint32_t n, uint32_t vectors, uint32_t width,
                           const uint16_t *v, size_t v_stride, uint32_t n_keys, uint32_t head_dim,
-                          float *out)
+                          const uint16_t *ahead, size_t ahead_stride, float *out)
 {
     __m256 sum[3][4];
     for (uint32_t h = 0; h < n; h++) {
@@ -277,7 +284,7 @@ INLINE void value_vectors(const float *weights, uint32_t n, uint32_t vectors, ui
     }
     for (uint32_t j = 0; j < n_keys; j++) {
         const uint16_t *row = v + j * v_stride;
-        _mm_prefetch((const char *)(row + PREFETCH_KEYS * v_stride), _MM_HINT_T1);
+        _mm_prefetch((const char *)(ahead + j * ahead_stride), _MM_HINT_T1);
         for (uint32_t i = 0; i < vectors; i++) {
             __m256 value = load_halves(row + 8 * i, width - 8 * i);
             for (uint32_t h = 0; h < n; h++) {
@@ -294,28 +301,34 @@ INLINE void value_vectors(const float *weights, uint32_t n, uint32_t vectors, ui
 }
 
 INLINE void value_heads(const float *weights, uint32_t n, const uint16_t *v, size_t v_stride,
-                        uint32_t n_keys, uint32_t head_dim, float *out)
+                        uint32_t n_keys, uint32_t head_dim, const uint16_t *ahead,
+                        size_t ahead_stride, float *out)
 {
     uint32_t e = 0;
+    bool contiguous = ahead_stride == head_dim; /* then each turn prefetches one piece of it */
     for (; e + 32 <= head_dim; e += 32) {
-        value_vectors(weights, n, 4, 32, v + e, v_stride, n_keys, head_dim, out + e);
+        value_vectors(weights, n, 4, 32, v + e, v_stride, n_keys, head_dim,
+                      ahead + e * (contiguous ? OFR_CPU_KEY_BLOCK : 1),
+                      contiguous ? 32 : ahead_stride, out + e);
     }
     for (; e < head_dim; e += 8) {
-        value_vectors(weights, n, 1, head_dim - e, v + e, v_stride, n_keys, head_dim, out + e);
+        value_vectors(weights, n, 1, head_dim - e, v + e, v_stride, n_keys, head_dim, ahead + e,
+                      ahead_stride, out + e);
     }
 }
 
 static void attention_values(const float *weights, uint32_t n_heads, const uint16_t *v,
-                             size_t v_stride, uint32_t n_keys, uint32_t head_dim, float *out)
+                             size_t v_stride, uint32_t n_keys, uint32_t head_dim,
+                             const uint16_t *ahead, size_t ahead_stride, float *out)
 {
     uint32_t h = 0;
     for (; h + 3 <= n_heads; h += 3) {
-        value_heads(weights + h * OFR_CPU_KEY_BLOCK, 3, v, v_stride, n_keys, head_dim,
-                    out + h * head_dim);
+        value_heads(weights + h * OFR_CPU_KEY_BLOCK, 3, v, v_stride, n_keys, head_dim, ahead,
+                    ahead_stride, out + h * head_dim);
     }
     for (; h < n_heads; h++) {
-        value_heads(weights + h * OFR_CPU_KEY_BLOCK, 1, v, v_stride, n_keys, head_dim,
-                    out + h * head_dim);
+        value_heads(weights + h * OFR_CPU_KEY_BLOCK, 1, v, v_stride, n_keys, head_dim, ahead,
+                    ahead_stride, out + h * head_dim);
     }
 }
 

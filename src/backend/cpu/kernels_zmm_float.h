@@ -10,8 +10,6 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kernels_zmm.h"
 
-enum { PREFETCH_KEYS = OFR_CPU_KEY_BLOCK };
-
 INLINE __m512 load_half16(const uint16_t *x, __mmask16 mask)
 {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, x));
@@ -179,11 +177,12 @@ INLINE void score_step(const float *q, size_t q_stride, uint32_t n, const uint16
 /* `n` heads (a constant where inlined) against the keys, 4 at a time; scores of missing keys of the
  * last 4 are those of the last one. */
 INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint16_t *k,
-                        size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
+                        size_t k_stride, uint32_t n_keys, uint32_t head_dim, const uint16_t *ahead,
+                        size_t ahead_stride, float *scores)
 {
     for (uint32_t j = 0; j < n_keys; j += 4) {
         const uint16_t *row[4];
-        const uint16_t *ahead = k + (j + PREFETCH_KEYS) * k_stride;
+        const uint16_t *next = ahead + j * ahead_stride;
         __m512 sum[4][4];
 #pragma GCC unroll 4
         for (uint32_t i = 0; i < 4; i++) {
@@ -194,7 +193,7 @@ INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint1
         for (; e + 32 <= head_dim; e += 32) {
 #pragma GCC unroll 4
             for (uint32_t i = 0; i < 4; i++) {
-                _mm_prefetch((const char *)(ahead + i * k_stride + e), _MM_HINT_T1);
+                _mm_prefetch((const char *)(next + i * ahead_stride + e), _MM_HINT_T1);
             }
             score_step(q, q_stride, n, row, e, true, 0, sum);
             score_step(q, q_stride, n, row, e + 16, true, 0, sum);
@@ -217,24 +216,25 @@ INLINE void score_heads(const float *q, size_t q_stride, uint32_t n, const uint1
 }
 
 static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, const uint16_t *k,
-                             size_t k_stride, uint32_t n_keys, uint32_t head_dim, float *scores)
+                             size_t k_stride, uint32_t n_keys, uint32_t head_dim,
+                             const uint16_t *ahead, size_t ahead_stride, float *scores)
 {
     uint32_t h = 0;
     for (; h + 4 <= n_heads; h += 4) {
-        score_heads(q + h * q_stride, q_stride, 4, k, k_stride, n_keys, head_dim,
-                    scores + h * OFR_CPU_KEY_BLOCK);
+        score_heads(q + h * q_stride, q_stride, 4, k, k_stride, n_keys, head_dim, ahead,
+                    ahead_stride, scores + h * OFR_CPU_KEY_BLOCK);
     }
     q += h * q_stride;
     scores += h * OFR_CPU_KEY_BLOCK;
     switch (n_heads - h) {
     case 3:
-        score_heads(q, q_stride, 3, k, k_stride, n_keys, head_dim, scores);
+        score_heads(q, q_stride, 3, k, k_stride, n_keys, head_dim, ahead, ahead_stride, scores);
         break;
     case 2:
-        score_heads(q, q_stride, 2, k, k_stride, n_keys, head_dim, scores);
+        score_heads(q, q_stride, 2, k, k_stride, n_keys, head_dim, ahead, ahead_stride, scores);
         break;
     case 1:
-        score_heads(q, q_stride, 1, k, k_stride, n_keys, head_dim, scores);
+        score_heads(q, q_stride, 1, k, k_stride, n_keys, head_dim, ahead, ahead_stride, scores);
         break;
     default:
         break;
@@ -244,7 +244,7 @@ static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, 
 /* `n` heads and 16 * `vectors` elements (both constants where inlined), the last vector masked. */
 INLINE void value_vectors(const float *weights, uint32_t n, uint32_t vectors, __mmask16 mask,
                           const uint16_t *v, size_t v_stride, uint32_t n_keys, uint32_t head_dim,
-                          float *out)
+                          const uint16_t *ahead, size_t ahead_stride, float *out)
 {
     __m512 sum[4][4];
     for (uint32_t h = 0; h < n; h++) {
@@ -255,7 +255,7 @@ INLINE void value_vectors(const float *weights, uint32_t n, uint32_t vectors, __
     }
     for (uint32_t j = 0; j < n_keys; j++) {
         const uint16_t *row = v + j * v_stride;
-        prefetch_row(row + PREFETCH_KEYS * v_stride, 16 * vectors);
+        prefetch_row(ahead + j * ahead_stride, 16 * vectors);
         __m512 value[4];
         for (uint32_t i = 0; i < vectors; i++) {
             value[i] = load_half16(row + 16 * i, i + 1 == vectors ? mask : 0xffff);
@@ -276,37 +276,42 @@ INLINE void value_vectors(const float *weights, uint32_t n, uint32_t vectors, __
 }
 
 INLINE void value_heads(const float *weights, uint32_t n, const uint16_t *v, size_t v_stride,
-                        uint32_t n_keys, uint32_t head_dim, float *out)
+                        uint32_t n_keys, uint32_t head_dim, const uint16_t *ahead,
+                        size_t ahead_stride, float *out)
 {
     uint32_t e = 0;
+    bool contiguous = ahead_stride == head_dim; /* then each turn prefetches one piece of it */
     for (; e + 64 <= head_dim; e += 64) {
-        value_vectors(weights, n, 4, 0xffff, v + e, v_stride, n_keys, head_dim, out + e);
+        value_vectors(weights, n, 4, 0xffff, v + e, v_stride, n_keys, head_dim,
+                      ahead + e * (contiguous ? OFR_CPU_KEY_BLOCK : 1),
+                      contiguous ? 64 : ahead_stride, out + e);
     }
     for (; e < head_dim; e += 16) {
         value_vectors(weights, n, 1, tail16(head_dim - e), v + e, v_stride, n_keys, head_dim,
-                      out + e);
+                      ahead + e, ahead_stride, out + e);
     }
 }
 
 static void attention_values(const float *weights, uint32_t n_heads, const uint16_t *v,
-                             size_t v_stride, uint32_t n_keys, uint32_t head_dim, float *out)
+                             size_t v_stride, uint32_t n_keys, uint32_t head_dim,
+                             const uint16_t *ahead, size_t ahead_stride, float *out)
 {
     uint32_t h = 0;
     for (; h + 4 <= n_heads; h += 4) {
-        value_heads(weights + h * OFR_CPU_KEY_BLOCK, 4, v, v_stride, n_keys, head_dim,
-                    out + h * head_dim);
+        value_heads(weights + h * OFR_CPU_KEY_BLOCK, 4, v, v_stride, n_keys, head_dim, ahead,
+                    ahead_stride, out + h * head_dim);
     }
     weights += h * OFR_CPU_KEY_BLOCK;
     out += h * head_dim;
     switch (n_heads - h) {
     case 3:
-        value_heads(weights, 3, v, v_stride, n_keys, head_dim, out);
+        value_heads(weights, 3, v, v_stride, n_keys, head_dim, ahead, ahead_stride, out);
         break;
     case 2:
-        value_heads(weights, 2, v, v_stride, n_keys, head_dim, out);
+        value_heads(weights, 2, v, v_stride, n_keys, head_dim, ahead, ahead_stride, out);
         break;
     case 1:
-        value_heads(weights, 1, v, v_stride, n_keys, head_dim, out);
+        value_heads(weights, 1, v, v_stride, n_keys, head_dim, ahead, ahead_stride, out);
         break;
     default:
         break;

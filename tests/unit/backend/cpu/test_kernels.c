@@ -448,8 +448,8 @@ static void attention_kernels_match_double(void **state)
         float *scores = aligned((size_t)heads * OFR_CPU_KEY_BLOCK * 4);
         float *keys = random_floats(f, (size_t)d * OFR_CPU_KEY_BLOCK, 1);
         memcpy(before, out, (size_t)heads * d * 4);
-        f->kernels->attention_scores(q, d, heads, k, stride, n, d, scores);
-        f->kernels->attention_values(scores, heads, k, stride, n, d, out);
+        f->kernels->attention_scores(q, d, heads, k, stride, n, d, k, stride, scores);
+        f->kernels->attention_values(scores, heads, k, stride, n, d, k, stride, out);
         f->kernels->transpose_keys(k, stride, n, d, keys);
         for (uint32_t h = 0; h < heads; h++) {
             for (uint32_t j = 0; j < n; j++) {

@@ -263,14 +263,17 @@ static void admit_all(struct ofr_batch *batch)
     }
 }
 
+static void forget_rows(struct sequence *sequence)
+{
+    sequence->n_in_kv = sequence->n_begin = 0;
+    sequence->state = STATE_PREFILL;
+}
+
 static void forget_strips(struct ofr_batch *batch)
 {
-    for (uint32_t i = 0; i < batch->options.engine.n_slots; i++) {
-        if (batch->running[i]) {
-            batch->running[i]->n_in_kv = batch->running[i]->n_begin = 0;
-            batch->running[i]->state = STATE_PREFILL;
-        }
-    }
+    for (uint32_t i = 0; i < batch->options.engine.n_slots; i++)
+        if (batch->running[i])
+            forget_rows(batch->running[i]);
 }
 
 static void release(struct lane *lane)
@@ -637,23 +640,17 @@ static void wait_for_job(struct ofr_batch *batch)
     end_job(batch, decode->busy && decode->ticket == ticket ? decode : prompt);
 }
 
-/* Rows that a slot's strips do not hold any more are forwarded again. */
+/* A sequence whose slot does not hold its rows any more is prefilled again. */
 static void keep_strips(struct ofr_batch *batch)
 {
     const ofr_batch_engine *engine = &batch->options.engine;
     for (uint32_t i = 0; i < engine->n_slots; i++) {
         struct sequence *sequence = batch->running[i];
-        if (!sequence)
-            continue;
-        uint32_t n = 0, same = 0;
+        uint32_t n = 0;
         const int32_t *tokens = engine->slot_tokens(engine->engine.user, i, &n);
-        n = n < sequence->n_in_kv ? n : sequence->n_in_kv;
-        while (same < n && tokens[same] == sequence->tokens[same])
-            same++;
-        if (same == sequence->n_in_kv)
-            continue;
-        sequence->n_in_kv = sequence->n_begin = sequence->request.embed ? 0 : same;
-        sequence->state = STATE_PREFILL;
+        if (sequence && (n < sequence->n_in_kv ||
+                         memcmp(tokens, sequence->tokens, sequence->n_in_kv * sizeof *tokens) != 0))
+            forget_rows(sequence);
     }
 }
 

@@ -104,27 +104,6 @@ void ofr_opencl_scratch_end(ofr_backend_session *session, opencl_scratch *scratc
     free(scratch->strips);
 }
 
-/* Attention of every layer of the session, one after another, in the tuning's arithmetic. */
-static bool attended(ofr_backend_session *session, uint32_t halves, uint32_t n, float *results)
-{
-    uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
-    size_t floats = (size_t)n * session->q_width;
-    session->tuning.attention_halves = halves;
-    if (ofr_opencl_rebuild(session, OPENCL_TUNED_ATTENTION, NULL) < 0) {
-        return false;
-    }
-    for (uint32_t i = 0; i < n_layers && session->status == CL_SUCCESS; i++) {
-        ofr_opencl_run_heads(session, i, n);
-        ofr_opencl_attend(session, i, false);
-        ofr_opencl_note(session,
-                        session->api->EnqueueReadBuffer(session->queue, session->attention, CL_TRUE,
-                                                        0, floats * sizeof *results,
-                                                        results + i * floats, 0, NULL, NULL),
-                        "fetching attention's results");
-    }
-    return session->status == CL_SUCCESS;
-}
-
 static bool near(const float *got, const float *expected, size_t n)
 {
     double difference = 0, size = 0;
@@ -136,6 +115,34 @@ static bool near(const float *got, const float *expected, size_t n)
     return sqrt(difference) <= largest_error * sqrt(size); /* false for what is no number */
 }
 
+/* Attention of every layer of the session, one after another: into results [n_layers][n][q_width],
+ * or (expected, of that shape, not NULL) into results [n][q_width], each to be near. */
+static bool attended(ofr_backend_session *session, uint32_t halves, uint32_t n,
+                     const float *expected, float *results)
+{
+    uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
+    size_t floats = (size_t)n * session->q_width;
+    session->tuning.attention_halves = halves;
+    if (ofr_opencl_rebuild(session, OPENCL_TUNED_ATTENTION, NULL) < 0) {
+        return false;
+    }
+    for (uint32_t i = 0; i < n_layers; i++) {
+        float *own = expected != NULL ? results : results + i * floats;
+        ofr_opencl_run_heads(session, i, n);
+        ofr_opencl_attend(session, i, false);
+        ofr_opencl_note(session,
+                        session->api->EnqueueReadBuffer(session->queue, session->attention, CL_TRUE,
+                                                        0, floats * sizeof *own, own, 0, NULL,
+                                                        NULL),
+                        "fetching attention's results");
+        if (session->status != CL_SUCCESS ||
+            (expected != NULL && !near(own, expected + i * floats, floats))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool ofr_opencl_halves_agree(ofr_backend_session *session)
 {
     uint32_t n = session->options.max_batch_tokens, own = session->tuning.attention_halves;
@@ -144,14 +151,11 @@ bool ofr_opencl_halves_agree(ofr_backend_session *session)
     uint32_t n_layers = session->options.layer_end - session->options.layer_begin;
     size_t floats = (size_t)n * session->q_width;
     float *expected = malloc(n_layers * floats * sizeof *expected);
-    float *got = malloc(n_layers * floats * sizeof *got);
+    float *got = malloc(floats * sizeof *got);
     opencl_scratch scratch;
     bool agree = expected != NULL && got != NULL && ofr_opencl_scratch_begin(session, n, &scratch);
     if (agree) {
-        agree = attended(session, 0, n, expected) && attended(session, 1, n, got);
-        for (uint32_t i = 0; agree && i < n_layers; i++) {
-            agree = near(got + i * floats, expected + i * floats, floats);
-        }
+        agree = attended(session, 0, n, NULL, expected) && attended(session, 1, n, expected, got);
         ofr_opencl_scratch_end(session, &scratch);
     }
     session->tuning.attention_halves = own;

@@ -387,9 +387,10 @@ void ofr_opencl_session_stats(const ofr_backend_session *session, ofr_opencl_sta
              "gemv %ux%u, %ux%u; %s %ux%u by %ux%u, %u units; token %u by %u, loads %u; "
              "attention %s",
              t->lanes[0], t->team_rows[0], t->lanes[1], t->team_rows[1],
-             t->gemm_units > 0 ? "gemm" : "matrix", t->tile_tokens, t->tile_rows, t->item_tokens,
-             t->item_rows, t->gemm_units, session->token_groups > 0 ? t->token_items : 0,
-             t->token_depth, t->token_loads, t->attention_halves > 0 ? "f16" : "f32");
+             t->gemm_units != OPENCL_BY_MATRIX ? "gemm" : "matrix", t->tile_tokens, t->tile_rows,
+             t->item_tokens, t->item_rows, t->gemm_units,
+             session->token_groups > 0 ? t->token_items : 0, t->token_depth, t->token_loads,
+             t->attention_halves > 0 ? "f16" : "f32");
 }
 
 static void backend_describe(const ofr_backend_session *session, ofr_backend_capabilities *ret)

@@ -256,7 +256,7 @@ static void gemm(ofr_backend_session *session, cl_kernel kernel, uint32_t rows, 
 {
     const opencl_tuning *t = &session->tuning;
     uint32_t items = t->tile_tokens / t->item_tokens * (t->tile_rows / t->item_rows);
-    items *= t->gemm_units == 0 ? session->device.matrix_lanes : 1;
+    items *= t->gemm_units == OPENCL_BY_MATRIX ? session->device.matrix_lanes : 1;
     ofr_opencl_launch(session, kernel, items, divide_up(rows, t->tile_rows),
                       divide_up(n, t->tile_tokens), 1);
 }

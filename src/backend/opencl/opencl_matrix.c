@@ -19,7 +19,7 @@ static const double largest_error = 1e-4;
 bool ofr_opencl_matrix_runs(const ofr_backend_session *session, const opencl_tuning *t)
 {
     const ofr_opencl_device *device = &session->device;
-    if (device->matrix_lanes == 0 || t->gemm_units != 0 || t->item_tokens == 0 ||
+    if (device->matrix_lanes == 0 || t->gemm_units != OPENCL_BY_MATRIX || t->item_tokens == 0 ||
         t->item_rows == 0 || t->tile_tokens == 0 || OPENCL_TILE_TOKENS_MAX % t->tile_tokens != 0 ||
         t->tile_rows > 256 || t->item_tokens % 8 != 0 || t->item_rows % device->matrix_lanes != 0 ||
         t->tile_tokens % t->item_tokens != 0 || t->tile_rows % t->item_rows != 0) {
@@ -40,7 +40,7 @@ bool ofr_opencl_matrix_size(const ofr_backend_session *session, uint32_t index,
         made.tile_rows = size->tile_lanes * lanes;
         made.item_tokens = size->item_tokens;
         made.item_rows = size->item_lanes * lanes;
-        made.gemm_units = 0;
+        made.gemm_units = OPENCL_BY_MATRIX;
         if (ofr_opencl_matrix_runs(session, &made) && index-- == 0) {
             *tuning = made;
             return true;

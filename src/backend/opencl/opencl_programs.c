@@ -145,7 +145,8 @@ static int build_gemm(ofr_backend_session *session, enum opencl_dot_type type, o
     const opencl_tuning *t = &session->tuning;
     char options[256], matrix[64] = "";
     int n = dot_options(session, type, options, sizeof options);
-    if (t->gemm_units == 0) {
+    bool by_matrix = t->gemm_units == OPENCL_BY_MATRIX;
+    if (by_matrix) {
         snprintf(matrix, sizeof matrix, " -DMATRIX_LANES=%u%s", session->device.matrix_lanes,
                  session->matrix_emulated ? " -DMATRIX_EMULATED" : "");
     }
@@ -153,8 +154,7 @@ static int build_gemm(ofr_backend_session *session, enum opencl_dot_type type, o
              " -DGEMM -DTILE_TOKENS=%u -DTILE_ROWS=%u -DITEM_TOKENS=%u -DITEM_ROWS=%u "
              "-DGEMM_UNITS=%u%s",
              t->tile_tokens, t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units, matrix);
-    return build(session, OPENCL_PROGRAM_GEMM + type, sources, t->gemm_units == 0 ? 3 : 2, options,
-                 err);
+    return build(session, OPENCL_PROGRAM_GEMM + type, sources, by_matrix ? 3 : 2, options, err);
 }
 
 /* Blocks of one token, which are decoding's, are in fp32. */

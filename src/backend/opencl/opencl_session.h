@@ -120,11 +120,13 @@ enum opencl_program {
 /* Weights that the byte products take. */
 enum opencl_dot_type { OPENCL_DOT_I4, OPENCL_DOT_I8, OPENCL_DOT_I4M, OPENCL_DOT_TYPES };
 
+enum { OPENCL_BY_MATRIX = 0 };
+
 /* Sizes that are tuned for a device. */
 typedef struct opencl_tuning {
     uint32_t lanes[2], team_rows[2]; /* gemv for one token, and for several */
     uint32_t tile_tokens, tile_rows; /* gemm */
-    /* gemm_units 0: by the matrix extension, "items" are its sub-groups. */
+    /* gemm_units OPENCL_BY_MATRIX: by the matrix extension, "items" are its sub-groups. */
     uint32_t item_tokens, item_rows, gemm_units;
     uint32_t token_items, token_depth, token_loads; /* kernels/token.cl; 0 items: not used */
     uint32_t attention_halves; /* of several tokens: 1: in fp16 (kernels/halves.cl) */

@@ -75,7 +75,7 @@ static void set_gemm(opencl_tuning *t, const gemm_size *size)
 
 static bool gemm_runs(const ofr_backend_session *session, const gemm_size *size)
 {
-    if (size->units == 0) {
+    if (size->units == OPENCL_BY_MATRIX) {
         opencl_tuning t;
         set_gemm(&t, size);
         return ofr_opencl_matrix_runs(session, &t);
@@ -197,8 +197,8 @@ static uint64_t measure(ofr_backend_session *session, enum opencl_tuned what, ui
         const opencl_tuning *t = &session->tuning;
         if (what == OPENCL_TUNED_GEMM) {
             snprintf(size, sizeof size, "%s %ux%u by %ux%u, %u units",
-                     t->gemm_units > 0 ? "gemm" : "matrix", t->tile_tokens, t->tile_rows,
-                     t->item_tokens, t->item_rows, t->gemm_units);
+                     t->gemm_units != OPENCL_BY_MATRIX ? "gemm" : "matrix", t->tile_tokens,
+                     t->tile_rows, t->item_tokens, t->item_rows, t->gemm_units);
         } else if (what == OPENCL_TUNED_ATTENTION) {
             snprintf(size, sizeof size, "attention %s", t->attention_halves > 0 ? "f16" : "f32");
         } else if (what == OPENCL_TUNED_TOKEN) {
@@ -263,7 +263,7 @@ static void tune_gemm(ofr_backend_session *session, uint32_t n)
         }
     }
     session->tuning = best;
-    if (best.gemm_units == 0 && !ofr_opencl_matrix_agrees(session, &tiles, n)) {
+    if (best.gemm_units == OPENCL_BY_MATRIX && !ofr_opencl_matrix_agrees(session, &tiles, n)) {
         session->tuning = tiles;
     }
     ofr_opencl_rebuild(session, OPENCL_TUNED_GEMM, NULL);

@@ -112,7 +112,7 @@ static const opencl_tuning tiles = {
 static void compare_products(ofr_backend_session *session, uint32_t size, uint32_t n)
 {
     assert_true(ofr_opencl_matrix_size(session, size, &session->tuning));
-    assert_int_equal(session->tuning.gemm_units, 0);
+    assert_int_equal(session->tuning.gemm_units, OPENCL_BY_MATRIX);
     if (!ofr_opencl_matrix_agrees(session, &tiles, n)) {
         fail_msg("%u tokens, tiles of %ux%u by %ux%u: not what byte products give (status %d)", n,
                  session->tuning.tile_tokens, session->tuning.tile_rows,
@@ -129,7 +129,8 @@ static void products_are_those_of_bytes(void **state)
             opencl_rig rig;
             rig_model(&rig, &shapes[s]);
             rig.session = open_with(&rig, &(ofr_opencl_options){.emulated_matrix_lanes = lanes});
-            assert_true(rig.session->tuning.gemm_units > 0); /* only when it is asked for */
+            assert_true(rig.session->tuning.gemm_units !=
+                        OPENCL_BY_MATRIX); /* only when it is asked for */
             compare_products(rig.session, (2 * s + i) % 5, 9 + 14 * s + 13 * i); /* to 64 */
             rig_done(&rig);
         }

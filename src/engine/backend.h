@@ -15,10 +15,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/candidates.h"
 #include "engine/kv.h"
 #include "engine/model.h"
 
-enum { OFR_BACKEND_INTERFACE_VERSION = 1 };
+enum { OFR_BACKEND_INTERFACE_VERSION = 2 };
 
 typedef struct ofr_backend_capabilities {
     char device_name[128];    /* "AMD EPYC ..., 2 threads" */
@@ -28,6 +29,7 @@ typedef struct ofr_backend_capabilities {
     bool binds_host_pointers; /* weights and KV are used in place */
     uint64_t memory_bytes;    /* memory of the device; 0: host memory */
     uint32_t chunk_preferred; /* prefill chunk that is fastest; 0: the longest */
+    bool chooses_candidates;  /* OFR_FORWARD_OUTPUT_CANDIDATES is taken */
 } ofr_backend_capabilities;
 
 typedef struct ofr_backend_options {
@@ -65,6 +67,10 @@ enum ofr_forward_output {
                                     a target of -1 gives 0 */
     OFR_FORWARD_OUTPUT_HIDDEN_SUM, /* the hidden states of a segment's tokens after the last norm,
                                       added up, in `logits`: [n_segments, d_model] */
+    /* The n_candidates first logits of each segment's last token, as ofr_candidates_select orders
+     * them: [n_segments, n_candidates]. Only where the backend has chooses_candidates: others give
+     * LAST, from which the caller chooses. */
+    OFR_FORWARD_OUTPUT_CANDIDATES,
 };
 
 typedef struct ofr_forward {
@@ -81,6 +87,9 @@ typedef struct ofr_forward {
     float *logits;                  /* LAST, ALL, HIDDEN_SUM */
     const int32_t *targets;         /* LOGPROBS: [n_total] */
     float *logprobs;                /* LOGPROBS: [n_total] */
+    uint32_t n_candidates;          /* CANDIDATES: 1 to OFR_CANDIDATES_MAX */
+    ofr_candidate *candidates;      /* CANDIDATES: [n_segments, n_candidates] */
+    bool *ret_finite;               /* CANDIDATES: whether all logits of the rows were finite */
 } ofr_forward;
 
 typedef struct ofr_backend_session ofr_backend_session; /* each backend's own */

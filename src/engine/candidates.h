@@ -21,6 +21,13 @@ typedef struct ofr_candidate {
 
 _Static_assert(sizeof(ofr_candidate) == 8, "candidates are shared");
 
+/* What is known of a next token. */
+typedef struct ofr_prediction {
+    const float *logits;             /* [vocab_size]; NULL: the candidates are enough */
+    const ofr_candidate *candidates; /* [n_candidates]; NULL where there are logits */
+    uint32_t n_candidates;
+} ofr_prediction;
+
 /* Higher logit first; the lower id wins a tie. A total order of numbers, so that the same are
  * chosen everywhere. */
 static inline bool ofr_candidate_precedes(const ofr_candidate *a, const ofr_candidate *b)

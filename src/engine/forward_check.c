@@ -62,6 +62,22 @@ static int check_segments(const ofr_backend_options *options, const ofr_forward 
     return 0;
 }
 
+static int check_candidates(const ofr_forward *forward, const char *backend,
+                            bool chooses_candidates, ofr_error *err)
+{
+    if (!chooses_candidates) {
+        return ofr_fail(err, OFR_EINVAL, "%s: gives logits, not candidates", backend);
+    }
+    if (forward->n_candidates == 0 || forward->n_candidates > OFR_CANDIDATES_MAX) {
+        return ofr_fail(err, OFR_EINVAL, "%s: %u candidates; use 1 to %d", backend,
+                        forward->n_candidates, OFR_CANDIDATES_MAX);
+    }
+    if (forward->candidates == NULL || forward->ret_finite == NULL) {
+        return ofr_fail(err, OFR_EINVAL, "%s: the batch has no buffer for its output", backend);
+    }
+    return 0;
+}
+
 static int check_buffers(const ofr_backend_options *options, const ofr_forward *forward,
                          const char *backend, uint32_t n, ofr_error *err)
 {
@@ -98,12 +114,17 @@ static int check_buffers(const ofr_backend_options *options, const ofr_forward *
 }
 
 int ofr_forward_check(const ofr_backend_options *options, const ofr_forward *forward,
-                      const char *backend, uint8_t *slot_used, uint32_t *ret_tokens, ofr_error *err)
+                      const char *backend, bool chooses_candidates, uint8_t *slot_used,
+                      uint32_t *ret_tokens, ofr_error *err)
 {
     uint32_t n = 0;
+    bool last_layer = options->layer_end == options->model->params->n_layers;
     int result = check_segments(options, forward, backend, slot_used, &n, err);
     if (result == 0) {
         result = check_buffers(options, forward, backend, n, err);
+    }
+    if (result == 0 && last_layer && forward->output == OFR_FORWARD_OUTPUT_CANDIDATES) {
+        result = check_candidates(forward, backend, chooses_candidates, err);
     }
     if (result == 0) {
         *ret_tokens = n;

@@ -10,10 +10,11 @@
 int ofr_backend_options_check(const ofr_backend_options *options, const char *backend,
                               ofr_error *err);
 
-/* Segments, tokens, targets and buffers of one call. `slot_used` is scratch of kv_layout.n_slots
+/* Segments, tokens, targets and buffers of one call; `chooses_candidates` as in the backend's
+ * capabilities. `slot_used` is scratch of kv_layout.n_slots
  * bytes; *ret_tokens is the sum of the segments' tokens, 1 to max_batch_tokens. */
 int ofr_forward_check(const ofr_backend_options *options, const ofr_forward *forward,
-                      const char *backend, uint8_t *slot_used, uint32_t *ret_tokens,
-                      ofr_error *err);
+                      const char *backend, bool chooses_candidates, uint8_t *slot_used,
+                      uint32_t *ret_tokens, ofr_error *err);
 
 #endif

@@ -73,6 +73,7 @@ typedef struct ofr_client_job {
     const int32_t *tokens;  /* all segments' tokens in order */
     const int32_t *targets; /* LOGPROBS only */
     enum ofr_forward_output output;
+    uint32_t n_candidates; /* CANDIDATES only: 1 to OFR_CANDIDATES_MAX */
     /* Length of the prompt that this is a piece of: the plan's route for prompts may depend on it.
      * 0: the job's own tokens. A job whose segments have one token each takes the route of
      * decoding. */
@@ -85,6 +86,7 @@ typedef struct ofr_client_result {
      * next job of the same kind (prompt or decoding) is submitted. Else NULL. */
     const float *logits;
     const float *logprobs; /* LOGPROBS: one per token; valid until the next submit. Else NULL */
+    const ofr_candidate *candidates; /* CANDIDATES: row 0 of ofr_client_candidates. Else NULL */
 } ofr_client_result;
 
 enum { OFR_CLIENT_JOBS_MAX = 4 };
@@ -96,7 +98,8 @@ int ofr_client_submit(ofr_client *client, const ofr_client_job *job, uint32_t *r
                       ofr_error *err);
 /* Waits for the job. OFR_EDEVICE: a worker died or was refused; the KV of every slot is lost, and
  * so are all jobs; the caller fills it again from position 0, once ofr_client_wait_ready returns.
- * OFR_EGONE: the executive died. Other codes: what the worker answered. Ends the ticket. */
+ * OFR_EGONE: the executive died. OFR_EPROTOCOL: candidates that none can be. Other codes: what the
+ * worker answered. Ends the ticket. */
 int ofr_client_wait(ofr_client *client, uint32_t ticket, ofr_client_result *ret_result,
                     ofr_error *err);
 /* Waits until one of the jobs on their way is done: ofr_client_wait will not wait for it. Errors
@@ -111,6 +114,9 @@ int ofr_client_run(ofr_client *client, const ofr_client_job *job, ofr_client_res
 int ofr_client_wait_ready(ofr_client *client, uint32_t timeout_ms, ofr_error *err);
 /* Row of the logits of the job that was waited for last. */
 const float *ofr_client_logits(const ofr_client *client, uint32_t row); /* [vocab_size] */
+/* Row of its candidates, [n_candidates], checked as ofr_candidates_check does; the client's own
+ * copy, valid until another job is waited for. */
+const ofr_candidate *ofr_client_candidates(const ofr_client *client, uint32_t row);
 /* Tokens of a job that suit a prompt of that length best. */
 uint32_t ofr_client_chunk(const ofr_client *client, uint32_t prompt_tokens);
 

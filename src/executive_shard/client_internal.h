@@ -48,7 +48,7 @@ typedef struct ofr_client_flight {
     ofr_session_job entry; /* of the stage it is in */
     ofr_client_route route;
     uint32_t stage;
-    bool has_rows; /* logits come out */
+    bool has_rows; /* rows of logits or of candidates are written */
     int status;
     uint64_t worker_ns;
     char text[OFR_SESSION_TEXT_BYTES];
@@ -74,6 +74,7 @@ struct ofr_client {
     ofr_client_flight flights[OFR_CLIENT_JOBS_MAX]; /* by ticket; buffer i is flight i's */
     uint64_t sequence;
     uint32_t logits_row; /* of the job waited for last */
+    ofr_candidate candidates[OFR_SESSION_SEGMENTS_MAX][OFR_CANDIDATES_MAX]; /* likewise */
     void (*notify)(void *user, const char *line);
     void (*tell_changed)(void *user);
     void *user;

@@ -145,13 +145,16 @@ static int fill_entry(const ofr_client *client, const ofr_client_job *job, uint3
         prompt = prompt || job->segments[i].n_tokens > 1;
     }
     if (job->n_segments == 0 || job->n_segments > n_slots || total == 0 ||
-        total > client->layout.chunk_max || job->output == OFR_FORWARD_OUTPUT_ALL)
+        total > client->layout.chunk_max || job->output == OFR_FORWARD_OUTPUT_ALL ||
+        (job->output == OFR_FORWARD_OUTPUT_CANDIDATES &&
+         (job->n_candidates == 0 || job->n_candidates > OFR_CANDIDATES_MAX)))
         return ofr_fail(err, OFR_EINVAL, "a job of %u segments and %llu tokens", job->n_segments,
                         (unsigned long long)total);
     ofr_session_job entry = {.output = (uint32_t)job->output,
                              .n_segments = job->n_segments,
                              .n_tokens = (uint32_t)total,
                              .buffer = ticket,
+                             .n_candidates = job->n_candidates,
                              /* Prompts from the end, so that both kinds have room at once. */
                              .first_row = prompt ? n_slots - job->n_segments : 0};
     for (uint32_t i = 0; i < job->n_segments; i++) {
@@ -177,8 +180,9 @@ int ofr_client_submit(ofr_client *client, const ofr_client_job *job, uint32_t *r
         r = fill_entry(client, job, ticket, &entry, &prompt, err);
     if (r < 0)
         return r;
-    bool has_rows =
-        job->output == OFR_FORWARD_OUTPUT_LAST || job->output == OFR_FORWARD_OUTPUT_HIDDEN_SUM;
+    bool has_rows = job->output == OFR_FORWARD_OUTPUT_LAST ||
+                    job->output == OFR_FORWARD_OUTPUT_CANDIDATES ||
+                    job->output == OFR_FORWARD_OUTPUT_HIDDEN_SUM;
     if (has_rows && rows_overlap(client, entry.first_row, entry.first_row + entry.n_segments))
         return ofr_fail(err, OFR_EBUSY, "a job on its way gives the same rows of logits");
     ofr_client_flight *flight = &client->flights[ticket];
@@ -202,6 +206,22 @@ int ofr_client_submit(ofr_client *client, const ofr_client_job *job, uint32_t *r
     return r;
 }
 
+/* Copies what is shared before looking at it. */
+static int take_candidates(ofr_client *client, const ofr_session_job *entry, ofr_error *err)
+{
+    const ofr_candidate *rows = ofr_session_candidates(client->base, &client->layout) +
+                                (size_t)entry->first_row * OFR_CANDIDATES_MAX;
+    for (uint32_t i = 0; i < entry->n_segments; i++) {
+        memcpy(client->candidates[i], rows + (size_t)i * OFR_CANDIDATES_MAX,
+               entry->n_candidates * sizeof *rows);
+        int r = ofr_candidates_check(client->candidates[i], entry->n_candidates,
+                                     (int32_t)client->layout.vocab_size, err);
+        if (r < 0)
+            return ofr_error_prefix(err, r, "the worker");
+    }
+    return 0;
+}
+
 int ofr_client_wait(ofr_client *client, uint32_t ticket, ofr_client_result *ret_result,
                     ofr_error *err)
 {
@@ -218,7 +238,12 @@ int ofr_client_wait(ofr_client *client, uint32_t ticket, ofr_client_result *ret_
         return ofr_fail(err, flight->status, "the worker: %s", flight->text);
     const ofr_session_header *layout = &client->layout;
     ofr_client_result result = {.worker_ns = flight->worker_ns};
-    if (flight->has_rows) {
+    if (flight->entry.output == OFR_FORWARD_OUTPUT_CANDIDATES) {
+        r = take_candidates(client, &flight->entry, err);
+        if (r < 0)
+            return r;
+        result.candidates = ofr_client_candidates(client, 0);
+    } else if (flight->has_rows) {
         client->logits_row = flight->entry.first_row;
         result.logits = ofr_client_logits(client, 0);
     }
@@ -294,6 +319,11 @@ const float *ofr_client_logits(const ofr_client *client, uint32_t row)
 {
     return ofr_session_logits(client->base, &client->layout) +
            (size_t)(client->logits_row + row) * client->layout.vocab_size;
+}
+
+const ofr_candidate *ofr_client_candidates(const ofr_client *client, uint32_t row)
+{
+    return client->candidates[row];
 }
 
 const int32_t *ofr_client_slot_tokens(const ofr_client *client, uint32_t slot, uint32_t *ret_n)

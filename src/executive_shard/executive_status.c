@@ -44,7 +44,7 @@ static json_t *worker_object(const ofr_executive_worker *worker, uint64_t *resid
     *graph_kv += converted;
     return json_pack(
         "{s:s, s:s, s:s, s:s, s:b, s:o, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I}",
+        "s:I, s:I, s:I}",
         "name", worker->device, "device", worker->text, "state", state_name(worker, &board),
         "failure", worker->failure, "needed", (int)worker->needed, "layers", ranges_of(worker),
         "pid", (int)worker->pid, "generation", (int)worker->generation, "restarts",
@@ -53,7 +53,9 @@ static json_t *worker_object(const ofr_executive_worker *worker, uint64_t *resid
         "decode_tokens", (json_int_t)atomic_load(&board.decode_tokens), "tokens",
         (json_int_t)atomic_load(&board.tokens), "busy_ns", (json_int_t)atomic_load(&board.busy_ns),
         "heartbeat_ns", (json_int_t)atomic_load(&board.heartbeat_ns), "handoff_bytes_copied",
-        (json_int_t)moved, "graph_kv_bytes", (json_int_t)converted);
+        (json_int_t)moved, "graph_kv_bytes", (json_int_t)converted, "logit_rows",
+        (json_int_t)atomic_load(&board.logit_rows), "candidate_rows",
+        (json_int_t)atomic_load(&board.candidate_rows));
 }
 
 json_t *ofr_executive_status(const ofr_executive *x)

@@ -46,7 +46,9 @@ int ofr_session_layout_init(ofr_session_header *header, uint32_t n_workers, uint
     h.tokens_offset = h.jobs_offset + n_workers * h.ring_stride;
     h.targets_offset = h.tokens_offset + chunk_bytes;
     h.logprobs_offset = h.targets_offset + chunk_bytes;
-    h.logits_offset = align_up(h.tokens_offset + OFR_SESSION_BUFFERS * h.buffer_stride, 4096);
+    h.candidates_offset = h.tokens_offset + OFR_SESSION_BUFFERS * h.buffer_stride;
+    uint64_t candidates = (uint64_t)n_slots * OFR_CANDIDATES_MAX * sizeof(ofr_candidate);
+    h.logits_offset = align_up(h.candidates_offset + candidates, 4096);
     h.total_bytes = align_up(h.logits_offset + (uint64_t)n_slots * vocab_size * 4, 4096);
     *header = h;
     return 0;
@@ -71,6 +73,7 @@ int ofr_session_header_check(const ofr_session_header *expected, const ofr_sessi
         found->targets_offset != expected->targets_offset ||
         found->logprobs_offset != expected->logprobs_offset ||
         found->logits_offset != expected->logits_offset ||
+        found->candidates_offset != expected->candidates_offset ||
         found->n_workers != expected->n_workers || found->n_buffers != expected->n_buffers ||
         found->ring_stride != expected->ring_stride ||
         found->buffer_stride != expected->buffer_stride)

@@ -1,15 +1,19 @@
 /* The session segment: what a client and the workers of its plan share while it is attached. Layout
- * version 3, little-endian, offsets from the segment's base; documentation/shared_memory.md
+ * version 4, little-endian, offsets from the segment's base; documentation/shared_memory.md
  * explains it.
  *
  *      0  header            OFR_SESSION_HEADER_BYTES, written by the executive before anyone maps
  *   4096  rings             [n_workers] of ring_stride bytes, each
- *           job ring          client -> worker, OFR_SESSION_RING_CAPACITY entries of
- * ofr_session_job completion ring   worker -> client, as many entries of ofr_session_completion …
- * buffers           [OFR_SESSION_BUFFERS] of buffer_stride bytes, each tokens [chunk_max] i32,
- * written by the client targets           [chunk_max] i32, written by the client logprobs
- * [chunk_max] f32, written by a worker …  logits            [n_slots, vocab_size] f32, written by
- * workers Every part starts on a 64-byte boundary, the logits on a page.
+ *           job ring          client -> worker, OFR_SESSION_RING_CAPACITY of ofr_session_job
+ *           completion ring   worker -> client, as many of ofr_session_completion
+ *      …  buffers           [OFR_SESSION_BUFFERS] of buffer_stride bytes, each
+ *           tokens            [chunk_max] i32, written by the client
+ *           targets           [chunk_max] i32, written by the client
+ *           logprobs          [chunk_max] f32, written by a worker
+ *      …  candidates        [n_slots, OFR_CANDIDATES_MAX] of ofr_candidate, written by workers
+ *      …  logits            [n_slots, vocab_size] f32, written by workers
+ *
+ * Every part starts on a 64-byte boundary, the logits on a page.
  *
  * A segment serves one client and one set of workers; after the client or one of them ends, a new
  * one is made. All sides compute the layout from the figures they were told over their sockets,
@@ -30,12 +34,13 @@
 
 #include "base/ring.h"
 #include "base/status.h"
+#include "engine/candidates.h"
 
 #define OFR_SESSION_MAGIC UINT64_C(0x4e4f49535345534f) /* "OSESSION" */
 #define OFR_BOARD_MAGIC   UINT64_C(0x4452414f4252464f) /* "OFRBOARD" */
 
 enum {
-    OFR_SESSION_ABI_VERSION = 3,
+    OFR_SESSION_ABI_VERSION = 4,
     OFR_SESSION_HEADER_BYTES = 4096,
     OFR_SESSION_RING_CAPACITY = 8,
     OFR_SESSION_BUFFERS = 4,     /* jobs that may be on their way at once */
@@ -67,6 +72,7 @@ typedef struct ofr_session_header {
     uint32_t n_buffers;
     uint64_t ring_stride;   /* jobs_offset and completions_offset are worker 0's */
     uint64_t buffer_stride; /* tokens_offset and the like are buffer 0's */
+    uint64_t candidates_offset;
 } ofr_session_header;
 
 enum ofr_session_job_kind {
@@ -87,11 +93,12 @@ typedef struct ofr_session_job {
     } segments[OFR_SESSION_SEGMENTS_MAX];
     /* The layers to run, as the worker was told to open them; layer_end 0: to the last. */
     uint32_t layer_begin, layer_end;
-    uint32_t buffer;     /* of tokens, targets, logprobs and hidden strips */
-    uint32_t first_row;  /* of the logits: row first_row + i is segment i's */
-    uint32_t hidden_in;  /* which of the buffer's two strips the stream is in, 0 or 1 */
-    uint32_t hidden_out; /* and where it goes; the same: in place */
-    uint32_t padding[4];
+    uint32_t buffer;       /* of tokens, targets, logprobs and hidden strips */
+    uint32_t first_row;    /* of logits and candidates: row first_row + i is segment i's */
+    uint32_t hidden_in;    /* which of the buffer's two strips the stream is in, 0 or 1 */
+    uint32_t hidden_out;   /* and where it goes; the same: in place */
+    uint32_t n_candidates; /* of a row, with OFR_FORWARD_OUTPUT_CANDIDATES */
+    uint32_t padding[3];
 } ofr_session_job;
 
 typedef struct ofr_session_completion {
@@ -102,15 +109,17 @@ typedef struct ofr_session_completion {
     char text[OFR_SESSION_TEXT_BYTES]; /* why it failed; NUL-terminated */
 } ofr_session_completion;
 
-_Static_assert(sizeof(ofr_session_header) == 128, "session layout");
+_Static_assert(sizeof(ofr_session_header) == 136, "session layout");
 _Static_assert(offsetof(ofr_session_header, total_bytes) == 16, "session layout");
 _Static_assert(offsetof(ofr_session_header, n_slots) == 32, "session layout");
 _Static_assert(offsetof(ofr_session_header, jobs_offset) == 48, "session layout");
 _Static_assert(offsetof(ofr_session_header, features) == 96, "session layout");
 _Static_assert(offsetof(ofr_session_header, ring_stride) == 112, "session layout");
+_Static_assert(offsetof(ofr_session_header, candidates_offset) == 128, "session layout");
 _Static_assert(sizeof(ofr_session_job) == 832, "session layout");
 _Static_assert(offsetof(ofr_session_job, segments) == 24, "session layout");
 _Static_assert(offsetof(ofr_session_job, layer_begin) == 792, "session layout");
+_Static_assert(offsetof(ofr_session_job, n_candidates) == 816, "session layout");
 _Static_assert(sizeof(ofr_session_completion) == 256, "session layout");
 _Static_assert(offsetof(ofr_session_completion, text) == 24, "session layout");
 
@@ -149,6 +158,11 @@ static inline float *ofr_session_logprobs(void *base, const ofr_session_header *
 static inline float *ofr_session_logits(void *base, const ofr_session_header *layout)
 {
     return (float *)(void *)((char *)base + layout->logits_offset);
+}
+/* Row i is at i * OFR_CANDIDATES_MAX; a job's first n_candidates of it are written. */
+static inline ofr_candidate *ofr_session_candidates(void *base, const ofr_session_header *layout)
+{
+    return (ofr_candidate *)(void *)((char *)base + layout->candidates_offset);
 }
 /* The rings of one worker. */
 void ofr_session_rings_init(void *base, const ofr_session_header *layout, uint32_t worker,
@@ -190,11 +204,13 @@ typedef struct ofr_board {
     _Atomic uint32_t preparing;      /* not 0: something is compiled for its first use */
     _Atomic uint64_t decode_tokens;  /* of `tokens`, those that were alone in their segment */
     _Atomic uint64_t graph_kv_bytes; /* K and V that graphs converted or moved inside a device */
+    /* Rows that came from the device: whole logits, or only the candidates that it chose. */
+    _Atomic uint64_t logit_rows, candidate_rows;
 } ofr_board;
 
 enum { OFR_BOARD_BYTES = 4096 };
 _Static_assert(sizeof(_Atomic uint64_t) == 8, "board layout");
-_Static_assert(sizeof(ofr_board) == 88, "board layout");
+_Static_assert(sizeof(ofr_board) == 104, "board layout");
 _Static_assert(offsetof(ofr_board, heartbeat_ns) == 16, "board layout");
 _Static_assert(offsetof(ofr_board, state) == 64, "board layout");
 

@@ -44,6 +44,7 @@ struct worker {
     char *hidden; /* the hidden segment */
     uint64_t hidden_strip_bytes;
     int32_t *tokens, *targets; /* [chunk_max]: private copies, the client may change its own */
+    ofr_candidate *candidates; /* [OFR_SESSION_SEGMENTS_MAX, OFR_CANDIDATES_MAX]: the device's */
     uint64_t copied_bytes;     /* between strips, by jobs of kind COPY */
     struct session session;    /* of the job loop */
     pthread_mutex_t lock;      /* the only one: guards what follows */
@@ -184,11 +185,20 @@ static void begin_session(struct worker *worker, const struct command *command)
     pthread_mutex_unlock(&worker->lock);
 }
 
-/* One segment, whose row of the logits holds the sums. */
-static bool is_hidden_sum(const struct worker *worker, const ofr_session_job *job)
+static bool is_offered(const struct worker *worker, const ofr_session_job *job)
 {
-    return job->output == OFR_FORWARD_OUTPUT_HIDDEN_SUM && job->n_segments == 1 &&
-           worker->options.d_model <= worker->options.layout.vocab_size;
+    switch (job->output) {
+    case OFR_FORWARD_OUTPUT_NONE:
+    case OFR_FORWARD_OUTPUT_LAST:
+    case OFR_FORWARD_OUTPUT_LOGPROBS:
+        return true;
+    case OFR_FORWARD_OUTPUT_HIDDEN_SUM: /* one segment, whose row of the logits holds the sums */
+        return job->n_segments == 1 && worker->options.d_model <= worker->options.layout.vocab_size;
+    case OFR_FORWARD_OUTPUT_CANDIDATES:
+        return job->n_candidates > 0 && job->n_candidates <= OFR_CANDIDATES_MAX;
+    default:
+        return false;
+    }
 }
 
 static int run_copy(struct worker *worker, const ofr_session_job *job, ofr_error *err)
@@ -219,9 +229,9 @@ static int check_job(const struct worker *worker, const ofr_session_job *job, of
         total += job->segments[i].n_tokens;
     if (total != job->n_tokens || total > worker->options.layout.chunk_max)
         return ofr_fail(err, OFR_EPROTOCOL, "a job of %u tokens", job->n_tokens);
-    if (job->output != OFR_FORWARD_OUTPUT_NONE && job->output != OFR_FORWARD_OUTPUT_LAST &&
-        job->output != OFR_FORWARD_OUTPUT_LOGPROBS && !is_hidden_sum(worker, job))
-        return ofr_fail(err, OFR_EPROTOCOL, "a job with output %u", job->output);
+    if (!is_offered(worker, job))
+        return ofr_fail(err, OFR_EPROTOCOL, "a job with output %u and %u candidates", job->output,
+                        job->n_candidates);
     return 0;
 }
 
@@ -233,6 +243,7 @@ static void check_numbers(const struct worker *worker, const ofr_session_job *jo
     const float *values = NULL;
     const char *what = "logits";
     size_t n = 0;
+    bool finite = true;
     if (!last) {
         values = forward->hidden_out;
         n = (size_t)job->n_tokens * worker->options.d_model;
@@ -243,8 +254,10 @@ static void check_numbers(const struct worker *worker, const ofr_session_job *jo
     } else if (forward->output == OFR_FORWARD_OUTPUT_LOGPROBS) {
         values = forward->logprobs;
         n = job->n_tokens;
+    } else if (forward->output == OFR_FORWARD_OUTPUT_CANDIDATES) {
+        finite = *forward->ret_finite; /* also of the logits that stayed on the device */
     }
-    if (values && !ofr_canary_finite(values, n)) {
+    if (!finite || (values && !ofr_canary_finite(values, n))) {
         char reason[96];
         snprintf(reason, sizeof reason, "its %s are not numbers (NaN or infinity)", what);
         say(worker, "fault", "reason", reason);
@@ -263,6 +276,35 @@ static bool is_the_devices_fault(const struct worker *worker, int code)
 {
     return code < 0 && code != OFR_EINVAL && code != OFR_EPROTOCOL &&
            strcmp(worker->options.device, "cpu") != 0;
+}
+
+/* Rows of logits, or of candidates only, that came from the device. */
+static void count_rows(const struct worker *worker, const ofr_forward *forward)
+{
+    if (forward->output == OFR_FORWARD_OUTPUT_LAST)
+        atomic_fetch_add(&worker->board->logit_rows, forward->n_segments);
+    else if (forward->output == OFR_FORWARD_OUTPUT_CANDIDATES)
+        atomic_fetch_add(&worker->board->candidate_rows, forward->n_segments);
+}
+
+/* Puts the candidates in the job's rows, which are longer than what the device gave; where it gave
+ * logits, they are chosen here. */
+static void give_candidates(const struct worker *worker, const ofr_session_job *job,
+                            const ofr_forward *forward)
+{
+    const ofr_session_header *layout = &worker->session.layout;
+    uint32_t n = job->n_candidates, vocab = layout->vocab_size;
+    ofr_candidate *rows = ofr_session_candidates(worker->session.base, layout) +
+                          (size_t)job->first_row * OFR_CANDIDATES_MAX;
+    for (uint32_t i = 0; i < job->n_segments; i++) {
+        ofr_candidate own[OFR_CANDIDATES_MAX];
+        const ofr_candidate *from = forward->candidates + (size_t)i * n;
+        if (forward->output == OFR_FORWARD_OUTPUT_LAST) {
+            ofr_candidates_select(forward->logits + (size_t)i * vocab, (int32_t)vocab, n, own);
+            from = own;
+        }
+        memcpy(rows + (size_t)i * OFR_CANDIDATES_MAX, from, n * sizeof *from);
+    }
 }
 
 static int run_job(struct worker *worker, const ofr_session_job *job, ofr_error *err)
@@ -287,6 +329,8 @@ static int run_job(struct worker *worker, const ofr_session_job *job, ofr_error 
     for (uint32_t i = 0; i < job->n_segments; i++)
         segments[i] = (ofr_segment){job->segments[i].slot, job->segments[i].position,
                                     job->segments[i].n_tokens};
+    bool last = end == n_layers, finite = true;
+    bool wants_candidates = last && job->output == OFR_FORWARD_OUTPUT_CANDIDATES;
     ofr_forward forward = {
         .segments = segments,
         .n_segments = job->n_segments,
@@ -294,17 +338,28 @@ static int run_job(struct worker *worker, const ofr_session_job *job, ofr_error 
         .hidden_in = hidden_strip(worker, job->buffer, job->hidden_in),
         .hidden_out = hidden_strip(worker, job->buffer, job->hidden_out),
         .hidden_rows = ofr_hidden_rows(layout->chunk_max),
-        .output = (enum ofr_forward_output)job->output,
+        .output = wants_candidates && !worker->layers.chooses_candidates
+                      ? OFR_FORWARD_OUTPUT_LAST
+                      : (enum ofr_forward_output)job->output,
         .logits = ofr_session_logits(base, layout) + (size_t)job->first_row * layout->vocab_size,
         .targets = worker->targets,
         .logprobs = ofr_session_logprobs(base, layout, job->buffer),
+        .n_candidates = job->n_candidates,
+        .candidates = worker->candidates,
+        .ret_finite = &finite,
     };
     r = worker->layers.backend->forward(layers, &forward, err);
-    if (r == 0)
-        check_numbers(worker, job, &forward, end == n_layers);
-    else if (is_the_devices_fault(worker, r))
-        give_up(worker, err);
-    return r;
+    if (r < 0) {
+        if (is_the_devices_fault(worker, r))
+            give_up(worker, err);
+        return r;
+    }
+    check_numbers(worker, job, &forward, last);
+    if (last)
+        count_rows(worker, &forward);
+    if (wants_candidates)
+        give_candidates(worker, job, &forward);
+    return 0;
 }
 
 static void board_step(const struct worker *worker, uint32_t state)
@@ -473,7 +528,9 @@ static int prepare(struct worker *worker, ofr_error *err)
     worker->hidden_strip_bytes = ofr_hidden_strip_bytes(chunk_max, options->d_model);
     worker->tokens = calloc(chunk_max, sizeof(int32_t));
     worker->targets = calloc(chunk_max, sizeof(int32_t));
-    if (!worker->tokens || !worker->targets)
+    worker->candidates =
+        calloc((size_t)OFR_SESSION_SEGMENTS_MAX * OFR_CANDIDATES_MAX, sizeof(ofr_candidate));
+    if (!worker->tokens || !worker->targets || !worker->candidates)
         return ofr_fail(err, OFR_ENOMEM, "no memory for the worker");
     if (options->memory_bytes)
         limit_memory(options->memory_bytes);

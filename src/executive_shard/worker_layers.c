@@ -57,9 +57,13 @@ int ofr_worker_layers_add(ofr_worker_layers *layers, uint32_t begin, uint32_t en
     options.layer_begin = begin;
     options.layer_end = end;
     int r = layers->backend->open(&options, &range.session, err);
-    if (r == 0)
-        layers->ranges[layers->n_ranges++] = range;
-    return r;
+    if (r < 0)
+        return r;
+    layers->ranges[layers->n_ranges++] = range;
+    ofr_backend_capabilities found;
+    ofr_worker_layers_describe(layers, &found);
+    layers->chooses_candidates = found.chooses_candidates;
+    return 0;
 }
 
 static uint64_t copied_by(const ofr_worker_layers *layers, const ofr_worker_range *range)

@@ -23,6 +23,7 @@ typedef struct ofr_worker_layers {
     ofr_model model;
     ofr_worker_range ranges[OFR_WORKER_RANGES_MAX];
     uint32_t n_ranges;
+    bool chooses_candidates; /* as the backend's capabilities say of the device */
 } ofr_worker_layers;
 
 /* The backend that serves a device of plans. OFR_EUNSUPPORTED: this build has it not. */

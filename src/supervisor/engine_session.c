@@ -97,6 +97,11 @@ static const float *engine_logits(void *user, uint32_t row)
     return ofr_client_logits(((ofr_engine_session *)user)->client, row);
 }
 
+static const ofr_candidate *engine_candidates(void *user, uint32_t row)
+{
+    return ofr_client_candidates(((ofr_engine_session *)user)->client, row);
+}
+
 /* The plan may be another one afterwards. */
 static int engine_wait_ready(void *user, uint32_t timeout_ms, ofr_error *err)
 {
@@ -137,6 +142,7 @@ int ofr_engine_session_connect(ofr_engine_session *session, const ofr_common_opt
     ofr_engine engine = {
         .run = engine_run,
         .logits = engine_logits,
+        .candidates = engine_candidates,
         .wait_ready = engine_wait_ready,
         .submit = engine_submit,
         .wait = engine_wait,

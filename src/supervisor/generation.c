@@ -99,25 +99,35 @@ static bool is_stop(const ofr_generation *generation, int32_t token)
     return false;
 }
 
-static int choose(ofr_generation *generation, const float *logits, int32_t *ret_token,
+/* Candidates that the next token needs; 0: all logits, since a matcher may allow none of them. */
+static uint32_t candidates_wanted(const ofr_generation *generation)
+{
+    return generation->options.matcher ? 0 : ofr_sampler_candidates_wanted(generation->sampler);
+}
+
+static int choose(ofr_generation *generation, const ofr_prediction *prediction, int32_t *ret_token,
                   ofr_error *err)
 {
     ofr_matcher *matcher = generation->options.matcher;
     const uint32_t *mask = NULL;
     int r = matcher ? ofr_matcher_mask(matcher, &mask, err) : 0;
     if (r == 0)
-        r = ofr_sampler_sample_masked(generation->sampler, logits, mask, ret_token, err);
+        r = prediction->logits
+                ? ofr_sampler_sample_masked(generation->sampler, prediction->logits, mask,
+                                            ret_token, err)
+                : ofr_sampler_sample_candidates(generation->sampler, prediction->candidates,
+                                                prediction->n_candidates, ret_token, err);
     return r < 0 || !matcher ? r : ofr_matcher_accept(matcher, *ret_token, err);
 }
 
-/* Samples from `logits` and forwards, until something ends it. */
-static int decode(ofr_generation *generation, ofr_sequence *sequence, const float *logits,
+/* Samples the predicted token and forwards it, until something ends that. */
+static int decode(ofr_generation *generation, ofr_sequence *sequence, ofr_prediction prediction,
                   ofr_error *err)
 {
     const ofr_generation_options *options = &generation->options;
     for (;;) {
         int32_t token;
-        int r = choose(generation, logits, &token, err);
+        int r = choose(generation, &prediction, &token, err);
         if (r < 0)
             return r;
         if (is_stop(generation, token)) {
@@ -141,7 +151,8 @@ static int decode(ofr_generation *generation, ofr_sequence *sequence, const floa
         }
         r = ofr_sequence_append(sequence, token, err);
         if (r == 0)
-            r = ofr_sequence_forward(sequence, options->cancel, &logits, err);
+            r = ofr_sequence_forward(sequence, options->cancel, candidates_wanted(generation),
+                                     &prediction, err);
         if (r < 0)
             return r;
         generation->decode_steps++;
@@ -149,7 +160,7 @@ static int decode(ofr_generation *generation, ofr_sequence *sequence, const floa
 }
 
 static int prefill(ofr_generation *generation, ofr_sequence *sequence, const int32_t *prompt,
-                   uint32_t n_prompt, const float **ret_logits, ofr_error *err)
+                   uint32_t n_prompt, ofr_prediction *ret_prediction, ofr_error *err)
 {
     uint32_t n = n_prompt + generation->n_ids;
     int32_t *tokens = malloc(n * sizeof *tokens);
@@ -162,7 +173,8 @@ static int prefill(ofr_generation *generation, ofr_sequence *sequence, const int
     int r = ofr_sequence_set(sequence, tokens, n, &reused, err);
     free(tokens);
     if (r == 0)
-        r = ofr_sequence_forward(sequence, generation->options.cancel, ret_logits, err);
+        r = ofr_sequence_forward(sequence, generation->options.cancel,
+                                 candidates_wanted(generation), ret_prediction, err);
     if (r == 0) {
         generation->reused_tokens += reused;
         generation->prefill_tokens += n - reused;
@@ -184,14 +196,15 @@ int ofr_generation_run(ofr_generation *generation, ofr_sequence *sequence, const
     if (generation->n_ids == 0)
         for (uint32_t i = 0; i < n_prompt; i++)
             ofr_sampler_accept_prompt(generation->sampler, prompt[i]);
-    const float *logits = NULL;
+    ofr_prediction prediction = {0};
     ofr_error reason = {0};
     uint64_t begin = ofr_clock_ns();
-    int r = prefill(generation, sequence, prompt, n_prompt, &logits, &reason);
+    int r = prefill(generation, sequence, prompt, n_prompt, &prediction, &reason);
     uint64_t prefilled = ofr_clock_ns();
     generation->prefill_ns += prefilled - begin;
+    bool predicted = r == 0;
     if (r == 0)
-        r = decode(generation, sequence, logits, &reason);
+        r = decode(generation, sequence, prediction, &reason);
     if (r == OFR_ECANCELED) {
         generation->finish = OFR_FINISH_CANCELED;
         r = 0;
@@ -199,7 +212,7 @@ int ofr_generation_run(ofr_generation *generation, ofr_sequence *sequence, const
     /* A cut at the context may go on with a shorter prompt: its last character stays open. */
     if (r == 0 && generation->finish != OFR_FINISH_CONTEXT)
         r = ofr_generation_flush(generation, &reason);
-    if (logits)
+    if (predicted)
         generation->decode_ns += ofr_clock_ns() - prefilled;
     if (r < 0) {
         generation->finish = OFR_FINISH_NONE;

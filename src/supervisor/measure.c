@@ -56,20 +56,20 @@ void ofr_measure_restart(ofr_sequence *sequence, ofr_measure_source *source)
 int ofr_measure_prefill(ofr_sequence *sequence, ofr_measure_source *source, int64_t n,
                         uint64_t *ret_ns, const float **ret_logits, ofr_error *err)
 {
-    const float *logits = NULL;
+    ofr_prediction prediction = {0};
     uint32_t recoveries = sequence->recoveries;
     int r = 0;
     for (int64_t i = 0; r == 0 && i < n; i++)
         r = ofr_sequence_append(sequence, next_token(source), err);
     uint64_t begin = ofr_clock_ns();
     if (r == 0)
-        r = ofr_sequence_forward(sequence, ofr_interrupt_flag(), &logits, err);
+        r = ofr_sequence_forward(sequence, ofr_interrupt_flag(), 0, &prediction, err);
     if (r < 0)
         return r;
     if (ret_ns)
         *ret_ns = ofr_clock_ns() - begin;
     if (ret_logits)
-        *ret_logits = logits;
+        *ret_logits = prediction.logits;
     if (sequence->recoveries != recoveries)
         return ofr_fail(err, OFR_EDEVICE, "a worker was lost during the measurement; repeat it");
     return 0;

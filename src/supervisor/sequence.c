@@ -94,9 +94,9 @@ static uint32_t choose_chunk(const ofr_sequence *sequence)
     return chunk && chunk < engine->chunk_max ? chunk : engine->chunk_max;
 }
 
-/* `length` of the prompt, `chunk` tokens at most. */
+/* `length` of the prompt, `chunk` tokens at most; the last gives candidates, or (0) logits. */
 static int begin_job(ofr_sequence *sequence, uint32_t begin, uint32_t length, uint32_t chunk,
-                     struct chunk_job *ret, ofr_error *err)
+                     uint32_t n_candidates, struct chunk_job *ret, ofr_error *err)
 {
     const ofr_engine *engine = &sequence->engine;
     ofr_segment segment = {
@@ -108,10 +108,12 @@ static int begin_job(ofr_sequence *sequence, uint32_t begin, uint32_t length, ui
         .segments = &segment,
         .n_segments = 1,
         .tokens = sequence->tokens + begin,
-        .output = begin + segment.n_tokens == sequence->n_tokens ? OFR_FORWARD_OUTPUT_LAST
-                                                                 : OFR_FORWARD_OUTPUT_NONE,
+        .output = OFR_FORWARD_OUTPUT_NONE,
+        .n_candidates = n_candidates,
         .prompt_tokens = length,
     };
+    if (begin + segment.n_tokens == sequence->n_tokens)
+        job.output = n_candidates ? OFR_FORWARD_OUTPUT_CANDIDATES : OFR_FORWARD_OUTPUT_LAST;
     *ret = (struct chunk_job){.begin = begin, .n_tokens = segment.n_tokens};
     return engine->submit ? engine->submit(engine->user, &job, &ret->ticket, err)
                           : engine->run(engine->user, &job, &ret->result, err);
@@ -140,7 +142,8 @@ static bool must_wait(const ofr_sequence *sequence, uint32_t begin, uint32_t chu
 }
 
 /* All that is not in the strips. OFR_ECANCELED after the chunks that were on their way. */
-static int forward_rest(ofr_sequence *sequence, const volatile sig_atomic_t *cancel, ofr_error *err)
+static int forward_rest(ofr_sequence *sequence, const volatile sig_atomic_t *cancel,
+                        uint32_t n_candidates, ofr_error *err)
 {
     struct chunk_job jobs[JOBS_MAX];
     uint32_t n = 0;
@@ -153,7 +156,7 @@ static int forward_rest(ofr_sequence *sequence, const volatile sig_atomic_t *can
         bool canceled = cancel && *cancel;
         while (r == 0 && !canceled && n < most && sent < sequence->n_tokens &&
                (n == 0 || !must_wait(sequence, sent, chunk))) {
-            r = begin_job(sequence, sent, length, chunk, &jobs[n], err);
+            r = begin_job(sequence, sent, length, chunk, n_candidates, &jobs[n], err);
             if (r == 0)
                 sent += jobs[n++].n_tokens;
         }
@@ -188,14 +191,16 @@ static int recover(ofr_sequence *sequence, ofr_error *err)
 }
 
 int ofr_sequence_forward(ofr_sequence *sequence, const volatile sig_atomic_t *cancel,
-                         const float **ret_logits, ofr_error *err)
+                         uint32_t n_candidates, ofr_prediction *ret_prediction, ofr_error *err)
 {
+    const ofr_engine *engine = &sequence->engine;
+    n_candidates = engine->candidates ? n_candidates : 0;
     if (sequence->n_in_kv >= sequence->n_tokens)
         return ofr_fail(err, OFR_EINVAL, "no token is left to forward");
     uint32_t recoveries = 0;
     while (sequence->n_in_kv < sequence->n_tokens) {
         ofr_error reason = {0};
-        int r = forward_rest(sequence, cancel, &reason);
+        int r = forward_rest(sequence, cancel, n_candidates, &reason);
         if (r == OFR_ECANCELED)
             return ofr_fail(err, r, "%s", reason.text);
         if (r == OFR_EDEVICE && recoveries++ < OFR_SEQUENCE_MAX_RECOVERIES)
@@ -206,8 +211,13 @@ int ofr_sequence_forward(ofr_sequence *sequence, const volatile sig_atomic_t *ca
             return ofr_fail(err, r, "%s", reason.text[0] ? reason.text : ofr_status_message(r));
         }
     }
-    *ret_logits = sequence->engine.logits(sequence->engine.user, 0);
-    if (!*ret_logits)
+    ofr_prediction prediction = {.n_candidates = n_candidates};
+    if (n_candidates)
+        prediction.candidates = engine->candidates(engine->user, 0);
+    else
+        prediction.logits = engine->logits(engine->user, 0);
+    if (!prediction.logits && !prediction.candidates)
         return ofr_fail(err, OFR_EPROTOCOL, "the worker's answer has no logits");
+    *ret_prediction = prediction;
     return 0;
 }

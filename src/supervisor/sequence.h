@@ -20,6 +20,8 @@ typedef struct ofr_engine {
     int (*run)(void *user, const ofr_client_job *job, ofr_client_result *ret_result,
                ofr_error *err);
     const float *(*logits)(void *user, uint32_t row);
+    /* NULL: whole logits are asked for whatever is enough. */
+    const ofr_candidate *(*candidates)(void *user, uint32_t row);
     int (*wait_ready)(void *user, uint32_t timeout_ms, ofr_error *err);
     void *user;
     uint32_t context;         /* tokens a slot may hold */
@@ -71,11 +73,12 @@ int ofr_sequence_append(ofr_sequence *sequence, int32_t token, ofr_error *err);
 void ofr_sequence_invalidate(ofr_sequence *sequence);
 
 /* Forwards what is not in the strips yet, in chunks; two of them are on their way at a time where
- * the engine can, so that one device works on the next while another works on the last. *ret_logits
- * [vocab_size] belongs to the last token and is valid until the next call. `cancel` (may be NULL)
+ * the engine can, so that one device works on the next while another works on the last.
+ * *ret_prediction follows the last token and is valid until the next call: n_candidates are enough
+ * for it, or (0) it has logits. `cancel` (may be NULL)
  * is looked at before each chunk: OFR_ECANCELED keeps what was forwarded. A worker that dies is
  * waited for and everything is forwarded again, at most OFR_SEQUENCE_MAX_RECOVERIES times. */
 int ofr_sequence_forward(ofr_sequence *sequence, const volatile sig_atomic_t *cancel,
-                         const float **ret_logits, ofr_error *err);
+                         uint32_t n_candidates, ofr_prediction *ret_prediction, ofr_error *err);
 
 #endif

@@ -19,6 +19,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 JOB_BYTES = 832
 RING_HEADER = 256
 CAPACITY = 8
+CANDIDATES = 5  # enum ofr_forward_output
 
 
 def program(session, name, *arguments):
@@ -114,10 +115,11 @@ class Client:
             os.close(fd)
 
 
-def job(sequence, output, segments, n_tokens=None, kind=0):
+def job(sequence, output, segments, n_tokens=None, kind=0, n_candidates=0, first_row=0):
     total = sum(s[2] for s in segments) if n_tokens is None else n_tokens
     data = struct.pack("<QIIII", sequence, output, len(segments), total & 0xFFFFFFFF, kind)
-    return data + b"".join(struct.pack("<III", *s) for s in segments)
+    data = (data + b"".join(struct.pack("<III", *s) for s in segments)).ljust(804, b"\0")
+    return data + struct.pack("<IIII", first_row, 0, 0, n_candidates)
 
 
 def impossible_jobs_are_answered(session):
@@ -131,18 +133,37 @@ def impossible_jobs_are_answered(session):
             job(10, 1, [(0, 0, 1)], n_tokens=9), job(11, 1, [(0, 0, 1)], kind=55),
             job(12, 0, [(0, 0, 9), (big, 0, 9)], n_tokens=0, kind=1),
             job(13, 0, [(0, 0, big), (0, 0, big)], n_tokens=0, kind=1),
-            struct.pack("<QIIII", 14, 1, 1000, 1, 0), job(15, 1, [(0, 0x7FFFFFFF, 0x7FFFFFFF)])]
+            struct.pack("<QIIII", 14, 1, 1000, 1, 0), job(15, 1, [(0, 0x7FFFFFFF, 0x7FFFFFFF)]),
+            job(16, CANDIDATES, [(0, 0, 1)]), job(17, CANDIDATES, [(0, 0, 1)], n_candidates=65),
+            job(18, CANDIDATES, [(0, 0, 1)], n_candidates=big),
+            job(19, CANDIDATES, [(0, 0, 1)], n_candidates=1, first_row=big),
+            job(20, CANDIDATES, [(0, 0, big)], n_candidates=1)]
     for number, data in enumerate(jobs, 1):
         client.push(data)
         sequence, code, text = client.complete()
         assert sequence == number and code < 0 and text, (number, sequence, code, text)
     # Tokens that are none.
     struct.pack_into("<i", client.memory, client.tokens, -5)
-    client.push(job(16, 1, [(0, 0, 1)]))
+    client.push(job(21, 1, [(0, 0, 1)]))
     assert client.complete()[1] < 0
     struct.pack_into("<i", client.memory, client.tokens, 1)
-    client.push(job(17, 1, [(0, 0, 1)]))
+    client.push(job(22, 1, [(0, 0, 1)]))
     assert client.complete()[1] == 0, "and a good one is still served"
+    # Candidates are those of the logits, in the row that the job says, and not one more.
+    n_slots, vocab = struct.unpack_from("<II", client.memory, 32)
+    logits_at, = struct.unpack_from("<Q", client.memory, 88)
+    candidates_at, = struct.unpack_from("<Q", client.memory, 128)
+    logits = struct.unpack_from(f"<{vocab}f", client.memory, logits_at)
+    best = sorted(range(vocab), key=lambda i: (-logits[i], i))[:65]
+    for row, n in ((0, 1), (n_slots - 1, 64)):
+        size = 64 * 8
+        at = candidates_at + row * size
+        client.memory[at:at + size] = b"\xee" * size
+        client.push(job(23, CANDIDATES, [(0, 0, 1)], n_candidates=n, first_row=row))
+        assert client.complete()[1] == 0
+        found = list(struct.iter_unpack("<if", client.memory[at:at + n * 8]))
+        assert found == [(i, logits[i]) for i in best[:n]], found
+        assert client.memory[at + n * 8:at + size] == b"\xee" * (size - n * 8)
     client.close()
     after = status(session)["workers"][0]
     assert after["pid"] == before["pid"] and after["restarts"] == 0, after

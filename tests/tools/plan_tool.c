@@ -69,13 +69,13 @@ static void report(tool *t, json_t *answer, const char *key, const float *logits
 static const float *forward(tool *t)
 {
     ofr_error err = {0};
-    const float *logits = NULL;
+    ofr_prediction prediction = {0};
     for (uint32_t i = 0; i < t->n; i++)
         if (ofr_sequence_append(&t->session.sequence, t->ids[i], &err) < 0)
             die("append", &err);
-    if (ofr_sequence_forward(&t->session.sequence, NULL, &logits, &err) < 0)
+    if (ofr_sequence_forward(&t->session.sequence, NULL, 0, &prediction, &err) < 0)
         die("forward", &err);
-    return logits;
+    return prediction.logits;
 }
 
 static void overlap(tool *t, json_t *answer)

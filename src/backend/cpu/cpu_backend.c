@@ -313,8 +313,8 @@ static void place_residual(ofr_backend_session *session, const ofr_forward *forw
 static int backend_forward(ofr_backend_session *session, const ofr_forward *forward, ofr_error *err)
 {
     uint32_t n = 0;
-    int result =
-        ofr_forward_check(&session->options, forward, "CPU backend", session->slot_used, &n, err);
+    int result = ofr_forward_check(&session->options, forward, "CPU backend", false,
+                                   session->slot_used, &n, err);
     if (result < 0) {
         return result;
     }

@@ -236,6 +236,7 @@ static void end_pass(ofr_backend_session *session, uint32_t thread)
     }
     switch (pass->output) {
     case OFR_FORWARD_OUTPUT_NONE:
+    case OFR_FORWARD_OUTPUT_CANDIDATES: /* was refused */
         return;
     case OFR_FORWARD_OUTPUT_LAST:
         if (!session->all_single) {

@@ -372,7 +372,7 @@ static int backend_forward(ofr_backend_session *session, const ofr_forward *forw
     if (checked.output == OFR_FORWARD_OUTPUT_LAST && checked.logits == NULL) {
         checked.logits = &kept;
     }
-    result = ofr_forward_check(&session->options, &checked, backend_name, session->slot_used,
+    result = ofr_forward_check(&session->options, &checked, backend_name, false, session->slot_used,
                                &session->n_tokens, err);
     return result < 0 ? result : ofr_opencl_run(session, forward, err);
 }

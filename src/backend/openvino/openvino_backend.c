@@ -286,7 +286,8 @@ static int backend_open(const ofr_backend_options *options, ofr_backend_session 
 static int backend_forward(ofr_backend_session *session, const ofr_forward *forward, ofr_error *err)
 {
     uint32_t n = 0, first = 0;
-    int r = ofr_forward_check(&session->options, forward, BACKEND, session->slot_used, &n, err);
+    int r =
+        ofr_forward_check(&session->options, forward, BACKEND, false, session->slot_used, &n, err);
     if (r < 0)
         return r;
     memset(session->last_by_whole, 0, forward->n_segments);

@@ -340,6 +340,7 @@ static int deliver(ofr_backend_session *session, const ofr_forward *f, uint32_t 
     ofr_forward what = *f;
     switch (f->output) {
     case OFR_FORWARD_OUTPUT_NONE:
+    case OFR_FORWARD_OUTPUT_CANDIDATES: /* was refused */
         return 0;
     case OFR_FORWARD_OUTPUT_LAST:
         if (last_chunk)

@@ -159,12 +159,19 @@ static int emit(ofr_answer_part *part, bool last, ofr_error *err)
     return r;
 }
 
-static int next_token(void *user, const float *logits, int32_t *ret_token, ofr_error *err)
+static uint32_t candidates_wanted(void *user)
+{
+    const ofr_answer_part *part = user;
+    return ofr_choice_candidates_wanted(&part->choice);
+}
+
+static int next_token(void *user, const ofr_prediction *prediction, int32_t *ret_token,
+                      ofr_error *err)
 {
     ofr_answer_part *part = user;
     ofr_answer *answer = part->answer;
     uint64_t now = ofr_clock_ns();
-    int r = ofr_choice_next(&part->choice, logits, ret_token, err);
+    int r = ofr_choice_next(&part->choice, prediction, ret_token, err);
     if (r == 0)
         r = emit(part, *ret_token < 0, err);
     if (r == 0 && part->last_ns == 0)
@@ -387,6 +394,7 @@ static int submit(ofr_answer *answer, const prompt_ids *prompts, uint64_t owner,
             .embed = embed,
             .canceled = canceled,
             .next = next_token,
+            .candidates_wanted = candidates_wanted,
             .embed_sum = add_sums,
             .end = part_ended,
             .user = &answer->parts[i],

@@ -41,6 +41,7 @@ struct lane {
     ofr_segment *segments;     /* [n_slots], owned */
     int32_t *ids;              /* [chunk_max], owned: the tokens */
     enum ofr_forward_output output;
+    uint32_t n_candidates; /* of a row, with OFR_FORWARD_OUTPUT_CANDIDATES */
     uint64_t begin_ns;
     ofr_client_result result;
 };
@@ -327,6 +328,27 @@ static int recover(struct ofr_batch *batch, int code, ofr_error *err)
 
 static void take_result(struct ofr_batch *batch, struct lane *lane, int r, ofr_error *err);
 
+/* Where candidates are enough for all whose tokens end with this job, only they are asked for. */
+static void settle_output(const struct ofr_batch *batch, struct lane *lane)
+{
+    uint32_t most = 0;
+    if (lane->output != OFR_FORWARD_OUTPUT_LAST || !batch->options.engine.engine.candidates)
+        return;
+    for (uint32_t i = 0; i < lane->n; i++) {
+        const struct sequence *sequence = lane->members[i];
+        const ofr_batch_request *request = &sequence->request;
+        if (sequence->n_in_kv + lane->segments[i].n_tokens < sequence->n_tokens)
+            continue;
+        uint32_t wanted =
+            request->candidates_wanted ? request->candidates_wanted(request->user) : 0;
+        if (wanted == 0)
+            return;
+        most = wanted > most ? wanted : most;
+    }
+    lane->output = OFR_FORWARD_OUTPUT_CANDIDATES;
+    lane->n_candidates = most;
+}
+
 /* The lane's job: runs it, or puts it on its way where another may be at the same time. */
 static void begin_job(struct ofr_batch *batch, struct lane *lane, bool overlap)
 {
@@ -339,11 +361,13 @@ static void begin_job(struct ofr_batch *batch, struct lane *lane, bool overlap)
         lane->total += segment->n_tokens;
         lane->members[i]->in_job = true;
     }
+    settle_output(batch, lane);
     const struct sequence *first = lane->members[0];
     ofr_client_job job = {.segments = lane->segments,
                           .n_segments = lane->n,
                           .tokens = lane->ids,
                           .output = lane->output,
+                          .n_candidates = lane->n_candidates,
                           .prompt_tokens = first->n_tokens - first->n_begin};
     ofr_error err = {0};
     lane->result = (ofr_client_result){0};
@@ -381,14 +405,21 @@ static int append(struct ofr_batch *batch, struct sequence *sequence, int32_t to
     return 0;
 }
 
-/* Everything is in the strips, and row `row` of the logits is the sequence's. */
-static void choose_next(struct ofr_batch *batch, struct sequence *sequence, uint32_t row)
+/* Everything is in the strips, and row `row` of what the lane's job gave is the sequence's. */
+static void choose_next(struct ofr_batch *batch, const struct lane *lane, struct sequence *sequence,
+                        uint32_t row)
 {
     const ofr_engine *engine = &batch->options.engine.engine;
     ofr_error err = {0};
     int32_t token = -1;
-    int r = sequence->request.next(sequence->request.user, engine->logits(engine->user, row),
-                                   &token, &err);
+    ofr_prediction prediction = {0};
+    if (lane->output == OFR_FORWARD_OUTPUT_CANDIDATES) {
+        prediction.candidates = engine->candidates(engine->user, row);
+        prediction.n_candidates = lane->n_candidates;
+    } else {
+        prediction.logits = engine->logits(engine->user, row);
+    }
+    int r = sequence->request.next(sequence->request.user, &prediction, &token, &err);
     if (!sequence->prefilled_ns)
         sequence->prefilled_ns = ofr_clock_ns();
     if (r == 0) {
@@ -586,7 +617,7 @@ static void take_result(struct ofr_batch *batch, struct lane *lane, int r, ofr_e
     }
     for (uint32_t i = 0; i < lane->n; i++)
         if (remaining(lane->members[i]) == 0)
-            choose_next(batch, lane->members[i], i);
+            choose_next(batch, lane, lane->members[i], i);
 }
 
 static void publish(struct ofr_batch *batch)

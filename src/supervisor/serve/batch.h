@@ -89,8 +89,11 @@ typedef struct ofr_batch_request {
     bool first;                  /* before all others: probes */
     bool embed;                  /* no decoding: `embed_sum` gets what run gives, then the end */
     const atomic_bool *canceled; /* looked at between jobs; outlives the sequence; may be NULL */
-    /* logits [vocab_size] follow the tokens so far. *ret_token is the next one, or -1: the end. */
-    int (*next)(void *user, const float *logits, int32_t *ret_token, ofr_error *err);
+    /* The prediction follows the tokens so far. *ret_token is the next one, or -1: the end. */
+    int (*next)(void *user, const ofr_prediction *prediction, int32_t *ret_token, ofr_error *err);
+    /* How many candidates are enough for the `next` that comes; 0: it needs logits. A job that
+     * serves several gives as many as one of them wants, or logits. NULL: always 0. */
+    uint32_t (*candidates_wanted)(void *user);
     /* embed: sums over the tokens of one chunk, [d_model]; `n` tokens from `position` on. Position
      * 0 again: a device was lost, all chunks come anew. */
     int (*embed_sum)(void *user, const float *sums, uint32_t position, uint32_t n, ofr_error *err);

@@ -153,25 +153,44 @@ int ofr_choice_cut(ofr_choice *choice, ofr_error *err)
     return finish(choice, OFR_CHOICE_FINISH_LENGTH, err);
 }
 
-static int sample(ofr_choice *choice, const float *logits, int32_t *ret_token, ofr_error *err)
+/* End tokens are not chosen yet. */
+static bool may_not_end(const ofr_choice *choice)
+{
+    return choice->end_mask && choice->n_generated < choice->options.min_tokens;
+}
+
+uint32_t ofr_choice_candidates_wanted(const ofr_choice *choice)
+{
+    const ofr_choice_options *o = &choice->options;
+    bool masked = o->constraint.mask || may_not_end(choice);
+    return masked || o->logprobs ? 0 : ofr_sampler_candidates_wanted(choice->sampler);
+}
+
+static int sample(ofr_choice *choice, const ofr_prediction *prediction, int32_t *ret_token,
+                  ofr_error *err)
 {
     const ofr_choice_options *o = &choice->options;
     const uint32_t *mask = NULL;
     int r = o->constraint.mask ? o->constraint.mask(o->constraint.user, &mask, err) : 0;
-    if (!mask && choice->end_mask && choice->n_generated < o->min_tokens)
+    if (!mask && may_not_end(choice))
         mask = choice->end_mask;
     if (r == 0)
-        r = ofr_sampler_sample_masked(choice->sampler, logits, mask, ret_token, err);
+        r = prediction->logits
+                ? ofr_sampler_sample_masked(choice->sampler, prediction->logits, mask, ret_token,
+                                            err)
+                : ofr_sampler_sample_candidates(choice->sampler, prediction->candidates,
+                                                prediction->n_candidates, ret_token, err);
     if (r == 0 && o->constraint.accept)
         r = o->constraint.accept(o->constraint.user, *ret_token, err);
     return r;
 }
 
-int ofr_choice_next(ofr_choice *choice, const float *logits, int32_t *ret_token, ofr_error *err)
+int ofr_choice_next(ofr_choice *choice, const ofr_prediction *prediction, int32_t *ret_token,
+                    ofr_error *err)
 {
     const ofr_choice_options *o = &choice->options;
     int32_t token = -1;
-    int r = sample(choice, logits, &token, err);
+    int r = sample(choice, prediction, &token, err);
     if (r < 0)
         return r;
     choice->n_generated++;
@@ -179,7 +198,7 @@ int ofr_choice_next(ofr_choice *choice, const float *logits, int32_t *ret_token,
     if (!o->ignore_eos && is_end_token(choice, token))
         return finish(choice, OFR_CHOICE_FINISH_STOP, err);
     if (o->logprobs)
-        r = keep_token(choice, token, logits, err);
+        r = keep_token(choice, token, prediction->logits, err);
     ofr_sampler_accept(choice->sampler, token);
     const char *text = NULL;
     size_t size = 0, from = choice->text.size;

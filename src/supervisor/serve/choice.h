@@ -74,9 +74,13 @@ void ofr_choice_done(ofr_choice *choice);
 /* Tells the sampler of the prompt. */
 void ofr_choice_prompt(ofr_choice *choice, const int32_t *tokens, uint32_t n);
 
-/* Takes one token from logits [vocab]. *ret_token is what follows, or -1 where the answer has ended
+/* How many candidates are enough for the next ofr_choice_next; 0: it needs logits, for a mask or
+ * for log-probabilities, or because the sampler does. */
+uint32_t ofr_choice_candidates_wanted(const ofr_choice *choice);
+/* Takes one token. *ret_token is what follows, or -1 where the answer has ended
  * (`finish` says why). `text_ready` tells what text is there. */
-int ofr_choice_next(ofr_choice *choice, const float *logits, int32_t *ret_token, ofr_error *err);
+int ofr_choice_next(ofr_choice *choice, const ofr_prediction *prediction, int32_t *ret_token,
+                    ofr_error *err);
 /* The context is full: ends with finish LENGTH. */
 int ofr_choice_cut(ofr_choice *choice, ofr_error *err);
 /* Kept tokens whose text begins before `text_end` bytes, for those who send both in step. */

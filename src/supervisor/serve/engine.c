@@ -130,6 +130,12 @@ static const float *engine_logits(void *user, uint32_t row)
     return ofr_client_logits(engine->session->client, row);
 }
 
+static const ofr_candidate *engine_candidates(void *user, uint32_t row)
+{
+    ofr_serve_engine *engine = user;
+    return ofr_client_candidates(engine->session->client, row);
+}
+
 static bool engine_overlaps(void *user)
 {
     return ((ofr_serve_engine *)user)->apart;
@@ -250,6 +256,7 @@ void ofr_serve_engine_fill(ofr_serve_engine *engine, ofr_service_plan *told,
             {
                 .run = engine_run,
                 .logits = engine_logits,
+                .candidates = engine_candidates,
                 .wait_ready = engine_wait_ready,
                 .user = engine,
                 .context = info->context,

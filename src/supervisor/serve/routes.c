@@ -110,12 +110,13 @@ static void run_options(ofr_exchange *exchange, const char *rest)
 /* A token that was chosen so lately is proof enough. */
 static const uint64_t HEALTHY_NS = UINT64_C(10000000000), PROBE_NS = UINT64_C(10000000000);
 
-static int probe_next(void *user, const float *logits, int32_t *ret_token, ofr_error *err)
+static int probe_next(void *user, const ofr_prediction *prediction, int32_t *ret_token,
+                      ofr_error *err)
 {
     const ofr_exchange *exchange = user;
     uint32_t vocab_size = exchange->server->options.service->vocab_size;
     for (uint32_t i = 0; i < vocab_size; i++) {
-        if (logits[i] - logits[i] == 0) { /* a finite number */
+        if (prediction->logits[i] - prediction->logits[i] == 0) { /* a finite number */
             *ret_token = -1;
             return 0;
         }

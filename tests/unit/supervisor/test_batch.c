@@ -22,6 +22,7 @@ struct model_job {
     int status;
     uint32_t n_slots, slots[SLOTS];
     float logits[SLOTS][VOCAB];
+    uint32_t n_candidates;
 };
 
 struct model {
@@ -31,6 +32,9 @@ struct model {
     int32_t strips[SLOTS][CONTEXT];
     uint32_t n[SLOTS];
     float logits[SLOTS][VOCAB];
+    uint32_t n_candidates; /* of a row of the last job; 0: logits */
+    ofr_candidate candidates[OFR_CANDIDATES_MAX];
+    uint32_t candidate_jobs, logit_jobs;
     uint32_t jobs, fail_at, reconnects, waits, copies;
     uint32_t change_every, asked; /* another plan is due every so many times that it is asked for */
     atomic_bool change_idle;      /* or when nothing runs, once */
@@ -79,6 +83,10 @@ static int model_run(void *user, const ofr_client_job *job, ofr_client_result *r
         total += s->n_tokens;
     }
     assert_true(total <= CHUNK);
+    bool chosen = job->output == OFR_FORWARD_OUTPUT_CANDIDATES;
+    m->n_candidates = chosen ? job->n_candidates : 0;
+    m->candidate_jobs += chosen;
+    m->logit_jobs += job->output == OFR_FORWARD_OUTPUT_LAST;
     *ret = (ofr_client_result){0};
     return 0;
 }
@@ -102,6 +110,7 @@ static int model_submit(void *user, const ofr_client_job *job, uint32_t *ret_tic
     if (made->status < 0)
         other->status = made->status;
     memcpy(made->logits, m->logits, sizeof made->logits);
+    made->n_candidates = m->n_candidates;
     *ret_ticket = ticket;
     return 0;
 }
@@ -113,6 +122,7 @@ static int model_wait_ticket(void *user, uint32_t ticket, ofr_client_result *ret
     assert_true(job->used);
     job->used = false;
     memcpy(m->logits, job->logits, sizeof m->logits);
+    m->n_candidates = job->n_candidates;
     *ret = (ofr_client_result){0};
     return job->status < 0 ? ofr_fail(err, job->status, "lost") : 0;
 }
@@ -137,7 +147,17 @@ static bool model_overlaps(void *user)
 
 static const float *model_logits(void *user, uint32_t row)
 {
-    return ((struct model *)user)->logits[row];
+    struct model *m = user;
+    assert_int_equal(m->n_candidates, 0);
+    return m->logits[row];
+}
+
+static const ofr_candidate *model_candidates(void *user, uint32_t row)
+{
+    struct model *m = user;
+    assert_true(m->n_candidates > 0);
+    ofr_candidates_select(m->logits[row], VOCAB, m->n_candidates, m->candidates);
+    return m->candidates;
 }
 
 static int model_wait(void *user, uint32_t timeout_ms, ofr_error *err)
@@ -203,6 +223,7 @@ static ofr_batch *start(struct model *m, uint32_t waiting_max)
     ofr_batch_options options = {
         .engine = {.engine = {.run = model_run,
                               .logits = model_logits,
+                              .candidates = model_candidates,
                               .wait_ready = model_wait,
                               .submit = model_submit,
                               .wait = model_wait_ticket,
@@ -240,6 +261,7 @@ static void hold(struct model *m, bool held)
 struct heard {
     int32_t tokens[CONTEXT];
     uint32_t n_prompt, n, wanted;
+    uint32_t candidates; /* that are enough for it */
     int status;
     bool ended;
     uint32_t order, chunks;
@@ -251,13 +273,24 @@ static pthread_mutex_t heard_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t heard_end = PTHREAD_COND_INITIALIZER;
 static uint32_t ends;
 
-static int hear(void *user, const float *logits, int32_t *ret_token, ofr_error *err)
+static uint32_t hear_wanted(void *user)
+{
+    return ((struct heard *)user)->candidates;
+}
+
+static int hear(void *user, const ofr_prediction *prediction, int32_t *ret_token, ofr_error *err)
 {
     struct heard *h = user;
     int32_t token = 0;
     (void)err;
-    while (logits[token] == 0)
-        token++;
+    if (prediction->logits) {
+        assert_null(prediction->candidates);
+        while (prediction->logits[token] == 0)
+            token++;
+    } else {
+        assert_true(h->candidates > 0 && prediction->n_candidates >= h->candidates);
+        token = prediction->candidates[0].token;
+    }
     h->tokens[h->n++] = token;
     *ret_token = h->n == h->n_prompt + h->wanted ? -1 : token;
     return 0;
@@ -310,6 +343,7 @@ static ofr_batch_request request(struct heard *h, uint32_t n_prompt, uint32_t wa
                                .owner = (uint64_t)salt,
                                .canceled = &h->canceled,
                                .next = hear,
+                               .candidates_wanted = hear_wanted,
                                .embed_sum = hear_sum,
                                .end = hear_end,
                                .user = h};
@@ -329,13 +363,17 @@ static void submit(ofr_batch *batch, const ofr_batch_request *requests, uint32_t
     assert_int_equal(ofr_batch_submit(batch, requests, n, &err), 0);
 }
 
-static void run_many(struct model *m)
+static const uint32_t mixed[3] = {0, 1, 5}, few[3] = {7, 1, 5}, none[3] = {0, 0, 0};
+
+/* i-th sequence: `candidates[i % 3]` are enough for it. */
+static void run_many(struct model *m, const uint32_t candidates[3])
 {
     static struct heard heard[SEQUENCES];
     memset(heard, 0, sizeof heard);
     ofr_batch *batch = start(m, SEQUENCES);
     for (uint32_t i = 0; i < SEQUENCES; i++) {
         ofr_batch_request r = request(&heard[i], 1 + i * 5, 10 + i % 4, (int32_t)i);
+        heard[i].candidates = candidates[i % 3];
         submit(batch, &r, 1);
     }
     for (uint32_t i = 0; i < SEQUENCES; i++) {
@@ -353,7 +391,25 @@ static void sequences_are_not_mixed_up(void **state)
 {
     (void)state;
     struct model m = {0};
-    run_many(&m);
+    run_many(&m, mixed);
+}
+
+/* A job of sequences that candidates are enough for gives no logits; one that serves another, too,
+ * gives logits to all. */
+static void candidates_come_where_they_are_enough_for_all(void **state)
+{
+    (void)state;
+    for (int overlaps = 0; overlaps < 2; overlaps++) {
+        struct model m = {.overlaps = overlaps};
+        run_many(&m, few);
+        assert_true(m.candidate_jobs > 0 && m.logit_jobs == 0);
+        m = (struct model){.overlaps = overlaps};
+        run_many(&m, none);
+        assert_true(m.candidate_jobs == 0 && m.logit_jobs > 0);
+        m = (struct model){.overlaps = overlaps};
+        run_many(&m, mixed);
+        assert_true(m.candidate_jobs > 0 && m.logit_jobs > 0);
+    }
 }
 
 static void a_lost_worker_costs_no_sequence(void **state)
@@ -361,7 +417,7 @@ static void a_lost_worker_costs_no_sequence(void **state)
     (void)state;
     for (uint32_t at = 1; at < 40; at += 3) {
         struct model m = {.fail_at = at, .fail_code = OFR_EDEVICE};
-        run_many(&m);
+        run_many(&m, mixed);
         assert_int_equal(m.waits, 1);
     }
 }
@@ -370,15 +426,15 @@ static void prompts_and_answers_go_on_at_once(void **state)
 {
     (void)state;
     struct model m = {.overlaps = true};
-    run_many(&m);
+    run_many(&m, mixed);
     assert_true(m.passed > 0);
     for (uint32_t at = 3; at < 40; at += 2) {
         struct model lost = {.overlaps = true, .fail_at = at, .fail_code = OFR_EDEVICE};
-        run_many(&lost);
+        run_many(&lost, mixed);
         assert_int_equal(lost.waits, 1);
     }
     struct model gone = {.overlaps = true, .fail_at = 9, .fail_code = OFR_EGONE};
-    run_many(&gone);
+    run_many(&gone, mixed);
     assert_int_equal(gone.reconnects, 1);
 }
 
@@ -387,7 +443,7 @@ static void another_plan_costs_no_sequence(void **state)
     (void)state;
     for (uint32_t every = 1; every < 12; every++) {
         struct model m = {.change_every = every, .overlaps = every % 2};
-        run_many(&m);
+        run_many(&m, mixed);
         assert_int_equal(m.changes, CHANGES);
         assert_int_equal(m.reconnects + m.waits, 0);
     }
@@ -439,7 +495,7 @@ static void a_lost_executive_is_replaced(void **state)
 {
     (void)state;
     struct model m = {.fail_at = 5, .fail_code = OFR_EGONE};
-    run_many(&m);
+    run_many(&m, mixed);
     assert_int_equal(m.reconnects, 1);
 }
 
@@ -625,6 +681,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sequences_are_not_mixed_up),
+        cmocka_unit_test(candidates_come_where_they_are_enough_for_all),
         cmocka_unit_test(a_lost_worker_costs_no_sequence),
         cmocka_unit_test(prompts_and_answers_go_on_at_once),
         cmocka_unit_test(another_plan_costs_no_sequence),

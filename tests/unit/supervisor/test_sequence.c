@@ -22,6 +22,8 @@ struct model {
     uint32_t fail_count;
     int fail_code;
     float logits[VOCAB];
+    ofr_candidate candidate; /* (tokens, their sum), of a job that asks for candidates */
+    uint32_t n_candidates;   /* of the last job */
     volatile sig_atomic_t *cancel_at_end; /* set after the first call */
     /* Of an engine that takes jobs ahead: */
     int status[2];
@@ -48,12 +50,18 @@ static int model_run(void *user, const ofr_client_job *job, ofr_client_result *r
     memcpy(m->kv + s->position, job->tokens, s->n_tokens * sizeof *m->kv);
     m->tokens += s->n_tokens;
     memset(m->logits, 0, sizeof m->logits);
-    if (job->output == OFR_FORWARD_OUTPUT_LAST) {
+    m->n_candidates = 0;
+    if (job->output == OFR_FORWARD_OUTPUT_LAST || job->output == OFR_FORWARD_OUTPUT_CANDIDATES) {
         m->logits[0] = (float)(s->position + s->n_tokens);
         for (uint32_t i = 0; i < s->position + s->n_tokens; i++)
             m->logits[1] += (float)m->kv[i];
     } else {
         assert_int_equal(job->output, OFR_FORWARD_OUTPUT_NONE);
+    }
+    if (job->output == OFR_FORWARD_OUTPUT_CANDIDATES) {
+        m->n_candidates = job->n_candidates;
+        m->candidate = (ofr_candidate){(int32_t)m->logits[0], m->logits[1]};
+        memset(m->logits, 0xff, sizeof m->logits); /* nobody is to read them */
     }
     ret_result->worker_ns = 10;
     if (m->cancel_at_end)
@@ -65,6 +73,14 @@ static const float *model_logits(void *user, uint32_t row)
 {
     assert_int_equal(row, 0);
     return ((struct model *)user)->logits;
+}
+
+static const ofr_candidate *model_candidates(void *user, uint32_t row)
+{
+    struct model *m = user;
+    assert_int_equal(row, 0);
+    assert_true(m->n_candidates > 0);
+    return &m->candidate;
 }
 
 static int model_wait_ready(void *user, uint32_t timeout_ms, ofr_error *err)
@@ -125,17 +141,17 @@ static void forward(struct model *m, ofr_sequence *sequence, const int32_t *toke
                     uint32_t reused_expected)
 {
     uint32_t reused = 99;
-    const float *logits = NULL;
+    ofr_prediction next = {0};
     float sum = 0;
     for (uint32_t i = 0; i < n; i++)
         sum += (float)tokens[i];
     assert_int_equal(ofr_sequence_set(sequence, tokens, n, &reused, NULL), 0);
     assert_int_equal(reused, reused_expected);
     m->tokens = 0;
-    assert_int_equal(ofr_sequence_forward(sequence, NULL, &logits, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(sequence, NULL, 0, &next, NULL), 0);
     assert_int_equal(m->tokens, n - reused);
-    assert_true(logits[0] == (float)n);
-    assert_true(logits[1] == sum);
+    assert_true(next.logits[0] == (float)n);
+    assert_true(next.logits[1] == sum);
     assert_memory_equal(m->kv, tokens, n * sizeof *tokens);
 }
 
@@ -163,12 +179,12 @@ static void appended_tokens_count_as_prefix(void **state)
     (void)state;
     struct model m;
     ofr_sequence s;
-    const float *logits;
+    ofr_prediction next = {0};
     begin(&m, &s);
     forward(&m, &s, (int32_t[]){1, 2}, 2, 0);
     assert_int_equal(ofr_sequence_append(&s, 7, NULL), 0);
-    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, NULL), 0);
-    assert_true(logits[0] == 3 && logits[1] == 10);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, 0, &next, NULL), 0);
+    assert_true(next.logits[0] == 3 && next.logits[1] == 10);
     assert_int_equal(ofr_sequence_append(&s, 6, NULL), 0); /* not forwarded */
     forward(&m, &s, (int32_t[]){1, 2, 7, 6, 5}, 5, 3);
     assert_int_equal(s.worker_ns, 10 * m.calls);
@@ -180,7 +196,7 @@ static void a_lost_worker_costs_a_repetition(void **state)
     (void)state;
     struct model m;
     ofr_sequence s;
-    const float *logits;
+    ofr_prediction next = {0};
     begin(&m, &s);
     forward(&m, &s, (int32_t[]){1, 2, 3, 4, 5, 6}, 6, 0);
     m.fail_at = m.calls + 1;
@@ -188,11 +204,11 @@ static void a_lost_worker_costs_a_repetition(void **state)
     m.fail_code = OFR_EDEVICE;
     m.tokens = 0;
     assert_int_equal(ofr_sequence_append(&s, 7, NULL), 0);
-    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, 0, &next, NULL), 0);
     assert_int_equal(m.tokens, 7);
     assert_int_equal(m.waits, 1);
     assert_int_equal(s.recoveries, 1);
-    assert_true(logits[0] == 7 && logits[1] == 28);
+    assert_true(next.logits[0] == 7 && next.logits[1] == 28);
     ofr_sequence_done(&s);
 }
 
@@ -201,14 +217,14 @@ static void a_worker_lost_again_and_again_is_an_error(void **state)
     (void)state;
     struct model m;
     ofr_sequence s;
-    const float *logits;
+    ofr_prediction next = {0};
     ofr_error err = {0};
     begin(&m, &s);
     m.fail_at = 2;
     m.fail_count = 1000;
     m.fail_code = OFR_EDEVICE;
     assert_int_equal(ofr_sequence_set(&s, (int32_t[]){1, 2, 3, 4, 5, 6}, 6, NULL, NULL), 0);
-    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, &err), OFR_EDEVICE);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, 0, &next, &err), OFR_EDEVICE);
     assert_non_null(strstr(err.text, "worker lost"));
     assert_int_equal(m.waits, OFR_SEQUENCE_MAX_RECOVERIES);
     m.fail_at = 0;
@@ -221,7 +237,7 @@ static void other_errors_are_passed_on(void **state)
     (void)state;
     struct model m;
     ofr_sequence s;
-    const float *logits;
+    ofr_prediction next = {0};
     ofr_error err = {0};
     begin(&m, &s);
     forward(&m, &s, (int32_t[]){1, 2}, 2, 0);
@@ -229,7 +245,7 @@ static void other_errors_are_passed_on(void **state)
     m.fail_count = 1;
     m.fail_code = OFR_EGONE;
     assert_int_equal(ofr_sequence_append(&s, 7, NULL), 0);
-    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, &err), OFR_EGONE);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, 0, &next, &err), OFR_EGONE);
     assert_int_equal(m.waits, 0);
     forward(&m, &s, (int32_t[]){1, 2, 3}, 3, 0); /* nothing is believed to be kept */
     ofr_sequence_done(&s);
@@ -240,13 +256,13 @@ static void cancellation_keeps_what_was_forwarded(void **state)
     (void)state;
     struct model m;
     ofr_sequence s;
-    const float *logits;
+    ofr_prediction next = {0};
     volatile sig_atomic_t cancel = 0;
     begin(&m, &s);
     m.cancel_at_end = &cancel;
     const int32_t tokens[] = {1, 2, 3, 4, 5, 6};
     assert_int_equal(ofr_sequence_set(&s, tokens, 6, NULL, NULL), 0);
-    assert_int_equal(ofr_sequence_forward(&s, &cancel, &logits, NULL), OFR_ECANCELED);
+    assert_int_equal(ofr_sequence_forward(&s, &cancel, 0, &next, NULL), OFR_ECANCELED);
     assert_int_equal(m.calls, 1);
     forward(&m, &s, tokens, 6, CHUNK);
     ofr_sequence_done(&s);
@@ -273,12 +289,12 @@ static void chunks_follow_each_other(void **state)
     m.fail_at = m.calls + 2;
     m.fail_count = 1;
     m.fail_code = OFR_EDEVICE;
-    const float *logits = NULL;
+    ofr_prediction next = {0};
     assert_int_equal(ofr_sequence_set(&s, tokens, 11, NULL, NULL), 0);
-    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, 0, &next, NULL), 0);
     assert_int_equal(m.waits, 1);
     assert_int_equal(m.on_their_way, 0);
-    assert_true(logits[0] == 11 && logits[1] == 66);
+    assert_true(next.logits[0] == 11 && next.logits[1] == 66);
     ofr_sequence_done(&s);
 }
 
@@ -307,7 +323,7 @@ static void replayed_tokens_wait_for_the_prompt(void **state)
     (void)state;
     struct model m;
     ofr_sequence s;
-    const float *logits = NULL;
+    ofr_prediction next = {0};
     begin(&m, &s);
     s.engine.run = NULL;
     s.engine.submit = split_submit;
@@ -317,7 +333,7 @@ static void replayed_tokens_wait_for_the_prompt(void **state)
     assert_int_equal(m.most_on_their_way, 2);
     for (int32_t token = 7; token < 10; token++) {
         assert_int_equal(ofr_sequence_append(&s, token, NULL), 0);
-        assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, NULL), 0);
+        assert_int_equal(ofr_sequence_forward(&s, NULL, 0, &next, NULL), 0);
     }
     /* The worker is lost at the next token: everything again, in the jobs of before. */
     m.fail_at = m.calls + 1;
@@ -325,12 +341,45 @@ static void replayed_tokens_wait_for_the_prompt(void **state)
     m.fail_code = OFR_EDEVICE;
     assert_int_equal(ofr_sequence_append(&s, 10, NULL), 0);
     uint32_t before = m.submitted;
-    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, NULL), 0);
-    assert_true(logits[0] == 10 && logits[1] == 55);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, 0, &next, NULL), 0);
+    assert_true(next.logits[0] == 10 && next.logits[1] == 55);
     const uint32_t expected[] = {1, 4, 2, 1, 1, 1, 1}; /* the one that failed first */
     assert_int_equal(m.submitted - before, sizeof expected / sizeof expected[0]);
     assert_memory_equal(m.jobs + before, expected, sizeof expected);
     assert_int_equal(m.on_their_way, 0);
+    ofr_sequence_done(&s);
+}
+
+/* The last chunk gives them, after a lost worker too; logits where 0 are enough, or where the
+ * engine has only those. */
+static void candidates_come_where_they_are_enough(void **state)
+{
+    (void)state;
+    struct model m;
+    ofr_sequence s;
+    ofr_prediction next = {0};
+    begin(&m, &s);
+    s.engine.candidates = model_candidates;
+    m.fail_at = 2;
+    m.fail_count = 1;
+    m.fail_code = OFR_EDEVICE;
+    assert_int_equal(ofr_sequence_set(&s, (int32_t[]){1, 2, 3, 4, 5, 6}, 6, NULL, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, 5, &next, NULL), 0);
+    assert_null(next.logits);
+    assert_int_equal(next.n_candidates, 5);
+    assert_int_equal(m.n_candidates, 5);
+    assert_int_equal(next.candidates[0].token, 6);
+    assert_true(next.candidates[0].logit == 21);
+    assert_int_equal(ofr_sequence_append(&s, 7, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, 0, &next, NULL), 0);
+    assert_null(next.candidates);
+    assert_int_equal(next.n_candidates, 0);
+    assert_true(next.logits[0] == 7 && next.logits[1] == 28);
+    s.engine.candidates = NULL;
+    assert_int_equal(ofr_sequence_append(&s, 8, NULL), 0);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, 5, &next, NULL), 0);
+    assert_null(next.candidates);
+    assert_true(next.logits[0] == 8 && next.logits[1] == 36);
     ofr_sequence_done(&s);
 }
 
@@ -339,7 +388,7 @@ static void limits(void **state)
     (void)state;
     struct model m;
     ofr_sequence s;
-    const float *logits;
+    ofr_prediction next = {0};
     int32_t tokens[CONTEXT + 1] = {0};
     ofr_error err = {0};
     begin(&m, &s);
@@ -348,7 +397,7 @@ static void limits(void **state)
     assert_non_null(strstr(err.text, "33 tokens do not fit into a context of 32"));
     forward(&m, &s, tokens, CONTEXT, 0);
     assert_int_equal(ofr_sequence_append(&s, 1, &err), OFR_ELIMIT);
-    assert_int_equal(ofr_sequence_forward(&s, NULL, &logits, &err), OFR_EINVAL);
+    assert_int_equal(ofr_sequence_forward(&s, NULL, 0, &next, &err), OFR_EINVAL);
     ofr_sequence_done(&s);
     ofr_engine nothing = {0};
     assert_int_equal(ofr_sequence_init(&s, &nothing, 0, &err), OFR_EPROTOCOL);
@@ -366,6 +415,7 @@ int main(void)
         cmocka_unit_test(cancellation_keeps_what_was_forwarded),
         cmocka_unit_test(chunks_follow_each_other),
         cmocka_unit_test(replayed_tokens_wait_for_the_prompt),
+        cmocka_unit_test(candidates_come_where_they_are_enough),
         cmocka_unit_test(limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

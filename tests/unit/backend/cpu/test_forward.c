@@ -429,6 +429,8 @@ static void bad_batches_are_refused(void **state)
     bad = good;
     bad.logits = NULL;
     expect_refusal(&rig, &bad, "no buffer");
+    bad.output = OFR_FORWARD_OUTPUT_CANDIDATES;
+    expect_refusal(&rig, &bad, "gives logits");
     bad = good;
     bad.tokens = NULL;
     expect_refusal(&rig, &bad, "no tokens");

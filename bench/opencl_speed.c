@@ -285,19 +285,6 @@ static double run_call(ofr_backend_session *session, const ofr_forward *call)
     return (double)(ofr_clock_ns() - start) / 1e9;
 }
 
-/* Seconds to choose the k best of the call before. */
-static double choose(ofr_backend_session *session, uint32_t k)
-{
-    ofr_error err = {0};
-    float values[8 * OFR_OPENCL_TOP_MAX];
-    int32_t ids[8 * OFR_OPENCL_TOP_MAX];
-    uint64_t start = ofr_clock_ns();
-    if (ofr_opencl_top_k(session, k, values, ids, &err) < 0) {
-        die("candidates", &err);
-    }
-    return (double)(ofr_clock_ns() - start) / 1e9;
-}
-
 /* Median seconds of a token. */
 static double decode_seconds(ofr_backend_session *session, const speed_options *o, uint32_t n_slots,
                              float *logits)
@@ -305,6 +292,8 @@ static double decode_seconds(ofr_backend_session *session, const speed_options *
     double *taken = calloc(o->tokens, sizeof *taken);
     ofr_segment segments[8];
     int32_t tokens[8];
+    ofr_candidate candidates[8 * OFR_CANDIDATES_MAX];
+    bool finite = true;
     for (uint32_t i = 0; taken != NULL && i < o->tokens; i++) {
         for (uint32_t s = 0; s < n_slots; s++) {
             segments[s] = (ofr_segment){s, o->depth + i, 1};
@@ -313,12 +302,13 @@ static double decode_seconds(ofr_backend_session *session, const speed_options *
         ofr_forward call = {.segments = segments,
                             .n_segments = n_slots,
                             .tokens = tokens,
-                            .output = OFR_FORWARD_OUTPUT_LAST,
-                            .logits = o->candidates > 0 ? NULL : logits};
+                            .output = o->candidates > 0 ? OFR_FORWARD_OUTPUT_CANDIDATES
+                                                        : OFR_FORWARD_OUTPUT_LAST,
+                            .logits = logits,
+                            .n_candidates = o->candidates,
+                            .candidates = candidates,
+                            .ret_finite = &finite};
         taken[i] = run_call(session, &call);
-        if (o->candidates > 0) {
-            taken[i] += choose(session, o->candidates);
-        }
     }
     qsort(taken, o->tokens, sizeof *taken, by_value);
     double median = taken[o->tokens / 2];
@@ -467,7 +457,7 @@ static speed_options parse(int argc, char **argv)
         }
         i++;
     }
-    if (o.candidates > OFR_OPENCL_TOP_MAX || o.tokens == 0 || o.prompt == 0 || o.depth > 7000 ||
+    if (o.candidates > OFR_CANDIDATES_MAX || o.tokens == 0 || o.prompt == 0 || o.depth > 7000 ||
         o.tokens > 1000 || o.prompt > 4096) {
         die("sizes: 1 to 1000 tokens, 1 to 4096 of a prompt, at most 7000 deep", NULL);
     }

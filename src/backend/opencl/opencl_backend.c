@@ -44,7 +44,8 @@ static void describe_device(const ofr_opencl_device *found, ofr_backend_capabili
                                      .binds_host_pointers = found->shares_host_memory,
                                      .memory_bytes =
                                          found->shares_host_memory ? 0 : found->memory_bytes,
-                                     .chunk_preferred = PREFERRED_CHUNK};
+                                     .chunk_preferred = PREFERRED_CHUNK,
+                                     .chooses_candidates = true};
     snprintf(made.device_name, sizeof made.device_name, "%s", found->name);
     snprintf(made.kernels, sizeof made.kernels, "%s", found->byte_products ? "dot" : "plain");
     *ret = made;
@@ -367,12 +368,7 @@ static int backend_forward(ofr_backend_session *session, const ofr_forward *forw
     if (result < 0) {
         return result;
     }
-    ofr_forward checked = *forward;
-    float kept; /* logits that stay on the device, see ofr_opencl_top_k */
-    if (checked.output == OFR_FORWARD_OUTPUT_LAST && checked.logits == NULL) {
-        checked.logits = &kept;
-    }
-    result = ofr_forward_check(&session->options, &checked, backend_name, false, session->slot_used,
+    result = ofr_forward_check(&session->options, forward, backend_name, true, session->slot_used,
                                &session->n_tokens, err);
     return result < 0 ? result : ofr_opencl_run(session, forward, err);
 }

@@ -86,7 +86,8 @@ typedef struct ofr_opencl_stats {
     uint64_t weights_copied;             /* bytes uploaded, or moved into the memory file */
     uint64_t kv_uploaded, kv_downloaded; /* bytes; 0 where memory is shared */
     uint64_t hidden_copied;              /* bytes of hidden states that were not used in place */
-    uint64_t launches;                   /* kernels enqueued */
+    uint64_t outputs_fetched; /* bytes of logits, candidates, log-probabilities and hidden sums */
+    uint64_t launches;        /* kernels enqueued */
     uint32_t program_builds, program_cache_hits;
     /* "gemv 128x4, 64x4; gemm 128x128 by 8x8, 2 units": lanes x rows of a team; "matrix" instead of
      * "gemm" where the matrix extension does that; "attention f32" or "f16". */
@@ -104,12 +105,5 @@ typedef struct ofr_opencl_profile_line {
 enum { OFR_OPENCL_PROFILE_MAX = 32 };
 uint32_t ofr_opencl_profile(const ofr_backend_session *session, ofr_opencl_profile_line *ret_lines,
                             uint32_t capacity);
-
-/* The `k` (at most OFR_OPENCL_TOP_MAX) best logits of each output row of the last forward call with
- * OFR_FORWARD_OUTPUT_LAST, chosen on the device: [n_segments][k], best first, equal ones by lower
- * id. That call may have `logits` NULL: then they never leave the device. */
-enum { OFR_OPENCL_TOP_MAX = 64 };
-int ofr_opencl_top_k(ofr_backend_session *session, uint32_t k, float *ret_logits, int32_t *ret_ids,
-                     ofr_error *err);
 
 #endif

@@ -142,7 +142,8 @@ void ofr_opencl_describe(ofr_backend_session *session)
     t = 0;
     for (uint32_t i = 0; i < call->n_segments; i++) {
         uint32_t count = call->segments[i].n_tokens;
-        bool last = call->output == OFR_FORWARD_OUTPUT_LAST;
+        bool last = call->output == OFR_FORWARD_OUTPUT_LAST ||
+                    call->output == OFR_FORWARD_OUTPUT_CANDIDATES;
         for (uint32_t k = last ? count - 1 : 0; k < count; k++) {
             header[at + session->n_outputs++] = t + k;
         }
@@ -529,15 +530,14 @@ static void run_head(ofr_backend_session *session, uint32_t first, uint32_t n)
     }
 }
 
-/* Without blocking: to be there when the call's queue is finished. */
-static void fetch(ofr_backend_session *session, cl_mem from, size_t bytes, void *to,
-                  cl_bool blocking)
+void ofr_opencl_fetch(ofr_backend_session *session, cl_mem from, size_t bytes, void *to)
 {
-    char *staged = blocking ? NULL : ofr_opencl_stage(session, to, bytes, bytes, 1);
+    char *staged = ofr_opencl_stage(session, to, bytes, bytes, 1);
     to = staged != NULL ? staged : to;
+    session->stats.outputs_fetched += bytes;
     if (session->status == CL_SUCCESS) {
         ofr_opencl_note(session,
-                        session->api->EnqueueReadBuffer(session->queue, from, blocking, 0, bytes,
+                        session->api->EnqueueReadBuffer(session->queue, from, CL_FALSE, 0, bytes,
                                                         to, 0, NULL, NULL),
                         "fetching results");
     }
@@ -557,8 +557,8 @@ static void sum_hidden(ofr_backend_session *session)
         ofr_opencl_launch(session, kernel, ROW_ITEMS, 1, 1, 1);
         token += call->segments[i].n_tokens;
         if (row + 1 == OPENCL_OUTPUT_ROWS || i + 1 == call->n_segments) {
-            fetch(session, session->gathered, (size_t)(row + 1) * d * sizeof(float),
-                  call->logits + (size_t)(i - row) * d, CL_FALSE);
+            ofr_opencl_fetch(session, session->gathered, (size_t)(row + 1) * d * sizeof(float),
+                             call->logits + (size_t)(i - row) * d);
         }
     }
 }
@@ -567,7 +567,6 @@ static void run_outputs(ofr_backend_session *session)
 {
     const ofr_forward *call = session->call;
     uint32_t vocab = session->params->vocab_size;
-    session->top_rows = 0;
     if (session->options.layer_end < session->params->n_layers) {
         return;
     }
@@ -584,16 +583,18 @@ static void run_outputs(ofr_backend_session *session)
             cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_LOGPROB);
             set_u32(session, kernel, ARGUMENT_LOGPROB_FIRST, i);
             ofr_opencl_launch(session, kernel, ROW_ITEMS, n, 1, 1);
-            fetch(session, session->logprobs, n * sizeof(float), call->logprobs + i, CL_FALSE);
-        } else if (call->logits != NULL) {
-            fetch(session, session->logits, (size_t)n * vocab * sizeof(float),
-                  call->logits + (size_t)i * vocab, CL_FALSE);
+            ofr_opencl_fetch(session, session->logprobs, n * sizeof(float), call->logprobs + i);
+        } else if (call->output == OFR_FORWARD_OUTPUT_CANDIDATES) {
+            ofr_opencl_choose(session, n, call->n_candidates,
+                              call->candidates + (size_t)i * call->n_candidates);
+        } else {
+            ofr_opencl_fetch(session, session->logits, (size_t)n * vocab * sizeof(float),
+                             call->logits + (size_t)i * vocab);
         }
     }
-    session->top_rows =
-        call->output == OFR_FORWARD_OUTPUT_LAST && session->n_outputs <= OPENCL_OUTPUT_ROWS
-            ? session->n_outputs
-            : 0;
+    if (call->output == OFR_FORWARD_OUTPUT_CANDIDATES) {
+        ofr_opencl_fetch_not_finite(session);
+    }
 }
 
 int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_error *err)
@@ -614,49 +615,14 @@ int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_er
     ofr_opencl_note(session, session->api->Finish(session->queue), "waiting for the device");
     ofr_opencl_unstage(session);
     if (in_one_launch(session) && !ofr_opencl_token_held(session)) {
+        ofr_opencl_take_finite(session);           /* of logits that were not made */
         return ofr_opencl_run(session, call, err); /* step by step from now on */
     }
     session->call = NULL;
-    return ofr_opencl_error(session, err);
-}
-
-int ofr_opencl_top_k(ofr_backend_session *session, uint32_t k, float *ret_logits, int32_t *ret_ids,
-                     ofr_error *err)
-{
-    uint32_t count = session->params->vocab_size, rows = session->top_rows, pass = 0;
-    if (rows == 0 || k == 0 || k > OFR_OPENCL_TOP_MAX) {
-        return ofr_fail(err, OFR_EINVAL,
-                        "OpenCL backend: %u candidates of %u rows; use 1 to %d after a call for "
-                        "the last tokens' logits",
-                        k, rows, OFR_OPENCL_TOP_MAX);
-    }
     int result = ofr_opencl_error(session, err);
-    if (result < 0) {
-        return result;
+    bool last_layer = session->options.layer_end == session->params->n_layers;
+    if (result == 0 && last_layer && call->output == OFR_FORWARD_OUTPUT_CANDIDATES) {
+        *call->ret_finite = ofr_opencl_take_finite(session);
     }
-    cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_TOP_K);
-    const ofr_opencl_api *api = session->api;
-    for (uint32_t chunks = 2; kernel != NULL && chunks > 1; pass++) {
-        uint32_t use_ids = pass > 0;
-        cl_mem values = use_ids ? session->top_values[(pass - 1) % 2] : session->logits;
-        cl_mem ids = session->top_ids[(pass + 1) % 2];
-        uint64_t stride = count;
-        chunks = divide_up(count, OPENCL_TOP_CHUNK);
-        api->SetKernelArg(kernel, 0, sizeof values, &values);
-        api->SetKernelArg(kernel, 1, sizeof ids, &ids);
-        api->SetKernelArg(kernel, 2, sizeof use_ids, &use_ids);
-        api->SetKernelArg(kernel, 3, sizeof count, &count);
-        api->SetKernelArg(kernel, 4, sizeof stride, &stride);
-        api->SetKernelArg(kernel, 5, sizeof k, &k);
-        api->SetKernelArg(kernel, 6, sizeof(cl_mem), &session->top_values[pass % 2]);
-        api->SetKernelArg(kernel, 7, sizeof(cl_mem), &session->top_ids[pass % 2]);
-        ofr_opencl_launch(session, kernel, ROW_ITEMS, chunks, rows, 1);
-        count = chunks * k;
-    }
-    uint32_t last = (pass - 1) % 2;
-    fetch(session, session->top_values[last], (size_t)rows * k * sizeof(float), ret_logits,
-          CL_FALSE);
-    fetch(session, session->top_ids[last], (size_t)rows * k * sizeof(int32_t), ret_ids, CL_TRUE);
-    ofr_opencl_unstage(session);
-    return ofr_opencl_error(session, err);
+    return result;
 }

@@ -460,11 +460,11 @@ int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err)
     const ofr_model_params *params = session->params;
     uint64_t n = session->options.max_batch_tokens, f = sizeof(float), out = OPENCL_OUTPUT_ROWS;
     uint64_t rows = n > out ? n : out, d = params->d_model;
+    bool head = session->options.layer_end == params->n_layers;
     uint64_t chunks = params->vocab_size / OPENCL_TOP_CHUNK + 1;
-    uint64_t top = out * chunks * OFR_OPENCL_TOP_MAX;
+    uint64_t chosen = head ? out * chunks * OFR_CANDIDATES_MAX * sizeof(ofr_candidate) : 0;
     uint64_t most_rows = session->block_rows > session->heads_per_group ? session->block_rows
                                                                         : session->heads_per_group;
-    bool head = session->options.layer_end == params->n_layers;
     session->pass_words =
         OPENCL_PASS_HEADER +
         n * (4 + 4 + 1 + 1 + 2 * ((uint64_t)session->rope.half + session->rope_local.half));
@@ -481,10 +481,9 @@ int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err)
         {&session->partial,
          2 * (uint64_t)session->split_target * most_rows * (params->head_dim + 2) * f},
         {&session->counters, 2 * (uint64_t)session->split_target * 4},
-        {&session->top_values[0], head ? top * f : 0},
-        {&session->top_values[1], head ? top * f : 0},
-        {&session->top_ids[0], head ? top * f : 0},
-        {&session->top_ids[1], head ? top * f : 0},
+        {&session->chosen[0], chosen},
+        {&session->chosen[1], chosen},
+        {&session->not_finite, 4},
         {&session->pass, session->pass_words * 4},
     };
     int result = 0;
@@ -501,6 +500,7 @@ int ofr_opencl_make_buffers(ofr_backend_session *session, ofr_error *err)
     }
     if (result == 0) {
         ofr_opencl_clear(session, session->counters, 2 * (uint64_t)session->split_target * 4);
+        ofr_opencl_clear(session, session->not_finite, 4);
         result = ofr_opencl_error(session, err);
     }
     if (result == 0 && !session->shared) {
@@ -535,9 +535,8 @@ void ofr_opencl_release_memory(ofr_backend_session *session)
                         session->gathered,         session->logits,
                         session->logprobs,         session->partial,
                         session->counters,         session->pass,
-                        session->top_values[0],    session->top_values[1],
-                        session->top_ids[0],       session->top_ids[1],
-                        session->vectors};
+                        session->chosen[0],        session->chosen[1],
+                        session->not_finite,       session->vectors};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         release(session, buffers[i]);
     }

@@ -230,7 +230,9 @@ struct ofr_backend_session {
     cl_mem gathered;          /* [OUTPUT_ROWS, d_model] */
     cl_mem logits, logprobs;  /* [OUTPUT_ROWS, vocab], [OUTPUT_ROWS] */
     cl_mem partial, counters; /* attention over splits */
-    cl_mem top_values[2], top_ids[2];
+    cl_mem chosen[2];         /* candidates of chunks of the logits, in turn */
+    cl_mem not_finite; /* [1] not 0: a logit of which candidates were chosen was NaN or infinite */
+    uint32_t found_not_finite;            /* fetched after a call for candidates */
     opencl_record input, attended, gated; /* d_model, q_width, d_ff; dot only */
     cl_mem pass;
     uint32_t *pass_host;
@@ -259,7 +261,7 @@ struct ofr_backend_session {
 
     /* The call that runs. */
     const ofr_forward *call;
-    uint32_t n_tokens, n_blocks, n_splits, n_outputs, top_rows;
+    uint32_t n_tokens, n_blocks, n_splits, n_outputs;
     bool all_single;
     cl_int status;      /* of the first failure; sticky: the device is not used again */
     const char *failed; /* what failed */
@@ -363,6 +365,8 @@ void ofr_opencl_scratch_end(ofr_backend_session *session, opencl_scratch *scratc
 
 /* opencl_forward.c: a checked call. */
 int ofr_opencl_run(ofr_backend_session *session, const ofr_forward *call, ofr_error *err);
+/* Without blocking: to be there when the call's queue is finished. */
+void ofr_opencl_fetch(ofr_backend_session *session, cl_mem from, size_t bytes, void *to);
 /* One tuned step of a layer for n tokens, as the forward pass starts it; for measurements. */
 void ofr_opencl_run_tuned(ofr_backend_session *session, uint32_t layer, enum opencl_tuned what,
                           uint32_t n);
@@ -377,6 +381,14 @@ void ofr_opencl_attend(ofr_backend_session *session, uint32_t layer, bool into_r
 /* Products of the first layer that store what they make, and (head_rows above 0) logits of as many
  * rows, from the hidden states of n tokens: into qkv, mlp and logits. */
 void ofr_opencl_run_stored(ofr_backend_session *session, uint32_t n, uint32_t head_rows);
+
+/* opencl_candidates.c: chooses the k first of each of the first rows of session->logits, and
+ * fetches them, [rows][k]. */
+void ofr_opencl_choose(ofr_backend_session *session, uint32_t rows, uint32_t k, ofr_candidate *ret);
+/* Fetches, and after the queue is finished tells and forgets, whether all logits that candidates
+ * were chosen from were finite. */
+void ofr_opencl_fetch_not_finite(ofr_backend_session *session);
+bool ofr_opencl_take_finite(ofr_backend_session *session);
 
 /* opencl_token.c: a token in one launch. Prepares what it needs, or leaves token_groups 0 where the
  * model or the device is not made for it; `any_device`: also where only one work-group is sure to

@@ -177,26 +177,40 @@ logprob(global const float *logits, uint vocab, global const uint *pass, global 
     }
 }
 
+/* A candidate: token (0xffffffff: none) and the bits of its logit. */
+#define NO_CANDIDATE ((uint2)(0xffffffffu, 0xff800000u))
+
 /* The `k` best of `count` entries of row group_id(1), from chunks of TOP_CHUNK: chunk c writes its
- * best k, best first, at [(row * chunks + c) * k]. Equal values: the lower id first. ids 0: an
- * entry's id is its index. Entries are missing where the chunk has fewer: value -INFINITY, id
- * 0xffffffff. Repeated until one chunk is left. */
+ * best k, best first, at [(row * chunks + c) * k]. Equal logits: the lower token first. An entry is
+ * a logit, or (from_entries) a candidate. What is NaN is none, and none are where the chunk has
+ * fewer. Repeated until one chunk is left. *not_finite is set where a logit is NaN or infinite,
+ * which is seen in its bits: compilers may take comparisons with NaN as they like. */
 kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
-top_k(global const float *values, global const uint *ids, uint use_ids, uint count, ulong stride,
-      uint k, global float *ret_values, global uint *ret_ids)
+top_k(global const float *logits, global const uint2 *entries, uint from_entries, uint count,
+      uint k, global uint2 *chosen, global uint *not_finite)
 {
     local float best_value[ROW_ITEMS];
     local uint best_id[ROW_ITEMS];
     uint item = get_local_id(0), chunk = get_group_id(0), row = get_group_id(1);
     uint begin = chunk * TOP_CHUNK, n = min((uint)TOP_CHUNK, count - begin);
+    ulong first = (ulong)row * count + begin;
     float own_value[TOP_CHUNK / ROW_ITEMS];
     uint own_id[TOP_CHUNK / ROW_ITEMS];
     for (uint i = 0; i < TOP_CHUNK / ROW_ITEMS; i++) {
         uint at = item + i * ROW_ITEMS;
-        own_value[i] = at < n ? values[row * stride + begin + at] : -INFINITY;
-        own_id[i] = at >= n   ? 0xffffffffu
-                    : use_ids ? ids[row * stride + begin + at]
-                              : begin + at;
+        uint2 entry = NO_CANDIDATE;
+        if (at < n && from_entries) {
+            entry = entries[first + at];
+        } else if (at < n) {
+            entry = (uint2)(begin + at, as_uint(logits[first + at]));
+            uint size = entry.y & 0x7fffffffu;
+            if (size >= 0x7f800000u) {
+                *not_finite = 1;
+            }
+            entry = size > 0x7f800000u ? NO_CANDIDATE : entry;
+        }
+        own_value[i] = as_float(entry.y);
+        own_id[i] = entry.x;
     }
     for (uint rank = 0; rank < k; rank++) {
         float value = -INFINITY;
@@ -224,9 +238,8 @@ top_k(global const float *values, global const uint *ids, uint use_ids, uint cou
         value = best_value[0];
         id = best_id[0];
         if (item == 0) {
-            ulong at = ((ulong)row * get_num_groups(0) + chunk) * k + rank;
-            ret_values[at] = value;
-            ret_ids[at] = id;
+            chosen[((ulong)row * get_num_groups(0) + chunk) * k + rank] =
+                (uint2)(id, as_uint(value));
         }
         for (uint i = 0; i < TOP_CHUNK / ROW_ITEMS; i++) {
             if (own_id[i] == id) {

@@ -287,46 +287,46 @@ static void slots_do_not_disturb_one_another(void **state)
     rig_done(&rig);
 }
 
-/* Candidates chosen on the device are those of the logits, best first, equal ones by lower id. */
+/* Candidates are those of the logits, however these were made. */
 static void candidates_are_those_of_the_logits(void **state)
 {
     opencl_rig rig;
     memory_model_options options = shapes[0];
     options.vocab_size = 2 * 2048 + 37; /* three chunks, the last one short */
     set_up(&rig, &options, *state);
-    ofr_error err = {0};
     uint32_t vocab = options.vocab_size;
-    int32_t tokens[2] = {5, 9}, ids[2 * OFR_OPENCL_TOP_MAX];
-    float *logits = rig_floats(2 * (size_t)vocab), best[2 * OFR_OPENCL_TOP_MAX];
-    ofr_segment segments[2] = {{0, 0, 1}, {2, 0, 1}};
-    ofr_forward forward = {.segments = segments,
-                           .n_segments = 2,
-                           .tokens = tokens,
-                           .output = OFR_FORWARD_OUTPUT_LAST,
-                           .logits = logits};
-    rig_run(rig.session, &forward);
-    forward.logits = NULL;
-    rig_run(rig.session, &forward);
-    const uint32_t counts[] = {1, 7, OFR_OPENCL_TOP_MAX};
-    for (uint32_t c = 0; c < 3; c++) {
-        uint32_t k = counts[c];
-        rig_check(ofr_opencl_top_k(rig.session, k, best, ids, &err), &err);
-        for (uint32_t row = 0; row < 2; row++) {
-            const float *own = logits + (size_t)row * vocab;
-            for (uint32_t i = 0; i < k; i++) {
-                uint32_t id = (uint32_t)ids[row * k + i], better = 0;
-                assert_true(id < vocab);
-                assert_true(fabsf(best[row * k + i] - own[id]) <= 1e-5f * fabsf(own[id]));
-                for (uint32_t v = 0; v < vocab; v++) {
-                    better += own[v] > own[id] || (own[v] == own[id] && v < id);
-                }
-                assert_int_equal(better, i);
+    int32_t tokens[9] = {5, 9, 1, 2, 3, 4, 6, 7, 8};
+    float *logits = rig_floats(2 * (size_t)vocab);
+    /* One token, one of each of two, a chunk of one and a token of the other. */
+    const ofr_segment segments[3][2] = {
+        {{0, 0, 1}}, {{0, 1, 1}, {2, 0, 1}}, {{0, 2, 8}, {2, 1, 1}}};
+    const uint32_t counts[] = {1, 7, OFR_CANDIDATES_MAX};
+    for (uint32_t i = 0; i < 3; i++) {
+        ofr_candidate got[2 * OFR_CANDIDATES_MAX], expected[OFR_CANDIDATES_MAX];
+        bool finite = false;
+        uint32_t rows = i == 0 ? 1 : 2, k = counts[i];
+        ofr_forward forward = {.segments = segments[i],
+                               .n_segments = rows,
+                               .tokens = tokens,
+                               .output = OFR_FORWARD_OUTPUT_LAST,
+                               .logits = logits,
+                               .n_candidates = k,
+                               .candidates = got,
+                               .ret_finite = &finite};
+        rig_run(rig.session, &forward);
+        forward.output = OFR_FORWARD_OUTPUT_CANDIDATES;
+        forward.logits = NULL;
+        rig_run(rig.session, &forward);
+        assert_true(finite);
+        for (uint32_t row = 0; row < rows; row++) {
+            ofr_candidates_select(logits + (size_t)row * vocab, (int32_t)vocab, k, expected);
+            for (uint32_t c = 0; c < k; c++) {
+                const ofr_candidate *own = &got[row * k + c];
+                assert_int_equal(own->token, expected[c].token);
+                assert_true(fabsf(own->logit - expected[c].logit) <= 1e-5f * fabsf(own->logit));
             }
         }
     }
-    assert_int_equal(ofr_opencl_top_k(rig.session, 0, best, ids, &err), OFR_EINVAL);
-    assert_int_equal(ofr_opencl_top_k(rig.session, OFR_OPENCL_TOP_MAX + 1, best, ids, &err),
-                     OFR_EINVAL);
     free(logits);
     rig_done(&rig);
 }

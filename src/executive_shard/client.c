@@ -2,6 +2,7 @@
 #include "executive_shard/client.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -325,6 +326,18 @@ static int attach(ofr_client *client, const char *plan, ofr_error *err)
     return r;
 }
 
+/* Signals are for the threads of the caller: one that waits for SIGTERM gets it. */
+static int start_watching(ofr_client *client, ofr_error *err)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int e = pthread_create(&client->watcher, NULL, watch, client);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    client->watching = e == 0;
+    return e == 0 ? 0 : ofr_fail(err, OFR_ENOMEM, "cannot start a thread");
+}
+
 int ofr_client_connect(const ofr_client_options *options, ofr_client **ret_client, ofr_error *err)
 {
     ofr_client *client = calloc(1, sizeof *client);
@@ -353,10 +366,8 @@ int ofr_client_connect(const ofr_client_options *options, ofr_client **ret_clien
     }
     if (r == 0)
         r = attach(client, options->plan, err);
-    if (r == 0 && pthread_create(&client->watcher, NULL, watch, client) != 0)
-        r = ofr_fail(err, OFR_ENOMEM, "cannot start a thread");
-    else if (r == 0)
-        client->watching = true;
+    if (r == 0)
+        r = start_watching(client, err);
     if (r < 0)
         ofr_client_close(client);
     else

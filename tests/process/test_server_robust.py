@@ -279,6 +279,12 @@ def what_outlives_a_server(session):
     equal(second["prompt_tokens_details"]["cached_tokens"], second["prompt_tokens"] - 1)
 
 
+def stopped_at_once(session):
+    for _ in range(4):
+        server = Server(session, "--context", "512")
+        equal(server.stop(), 0, "exit code of a server that has just begun to listen")
+
+
 def what_outlives_an_executive(session):
     cache = session.path("cache")
     body = {"prompt": "Another long document begins with these words. " * 40, "max_tokens": 2, "temperature": 0}
@@ -313,6 +319,7 @@ def main():
         run(malformed_requests, session)
         run(what_outlives_a_server, session)
         run(a_full_queue, session)
+        run(stopped_at_once, session)
         with Server(session) as server:
             run(lost_devices, session, server)
     with process.Session() as session:

@@ -165,6 +165,7 @@ class Throttling:
                               machine="igpu")
         subprocess.run([process.EXECUTIVE, "stop"], env=session.environment, check=True, timeout=60,
                        capture_output=True)  # `plan` has started one, for this machine
+        process.until(lambda: session.executive()[0] is None, "its end")
         os.makedirs(CACHE, exist_ok=True)
         session.environment.update({"OFFERING_CACHE_DIR": CACHE, "ZE_ENABLE_ALT_DRIVERS": "libabsent.so"})
         subprocess.run([process.EXECUTIVE, "run", "--model", session.package, "--root", self.machine.root,

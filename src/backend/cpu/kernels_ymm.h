@@ -107,7 +107,8 @@ INLINE const int8_t *split_at(const int8_t *values, uint32_t b)
     return values + (size_t)(b / 2) * OFR_CPU_SPLIT_BLOCK + b % 2 * 32;
 }
 
-INLINE void spread_inputs(enum ofr_dtype dtype, bool minima, const int8_t *values,
+/* `zeros`: the zero point of i4 is left to spread_zeros. */
+INLINE void spread_inputs(enum ofr_dtype dtype, bool minima, bool zeros, const int8_t *values,
                           const float *scales, const float *sums, uint32_t columns,
                           gemv_inputs *ret)
 {
@@ -118,11 +119,14 @@ INLINE void spread_inputs(enum ofr_dtype dtype, bool minima, const int8_t *value
     if (dtype == OFR_DTYPE_I4) {
         const __m256i bias = _mm256_set1_epi8(minima ? 0 : 8);
         for (uint32_t b = 0; b * 64 < columns; b++) {
+            _mm_store_ps(ret->scales[b], _mm_set1_ps(scales[2 * b]));
+            _mm_store_ps(ret->scales[b] + 4, _mm_set1_ps(scales[2 * b + 1]));
+            if (zeros) {
+                continue;
+            }
             const int8_t *x = split_at(values, b);
             __m256i sum = step_unsigned(zero, bias, _mm256_loadu_si256((const void *)x));
             sum = step_unsigned(sum, bias, _mm256_loadu_si256((const void *)(x + 64)));
-            _mm_store_ps(ret->scales[b], _mm_set1_ps(scales[2 * b]));
-            _mm_store_ps(ret->scales[b] + 4, _mm_set1_ps(scales[2 * b + 1]));
             _mm256_store_si256((void *)ret->offsets[b], _mm256_sub_epi32(zero, widen(sum)));
         }
         return;
@@ -356,11 +360,12 @@ INLINE void gemv_group(const ofr_cpu_matrix *w, enum ofr_dtype dtype, uint32_t g
     for (uint32_t first = 0; first < w->columns; first += GEMV_COLUMNS) {
         uint32_t left = w->columns - first, columns = left < GEMV_COLUMNS ? left : GEMV_COLUMNS;
         size_t group0 = first / OFR_CPU_ACTIVATION_GROUP;
-        spread_inputs(dtype, w->minima != NULL, values + first, scales + group0, sums + group0,
-                      columns, &inputs);
+        bool nibbles = dtype == OFR_DTYPE_I4 && columns % 64 == 0 &&
+                       (group == 32 || group == 64 || group == 128);
+        spread_inputs(dtype, w->minima != NULL, nibbles, values + first, scales + group0,
+                      sums + group0, columns, &inputs);
         uint32_t n = begin;
-        if (dtype == OFR_DTYPE_I4 && columns % 64 == 0 &&
-            (group == 32 || group == 64 || group == 128)) {
+        if (nibbles) {
             if (w->minima != NULL) {
                 memset(inputs.zeros, 0, columns / 64 * sizeof *inputs.zeros);
             } else {

@@ -18,9 +18,9 @@ inline float row_squares(global const float *x, uint columns, local float *parts
 }
 
 /* y[t] = x[t] / rms * weight; one work-group a row. */
-kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
-rmsnorm(global const float *x, global const float *vectors, uint weight, uint columns,
-        float epsilon, global float *y)
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void rmsnorm(
+    global const float *x, global const float *vectors, uint weight, uint columns, float epsilon,
+    global float *y)
 {
     local float parts[ROW_ITEMS];
     uint t = get_group_id(0), item = get_local_id(0);
@@ -33,9 +33,9 @@ rmsnorm(global const float *x, global const float *vectors, uint weight, uint co
 }
 
 /* y[t] += scale * x[t] / rms * weight; one work-group a row. */
-kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
-add_normed(global const float *x, global const float *vectors, uint weight, uint columns,
-           float epsilon, float scale, global float *y)
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void add_normed(
+    global const float *x, global const float *vectors, uint weight, uint columns, float epsilon,
+    float scale, global float *y)
 {
     local float parts[ROW_ITEMS];
     uint t = get_group_id(0), item = get_local_id(0);
@@ -71,9 +71,9 @@ kernel void gather_rows(global const float *x, uint columns, global const uint *
 
 /* Row `row` of sums: the rows [first, first + n) of x, each after its norm, added up; one
  * work-group, whose items take every ROW_ITEMS-th column. */
-kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
-sum_rows(global const float *x, global const float *vectors, uint weight, uint columns,
-         float epsilon, global float *sums, uint first, uint n, uint row)
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void sum_rows(
+    global const float *x, global const float *vectors, uint weight, uint columns, float epsilon,
+    global float *sums, uint first, uint n, uint row)
 {
     local float parts[ROW_ITEMS];
     uint item = get_local_id(0);
@@ -145,9 +145,8 @@ kernel void collect_rows(global const uint *kv, ulong slot, ulong layer_words, u
 }
 
 /* ln p(target) of row first + i into out[i]; 0 for a target of -1. One work-group a row. */
-kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
-logprob(global const float *logits, uint vocab, global const uint *pass, global float *out,
-        uint first)
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void logprob(
+    global const float *logits, uint vocab, global const uint *pass, global float *out, uint first)
 {
     local float parts[ROW_ITEMS];
     uint i = get_group_id(0), item = get_local_id(0);
@@ -177,76 +176,98 @@ logprob(global const float *logits, uint vocab, global const uint *pass, global 
     }
 }
 
-/* A candidate: token (0xffffffff: none) and the bits of its logit. */
+/* A candidate: token (0xffffffff: none) and the bits of its logit. As one number, its key, the
+ * better candidate is the larger: the logit's bits in the order of logits (zeros are equal), then
+ * the lower token. What is NaN is none. */
 #define NO_CANDIDATE ((uint2)(0xffffffffu, 0xff800000u))
 
-/* The `k` best of `count` entries of row group_id(1), from chunks of TOP_CHUNK: chunk c writes its
- * best k, best first, at [(row * chunks + c) * k]. Equal logits: the lower token first. An entry is
- * a logit, or (from_entries) a candidate. What is NaN is none, and none are where the chunk has
- * fewer. Repeated until one chunk is left. *not_finite is set where a logit is NaN or infinite,
- * which is seen in its bits: compilers may take comparisons with NaN as they like. */
-kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void
-top_k(global const float *logits, global const uint2 *entries, uint from_entries, uint count,
-      uint k, global uint2 *chosen, global uint *not_finite)
+ulong candidate_key(uint2 entry)
 {
-    local float best_value[ROW_ITEMS];
-    local uint best_id[ROW_ITEMS];
+    uint bits = entry.y == 0x80000000u ? 0 : entry.y;
+    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return (ulong)bits << 32 | ~entry.x;
+}
+
+uint2 candidate_of(ulong key)
+{
+    uint bits = (uint)(key >> 32);
+    return (uint2)(~(uint)key, bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+}
+
+/* Largest first; `size` is a power of two. Bitonic (K. Batcher, 1968): the same steps for whatever
+ * the keys are. */
+void sort_keys(local ulong *keys, uint size)
+{
+    for (uint run = 2; run <= size; run *= 2) {
+        for (uint stride = run / 2; stride > 0; stride /= 2) {
+            for (uint pair = get_local_id(0); pair < size / 2; pair += ROW_ITEMS) {
+                uint low = 2 * pair - (pair & (stride - 1));
+                ulong first = keys[low], second = keys[low + stride];
+                bool descending = (low & run) == 0;
+                if ((first < second) == descending) {
+                    keys[low] = second;
+                    keys[low + stride] = first;
+                }
+            }
+            barrier(CLK_LOCAL_MEM_FENCE);
+        }
+    }
+}
+
+/* The largest of the first ROW_ITEMS keys to their front. */
+void largest_key(local ulong *keys)
+{
+    uint item = get_local_id(0);
+    for (uint step = ROW_ITEMS / 2; step > 0; step /= 2) {
+        if (item < step) {
+            keys[item] = max(keys[item], keys[item + step]);
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+}
+
+/* The `k` best, at most ROW_ITEMS, of `count` entries of row group_id(1), from chunks of TOP_CHUNK:
+ * chunk c writes its best k, best first, at [(row * chunks + c) * k]. An entry is a logit, or
+ * (from_entries) a candidate; where a chunk has fewer than k, the rest are none. Repeated until one
+ * chunk is left. *not_finite is set where a logit is NaN or infinite, which is seen in its bits:
+ * compilers may take comparisons with NaN as they like. */
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void top_k(
+    global const float *logits, global const uint2 *entries, uint from_entries, uint count, uint k,
+    global uint2 *chosen, global uint *not_finite)
+{
+    local ulong keys[TOP_CHUNK];
     uint item = get_local_id(0), chunk = get_group_id(0), row = get_group_id(1);
     uint begin = chunk * TOP_CHUNK, n = min((uint)TOP_CHUNK, count - begin);
-    ulong first = (ulong)row * count + begin;
-    float own_value[TOP_CHUNK / ROW_ITEMS];
-    uint own_id[TOP_CHUNK / ROW_ITEMS];
-    for (uint i = 0; i < TOP_CHUNK / ROW_ITEMS; i++) {
-        uint at = item + i * ROW_ITEMS;
+    ulong first = (ulong)row * count + begin, best = 0;
+    uint size = ROW_ITEMS;
+    while (size < n) {
+        size *= 2;
+    }
+    for (uint at = item; at < size; at += ROW_ITEMS) {
         uint2 entry = NO_CANDIDATE;
         if (at < n && from_entries) {
             entry = entries[first + at];
         } else if (at < n) {
             entry = (uint2)(begin + at, as_uint(logits[first + at]));
-            uint size = entry.y & 0x7fffffffu;
-            if (size >= 0x7f800000u) {
+            uint magnitude = entry.y & 0x7fffffffu;
+            if (magnitude >= 0x7f800000u) {
                 *not_finite = 1;
             }
-            entry = size > 0x7f800000u ? NO_CANDIDATE : entry;
+            entry = magnitude > 0x7f800000u ? NO_CANDIDATE : entry;
         }
-        own_value[i] = as_float(entry.y);
-        own_id[i] = entry.x;
+        keys[at] = candidate_key(entry);
+        best = max(best, keys[at]);
     }
-    for (uint rank = 0; rank < k; rank++) {
-        float value = -INFINITY;
-        uint id = 0xffffffffu;
-        for (uint i = 0; i < TOP_CHUNK / ROW_ITEMS; i++) {
-            bool better = own_value[i] > value || (own_value[i] == value && own_id[i] < id);
-            value = better ? own_value[i] : value;
-            id = better ? own_id[i] : id;
-        }
-        best_value[item] = value;
-        best_id[item] = id;
-        for (uint step = ROW_ITEMS / 2; step > 0; step /= 2) {
-            barrier(CLK_LOCAL_MEM_FENCE);
-            if (item < step) {
-                float other = best_value[item + step];
-                uint other_id = best_id[item + step];
-                if (other > best_value[item] ||
-                    (other == best_value[item] && other_id < best_id[item])) {
-                    best_value[item] = other;
-                    best_id[item] = other_id;
-                }
-            }
-        }
-        barrier(CLK_LOCAL_MEM_FENCE);
-        value = best_value[0];
-        id = best_id[0];
-        if (item == 0) {
-            chosen[((ulong)row * get_num_groups(0) + chunk) * k + rank] =
-                (uint2)(id, as_uint(value));
-        }
-        for (uint i = 0; i < TOP_CHUNK / ROW_ITEMS; i++) {
-            if (own_id[i] == id) {
-                own_value[i] = -INFINITY;
-                own_id[i] = 0xffffffffu;
-            }
-        }
-        barrier(CLK_LOCAL_MEM_FENCE);
+    if (k == 1) {
+        keys[item] = best;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (k == 1) {
+        largest_key(keys);
+    } else {
+        sort_keys(keys, size);
+    }
+    for (uint rank = item; rank < k; rank += ROW_ITEMS) {
+        chosen[((ulong)row * get_num_groups(0) + chunk) * k + rank] = candidate_of(keys[rank]);
     }
 }

@@ -2,6 +2,7 @@
 #include "executive_shard/client.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -209,7 +210,7 @@ static int start_executive(const ofr_client_options *options, const char *instan
     return 0;
 }
 
-static int connect_instance(const char *instance, int *ret_fd, pid_t *ret_pid, ofr_error *err)
+static int greet_instance(const char *instance, int *ret_fd, pid_t *ret_pid, ofr_error *err)
 {
     int directory_fd = -1;
     char path[OFR_RUNTIME_PATH_SIZE];
@@ -225,6 +226,20 @@ static int connect_instance(const char *instance, int *ret_fd, pid_t *ret_pid, o
         json_decref(hello);
         if (r < 0)
             close(*ret_fd);
+    }
+    return r;
+}
+
+/* An executive that is about to end still has its socket, but no answer: OFR_ENOENT then, when the
+ * socket is gone. */
+static int connect_instance(const char *instance, int *ret_fd, pid_t *ret_pid, ofr_error *err)
+{
+    enum { TRIES = 100, PAUSE_MS = 20 };
+    int r = OFR_EGONE;
+    for (int i = 0; i < TRIES && r == OFR_EGONE; i++) {
+        if (i > 0)
+            poll(NULL, 0, PAUSE_MS);
+        r = greet_instance(instance, ret_fd, ret_pid, err);
     }
     return r;
 }

@@ -161,7 +161,11 @@ int ofr_control_send(int fd, const json_t *object, const int *descriptors, size_
     do
         sent = sendmsg(fd, &message, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
     while (sent < 0 && errno == EINTR);
-    int r = sent < 0 ? ofr_fail_errno(err, errno, "cannot send a control message") : 0;
+    int r = 0;
+    if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
+        r = ofr_fail(err, OFR_EGONE, "the peer closed the control connection");
+    else if (sent < 0)
+        r = ofr_fail_errno(err, errno, "cannot send a control message");
     free(text);
     return r;
 }
@@ -183,6 +187,8 @@ int ofr_control_receive(int fd, void *data, bool wait, size_t *ret_size,
     do
         got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
     while (got < 0 && errno == EINTR);
+    if (got < 0 && errno == ECONNRESET) /* it went with what we sent unread */
+        return ofr_fail(err, OFR_EGONE, "the peer closed the control connection");
     if (got < 0)
         return ofr_fail_errno(err, errno, "cannot receive a control message");
     size_t count = 0;

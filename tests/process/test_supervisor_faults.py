@@ -4,6 +4,8 @@ Each answer is held in its middle by a full pipe (Held), so that no step depends
 import json
 import os
 import signal
+import socket
+import threading
 
 from support.supervisor_process import Session, contains, equal, require, run_tests, until
 
@@ -25,6 +27,35 @@ def executive_killed_mid_answer():
         out = out.rstrip(b"\n")
         assert expected.startswith(out) and len(out) < len(expected) - 1, (out, expected)
         equal(s.run(*LONG).stdout, expected, "the next run starts another")
+
+
+def executive_that_is_about_to_end():
+    """Its socket is still there, but gives no answer: another one is started when it is gone."""
+    with Session() as s:
+        directory = os.path.join(s.runtime, "offering", "going")
+        os.makedirs(directory, 0o700)
+        os.chmod(os.path.dirname(directory), 0o700)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(os.path.join(directory, "executive.sock"))
+        listener.listen()
+        visits = []
+
+        def end():
+            for _ in range(2):
+                peer, _ = listener.accept()
+                peer.recv(1, socket.MSG_PEEK)
+                peer.close()  # what it sent is unread: a reset
+                visits.append(peer)
+            os.unlink(os.path.join(directory, "executive.sock"))
+            listener.close()
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        done = s.run("run", "--instance", "going", "--prompt", "What is the capital of France?",
+                     "--max_tokens", "40")
+        thread.join()
+        equal(len(visits), 2)
+        contains(done.stdout, "Paris")
 
 
 def executive_killed_in_a_chat():
@@ -82,5 +113,5 @@ def interrupted_run():
         equal(json.loads(out)["finish_reason"], "canceled")
 
 
-run_tests([executive_killed_mid_answer, executive_killed_in_a_chat, worker_killed_mid_answer,
-           two_supervisors_at_once, interrupted_run])
+run_tests([executive_killed_mid_answer, executive_that_is_about_to_end, executive_killed_in_a_chat,
+           worker_killed_mid_answer, two_supervisors_at_once, interrupted_run])

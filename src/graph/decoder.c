@@ -432,11 +432,11 @@ static ofr_ir_value project(graph *g, uint32_t layer, enum ofr_graph_matrix matr
 }
 
 void ofr_graph_qkv(graph *g, uint32_t layer, ofr_ir_value hidden, const ofr_ir_shape heads[3],
-                   float query_scale, const graph_positions *at, ofr_ir_value ret_qkv[3])
+                   const graph_positions *at, ofr_ir_value ret_qkv[3])
 {
     ofr_ir_value x = ofr_graph_layer_norm(g, layer, "attention_norm", "input_layernorm", hidden);
     for (int i = 0; i < 3; i++)
-        ret_qkv[i] = project(g, layer, OFR_GRAPH_Q + i, x, heads[i], i == 0 ? query_scale : 1, at);
+        ret_qkv[i] = project(g, layer, OFR_GRAPH_Q + i, x, heads[i], 1, at);
 }
 
 ofr_ir_value ofr_graph_after_attention(graph *g, uint32_t layer, ofr_ir_value hidden,
@@ -447,51 +447,49 @@ ofr_ir_value ofr_graph_after_attention(graph *g, uint32_t layer, ofr_ir_value hi
     return mlp(g, layer, hidden);
 }
 
-/* One layer; ret_key and ret_value are the new rows as the strips hold them, f16. */
-static ofr_ir_value run_layer(graph *g, uint32_t layer, ofr_ir_value hidden, const graph_past *past,
+/* The positions of the token in row `row` as those of queries. */
+static graph_positions positions_of_row(graph *g, const graph_positions *at, bool rotated,
+                                        ofr_ir_value row)
+{
+    graph_positions own = *at;
+    if (rotated) {
+        own.cosines = ofr_ir_gather(g->ir, at->cosines, row, 1);
+        own.sines = ofr_ir_gather(g->ir, at->sines, row, 1);
+    }
+    own.mask = ofr_ir_gather(g->ir, at->mask, row, 2);
+    if (g->past)
+        own.mask_past = ofr_ir_gather(g->ir, at->mask_past, row, 2);
+    return own;
+}
+
+/* One layer; ret_key and ret_value are the new rows as the strips hold them, f16. With `only`, what
+ * comes after K and V is computed for the token in that row alone, and returned for it. */
+static ofr_ir_value run_layer(graph *g, uint32_t layer, ofr_ir_value hidden,
+                              const ofr_ir_value *only, const graph_past *past,
                               const graph_positions *at, ofr_ir_value *ret_key,
                               ofr_ir_value *ret_value)
 {
     const ofr_model_params *p = g->source->params;
-    int64_t t = g->tokens;
-    ofr_ir_shape q_heads = OFR_IR_SHAPE(1, t, p->n_heads, p->head_dim);
-    ofr_ir_shape kv_heads = OFR_IR_SHAPE(1, t, p->n_kv_heads, p->head_dim);
-    ofr_ir_value qkv[3];
-    ofr_graph_qkv(g, layer, hidden, (const ofr_ir_shape[]){q_heads, kv_heads, kv_heads},
-                  ofr_model_params_attention_scale(p), at, qkv);
-    *ret_key = ofr_ir_convert(g->ir, qkv[1], OFR_IR_F16);
-    *ret_value = ofr_ir_convert(g->ir, qkv[2], OFR_IR_F16);
-    ofr_ir_value mixed = attention(g, qkv[0], t, qkv[1], qkv[2], past, at);
-    return ofr_graph_after_attention(g, layer, hidden, mixed);
-}
-
-/* A model's last layer where only the token in row `last` is asked for: K and V of all tokens, but
- * the rest of that row alone. */
-static ofr_ir_value run_last_layer(graph *g, uint32_t layer, ofr_ir_value hidden, ofr_ir_value last,
-                                   const graph_past *past, const graph_positions *at,
-                                   ofr_ir_value *ret_key, ofr_ir_value *ret_value)
-{
-    const ofr_model_params *p = g->source->params;
     ofr_ir *ir = g->ir;
-    ofr_ir_shape q_heads = OFR_IR_SHAPE(1, 1, p->n_heads, p->head_dim);
+    int64_t n = only ? 1 : g->tokens;
+    ofr_ir_shape q_heads = OFR_IR_SHAPE(1, n, p->n_heads, p->head_dim);
     ofr_ir_shape kv_heads = OFR_IR_SHAPE(1, g->tokens, p->n_kv_heads, p->head_dim);
-    graph_positions row = *at;
-    if (ofr_graph_layer_rope(p, layer)) {
-        row.cosines = ofr_ir_gather(ir, at->cosines, last, 1);
-        row.sines = ofr_ir_gather(ir, at->sines, last, 1);
-    }
-    row.mask = ofr_ir_gather(ir, at->mask, last, 2);
-    if (g->past)
-        row.mask_past = ofr_ir_gather(ir, at->mask_past, last, 2);
+    graph_positions queries = *at;
     ofr_ir_value x = ofr_graph_layer_norm(g, layer, "attention_norm", "input_layernorm", hidden);
-    ofr_ir_value q = project(g, layer, OFR_GRAPH_Q, ofr_ir_gather(ir, x, last, 1), q_heads,
-                             ofr_model_params_attention_scale(p), &row);
+    ofr_ir_value asking = x;
+    if (only) {
+        queries = positions_of_row(g, at, ofr_graph_layer_rope(p, layer) != NULL, *only);
+        asking = ofr_ir_gather(ir, x, *only, 1);
+        hidden = ofr_ir_gather(ir, hidden, *only, 1);
+    }
+    ofr_ir_value q = project(g, layer, OFR_GRAPH_Q, asking, q_heads,
+                             ofr_model_params_attention_scale(p), &queries);
     ofr_ir_value k = project(g, layer, OFR_GRAPH_K, x, kv_heads, 1, at);
     ofr_ir_value v = project(g, layer, OFR_GRAPH_V, x, kv_heads, 1, at);
     *ret_key = ofr_ir_convert(ir, k, OFR_IR_F16);
     *ret_value = ofr_ir_convert(ir, v, OFR_IR_F16);
-    ofr_ir_value mixed = attention(g, q, 1, k, v, past, &row);
-    return ofr_graph_after_attention(g, layer, ofr_ir_gather(ir, hidden, last, 1), mixed);
+    ofr_ir_value mixed = attention(g, q, n, k, v, past, &queries);
+    return ofr_graph_after_attention(g, layer, hidden, mixed);
 }
 
 /* The rows of cos and sin, "cos" and "sin" or, where `local`, "cos_local" and "sin_local". */
@@ -628,7 +626,7 @@ int ofr_graph_block(const ofr_graph_source *source, uint32_t layer, uint32_t tok
     mask_inputs(&g, false, &at);
     row_inputs(&g, &at);
     graph_past rows = past_inputs(&g, "");
-    hidden = run_layer(&g, layer, hidden, &rows, &at, &key, &value);
+    hidden = run_layer(&g, layer, hidden, NULL, &rows, &at, &key, &value);
     ofr_ir_result(g.ir, "hidden_out", hidden);
     past_outputs(&g, "", key, value);
     return ofr_graph_end(&g, ret_text, ret_size);
@@ -720,10 +718,8 @@ int ofr_graph_whole(const ofr_graph_source *source, const char *name, uint32_t t
         ofr_ir_value key, value;
         snprintf(suffix, sizeof suffix, ".%u", i);
         graph_past rows = past_inputs(&g, suffix);
-        const graph_positions *here = ofr_graph_layer_positions(&g, at, i);
-        hidden = i + 1 < p->n_layers
-                     ? run_layer(&g, i, hidden, &rows, here, &key, &value)
-                     : run_last_layer(&g, i, hidden, last, &rows, here, &key, &value);
+        hidden = run_layer(&g, i, hidden, i + 1 == p->n_layers ? &last : NULL, &rows,
+                           ofr_graph_layer_positions(&g, at, i), &key, &value);
         past_outputs(&g, suffix, key, value);
     }
     ofr_ir_result(ir, "logits", ofr_graph_head(&g, hidden));

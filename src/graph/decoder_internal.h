@@ -46,10 +46,10 @@ ofr_ir_value ofr_graph_layer_norm(graph *g, uint32_t layer, const char *input, c
                                   ofr_ir_value x);
 /* What Reshape takes for `shape`: a dynamic dimension is the input's own. */
 ofr_ir_value ofr_graph_pattern(graph *g, ofr_ir_shape shape);
-/* Q, K and V of a layer as heads, normed and rotated as the layer does it, Q times `query_scale`;
- * heads [batch, T, heads, head_dim] for each. */
+/* Q, K and V of a layer as heads, normed and rotated as the layer does it; heads [batch, T, heads,
+ * head_dim] for each. */
 void ofr_graph_qkv(graph *g, uint32_t layer, ofr_ir_value hidden, const ofr_ir_shape heads[3],
-                   float query_scale, const graph_positions *at, ofr_ir_value ret_qkv[3]);
+                   const graph_positions *at, ofr_ir_value ret_qkv[3]);
 /* Output projection, MLP and the residual. */
 ofr_ir_value ofr_graph_after_attention(graph *g, uint32_t layer, ofr_ir_value hidden,
                                        ofr_ir_value mixed);

@@ -169,8 +169,7 @@ static ofr_ir_value run_layer(stateful *s, uint32_t layer, ofr_ir_value hidden)
     ofr_ir_shape q_heads = OFR_IR_SHAPE(ANY, ANY, p->n_heads, p->head_dim);
     ofr_ir_shape kv_heads = OFR_IR_SHAPE(ANY, ANY, p->n_kv_heads, p->head_dim);
     ofr_ir_value qkv[3];
-    ofr_graph_qkv(g, layer, hidden, (const ofr_ir_shape[]){q_heads, kv_heads, kv_heads}, 1, at,
-                  qkv);
+    ofr_graph_qkv(g, layer, hidden, (const ofr_ir_shape[]){q_heads, kv_heads, kv_heads}, at, qkv);
     for (int i = 0; i < 3; i++)
         qkv[i] = ofr_ir_transpose(ir, qkv[i], HEADS_FIRST);
     ofr_ir_value k = repeat_heads(g, remember(s, layer, "key", qkv[1]));

@@ -174,12 +174,13 @@ static size_t group_rows(const ofr_backend_session *session, uint32_t i)
     return (size_t)i * session->heads_per_group;
 }
 
-/* What is prefetched of K and of V while group i of n is attended in the block at `key`: its part
- * of the next block, which where the groups are all there are is taken in the order of memory. */
-static size_t next_rows(uint32_t key, uint32_t i, uint32_t n, size_t row, uint32_t head_dim)
+/* Where what is prefetched of K and of V begins while group i is attended in the block at `key`:
+ * its part of the next block. `stride`: from row to row of it; head_dim where the groups are all
+ * there are and the block is taken in the order of memory. */
+static size_t next_rows(uint32_t key, uint32_t i, size_t row, size_t stride, uint32_t head_dim)
 {
     size_t next = (size_t)(key + OFR_CPU_KEY_BLOCK) * row;
-    return next + (size_t)i * head_dim * ((size_t)n * head_dim == row ? OFR_CPU_KEY_BLOCK : 1);
+    return next + (size_t)i * head_dim * (stride == head_dim ? OFR_CPU_KEY_BLOCK : 1);
 }
 
 /* One token, `n` groups of heads from `group` on, keys [begin, end). Leaves out [heads of the
@@ -194,7 +195,7 @@ static void attend_single(ofr_backend_session *session, uint32_t thread, uint32_
     const ofr_kv_layout *layout = &session->options.kv_layout;
     uint32_t slot = session->tokens[token].slot, heads = session->heads_per_group;
     uint32_t d = params->head_dim;
-    size_t row = (size_t)params->n_kv_heads * d;
+    size_t row = (size_t)params->n_kv_heads * d, stride = n == params->n_kv_heads ? d : row;
     const uint16_t *k = strip(session, ofr_kv_strip_k(layout, slot, layer)) + (size_t)group * d;
     const uint16_t *v = strip(session, ofr_kv_strip_v(layout, slot, layer)) + (size_t)group * d;
     for (uint32_t i = 0; i < n; i++) {
@@ -210,7 +211,7 @@ static void attend_single(ofr_backend_session *session, uint32_t thread, uint32_
         for (uint32_t i = 0; i < n; i++) {
             size_t first = group_rows(session, i), at = key * row + (size_t)i * d;
             float *out = scratch->out + first * d;
-            size_t ahead = next_rows(key, i, n, row, d), stride = n * d == row ? d : row;
+            size_t ahead = next_rows(key, i, row, stride, d);
             kernels->attention_scores(scratch->query + first * d, d, heads, k + at, row, count, d,
                                       k + ahead, stride, scratch->scores);
             for (uint32_t h = 0; h < heads; h++) {

@@ -6,7 +6,7 @@
 #include "backend/opencl/opencl_session.h"
 #include "base/file.h"
 #include "base/fp16.h"
-#include "support/opencl_rig.h"
+#include "support/opencl_loader.h"
 
 enum { N_ARITHMETICS = 3 };
 static const struct arithmetic {
@@ -23,37 +23,12 @@ static const struct arithmetic {
  * asks for the same. */
 static const double half_error = 2e-3;
 
-/* A loader that gives out another source, or a device that says other things. */
+/* What devices say instead. */
 static struct {
-    ofr_opencl_api real;
-    const char *find, *replace; /* in sources; NULL: nothing */
-    uint32_t replaced;
     const char *extensions;
     cl_ulong half_config;
     bool is_gpu; /* with room for few sizes, which are measured one by one */
 } fake;
-
-static cl_program altered_source(cl_context context, cl_uint n, const char **texts,
-                                 const size_t *lengths, cl_int *status)
-{
-    char *copies[OFR_OPENCL_SOURCES_MAX];
-    assert_true(n <= OFR_OPENCL_SOURCES_MAX && lengths == NULL);
-    assert_int_equal(strlen(fake.find), strlen(fake.replace));
-    for (cl_uint i = 0; i < n; i++) {
-        copies[i] = strdup(texts[i]);
-        char *at = strstr(copies[i], fake.find);
-        if (at != NULL) {
-            memcpy(at, fake.replace, strlen(fake.replace));
-            fake.replaced++;
-        }
-    }
-    cl_program program =
-        fake.real.CreateProgramWithSource(context, n, (const char **)copies, NULL, status);
-    for (cl_uint i = 0; i < n; i++) {
-        free(copies[i]);
-    }
-    return program;
-}
 
 static cl_int other_device(cl_device_id id, cl_device_info what, size_t size, void *value,
                            size_t *ret_size)
@@ -66,7 +41,7 @@ static cl_int other_device(cl_device_id id, cl_device_info what, size_t size, vo
         *(cl_ulong *)value = fake.half_config;
         return CL_SUCCESS;
     }
-    cl_int status = fake.real.GetDeviceInfo(id, what, size, value, ret_size);
+    cl_int status = opencl_loader.real.GetDeviceInfo(id, what, size, value, ret_size);
     if (what == CL_DEVICE_TYPE && fake.is_gpu) {
         *(cl_device_type *)value = CL_DEVICE_TYPE_GPU;
     } else if (what == CL_DEVICE_MAX_WORK_GROUP_SIZE && fake.is_gpu) {
@@ -79,18 +54,8 @@ static cl_int other_device(cl_device_id id, cl_device_info what, size_t size, vo
 
 static const ofr_opencl_api *fake_api(const char *find, const char *replace)
 {
-    static ofr_opencl_api api; /* sessions borrow it */
-    ofr_error err = {0};
     memset(&fake, 0, sizeof fake);
-    rig_check(ofr_opencl_api_open(NULL, &fake.real, &err), &err);
-    fake.find = find;
-    fake.replace = replace;
-    api = fake.real;
-    api.GetDeviceInfo = other_device;
-    if (find != NULL) {
-        api.CreateProgramWithSource = altered_source;
-    }
-    return &api;
+    return opencl_loader_open(find, replace, other_device);
 }
 
 static ofr_backend_session *open_with(opencl_rig *rig, const char *kernels,
@@ -366,7 +331,7 @@ static void disagreement_is_noticed(void **state)
     ofr_opencl_backend()->close(rig.session);
     for (uint32_t i = 0; i < 2; i++) {
         assert_false(agrees(&rig, fake_api(wrong[i][0], wrong[i][1])));
-        assert_true(fake.replaced > 0);
+        assert_true(opencl_loader.replaced > 0);
         ofr_opencl_backend()->close(rig.session);
     }
     for (uint32_t i = 0; i < small.d_model; i++) {

@@ -3,7 +3,7 @@
  * reference; that it compiles with the extension's own declarations; and who gets to use it. */
 #include "backend/opencl/opencl_session.h"
 #include "base/file.h"
-#include "support/opencl_rig.h"
+#include "support/opencl_loader.h"
 
 static const uint32_t lanes_of_devices[] = {8, 16};
 
@@ -16,11 +16,8 @@ static const memory_model_options shapes[] = {
 };
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 
-/* A loader that gives out another source, or a device that says other things. */
+/* What devices say instead. */
 static struct {
-    ofr_opencl_api real;
-    const char *find, *replace; /* in sources; NULL: nothing */
-    uint32_t replaced;
     const char *extensions;
     size_t sizes[3], n_sizes;
     bool is_gpu, is_small;
@@ -30,29 +27,6 @@ static struct {
  * binary would compile those that no test runs. */
 static char cache_directory[] = "/tmp/offering_opencl_XXXXXX";
 static bool caches;
-
-static cl_program altered_source(cl_context context, cl_uint n, const char **texts,
-                                 const size_t *lengths, cl_int *status)
-{
-    char *copies[OFR_OPENCL_SOURCES_MAX];
-    assert_true(n <= OFR_OPENCL_SOURCES_MAX);
-    for (cl_uint i = 0; i < n; i++) {
-        copies[i] =
-            lengths != NULL && lengths[i] > 0 ? strndup(texts[i], lengths[i]) : strdup(texts[i]);
-        char *at = strstr(copies[i], fake.find);
-        assert_int_equal(strlen(fake.find), strlen(fake.replace));
-        if (at != NULL) {
-            memcpy(at, fake.replace, strlen(fake.replace));
-            fake.replaced++;
-        }
-    }
-    cl_program program =
-        fake.real.CreateProgramWithSource(context, n, (const char **)copies, NULL, status);
-    for (cl_uint i = 0; i < n; i++) {
-        free(copies[i]);
-    }
-    return program;
-}
 
 static cl_int other_device(cl_device_id id, cl_device_info what, size_t size, void *value,
                            size_t *ret_size)
@@ -66,7 +40,7 @@ static cl_int other_device(cl_device_id id, cl_device_info what, size_t size, vo
         *ret_size = fake.n_sizes * sizeof fake.sizes[0];
         return CL_SUCCESS;
     }
-    cl_int status = fake.real.GetDeviceInfo(id, what, size, value, ret_size);
+    cl_int status = opencl_loader.real.GetDeviceInfo(id, what, size, value, ret_size);
     if (what == CL_DEVICE_TYPE && fake.is_gpu) {
         *(cl_device_type *)value = CL_DEVICE_TYPE_GPU;
     }
@@ -78,18 +52,8 @@ static cl_int other_device(cl_device_id id, cl_device_info what, size_t size, vo
 
 static const ofr_opencl_api *fake_api(const char *find, const char *replace)
 {
-    static ofr_opencl_api api; /* sessions borrow it */
-    ofr_error err = {0};
     memset(&fake, 0, sizeof fake);
-    rig_check(ofr_opencl_api_open(NULL, &fake.real, &err), &err);
-    fake.find = find;
-    fake.replace = replace;
-    api = fake.real;
-    api.GetDeviceInfo = other_device;
-    if (find != NULL) {
-        api.CreateProgramWithSource = altered_source;
-    }
-    return &api;
+    return opencl_loader_open(find, replace, other_device);
 }
 
 static ofr_backend_session *open_with(opencl_rig *rig, const ofr_opencl_options *wanted)
@@ -152,7 +116,7 @@ static void wrong_products_are_noticed(void **state)
                                                   .emulated_matrix_lanes = 8});
         assert_true(ofr_opencl_matrix_size(rig.session, 0, &rig.session->tuning));
         assert_false(ofr_opencl_matrix_agrees(rig.session, &tiles, 40));
-        assert_true(fake.replaced > 0);
+        assert_true(opencl_loader.replaced > 0);
         assert_int_equal(rig.session->status, CL_SUCCESS);
         rig_done(&rig);
     }

@@ -52,22 +52,31 @@ void ofr_candidates_select(const float *logits, int32_t vocab_size, uint32_t n,
     }
 }
 
+static bool is_named_before(const ofr_candidate *candidates, uint32_t i)
+{
+    bool found = false;
+    for (uint32_t j = 0; j < i; j++) {
+        found |= candidates[j].token == candidates[i].token;
+    }
+    return found;
+}
+
 int ofr_candidates_check(const ofr_candidate *candidates, uint32_t n, int32_t vocab_size,
                          ofr_error *err)
 {
-    bool ended = false;
     for (uint32_t i = 0; i < n; i++) {
         const ofr_candidate *own = &candidates[i];
-        if (own->token == OFR_CANDIDATE_NONE) {
-            ended = true;
-            continue;
+        bool possible = own->token == OFR_CANDIDATE_NONE;
+        if (i < (uint32_t)vocab_size) {
+            possible = own->token >= 0 && own->token < vocab_size && isfinite(own->logit) &&
+                       (i == 0 || ofr_candidate_precedes(own - 1, own)) &&
+                       !is_named_before(candidates, i);
         }
-        if (ended || own->token < 0 || own->token >= vocab_size || isnan(own->logit) ||
-            (i > 0 && !ofr_candidate_precedes(own - 1, own))) {
+        if (!possible) {
             return ofr_fail(err, OFR_EPROTOCOL,
                             "candidate %u of %u is token %d with logit %g, which cannot follow "
                             "those before it in a vocabulary of %d",
-                            i, n, own->token, (double)own->logit, vocab_size);
+                            i + 1, n, own->token, (double)own->logit, vocab_size);
         }
     }
     return 0;

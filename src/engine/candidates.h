@@ -40,8 +40,9 @@ static inline bool ofr_candidate_precedes(const ofr_candidate *a, const ofr_cand
 void ofr_candidates_select(const float *logits, int32_t vocab_size, uint32_t n,
                            ofr_candidate *ret_candidates);
 
-/* Whether candidates [n] from elsewhere can be what ofr_candidates_select gives: tokens of the
- * vocabulary, numbers, in order. OFR_EPROTOCOL otherwise. */
+/* Whether candidates [n] from elsewhere can be what ofr_candidates_select gives of vocab_size
+ * finite logits, and workers give no others: all n, or the whole vocabulary and then
+ * OFR_CANDIDATE_NONE; each token once, numbers, in order. OFR_EPROTOCOL otherwise. */
 int ofr_candidates_check(const ofr_candidate *candidates, uint32_t n, int32_t vocab_size,
                          ofr_error *err);
 

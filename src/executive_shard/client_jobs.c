@@ -207,8 +207,10 @@ int ofr_client_submit(ofr_client *client, const ofr_client_job *job, uint32_t *r
 }
 
 /* Copies what is shared before looking at it. */
-static int take_candidates(ofr_client *client, const ofr_session_job *entry, ofr_error *err)
+static int take_candidates(ofr_client *client, const ofr_client_flight *flight, ofr_error *err)
 {
+    const ofr_session_job *entry = &flight->entry;
+    const char *worker = client->table.workers[flight->route.stages[flight->stage].worker].name;
     const ofr_candidate *rows = ofr_session_candidates(client->base, &client->layout) +
                                 (size_t)entry->first_row * OFR_CANDIDATES_MAX;
     for (uint32_t i = 0; i < entry->n_segments; i++) {
@@ -217,7 +219,7 @@ static int take_candidates(ofr_client *client, const ofr_session_job *entry, ofr
         int r = ofr_candidates_check(client->candidates[i], entry->n_candidates,
                                      (int32_t)client->layout.vocab_size, err);
         if (r < 0)
-            return ofr_error_prefix(err, r, "the worker");
+            return ofr_error_prefix(err, r, "worker %s", worker);
     }
     return 0;
 }
@@ -239,7 +241,7 @@ int ofr_client_wait(ofr_client *client, uint32_t ticket, ofr_client_result *ret_
     const ofr_session_header *layout = &client->layout;
     ofr_client_result result = {.worker_ns = flight->worker_ns};
     if (flight->entry.output == OFR_FORWARD_OUTPUT_CANDIDATES) {
-        r = take_candidates(client, &flight->entry, err);
+        r = take_candidates(client, flight, err);
         if (r < 0)
             return r;
         result.candidates = ofr_client_candidates(client, 0);

@@ -115,13 +115,18 @@ void ofr_serve_engine_done(ofr_serve_engine *engine)
     pthread_mutex_destroy(&engine->lock);
 }
 
+/* After an executive that could not be replaced there is none. */
+static int check_client(const ofr_serve_engine *engine, ofr_error *err)
+{
+    return engine->session->client ? 0 : ofr_fail(err, OFR_EGONE, "there is no executive");
+}
+
 static int engine_run(void *user, const ofr_client_job *job, ofr_client_result *ret_result,
                       ofr_error *err)
 {
     ofr_serve_engine *engine = user;
-    if (!engine->session->client)
-        return ofr_fail(err, OFR_EGONE, "there is no executive");
-    return ofr_client_run(engine->session->client, job, ret_result, err);
+    int r = check_client(engine, err);
+    return r < 0 ? r : ofr_client_run(engine->session->client, job, ret_result, err);
 }
 
 static const float *engine_logits(void *user, uint32_t row)
@@ -145,9 +150,8 @@ static int engine_submit(void *user, const ofr_client_job *job, uint32_t *ret_ti
                          ofr_error *err)
 {
     ofr_serve_engine *engine = user;
-    if (!engine->session->client)
-        return ofr_fail(err, OFR_EGONE, "there is no executive");
-    return ofr_client_submit(engine->session->client, job, ret_ticket, err);
+    int r = check_client(engine, err);
+    return r < 0 ? r : ofr_client_submit(engine->session->client, job, ret_ticket, err);
 }
 
 static int engine_wait(void *user, uint32_t ticket, ofr_client_result *ret_result, ofr_error *err)
@@ -187,9 +191,8 @@ static const int32_t *engine_slot_tokens(void *user, uint32_t slot, uint32_t *re
 static int engine_copy(void *user, uint32_t from, uint32_t to, uint32_t n, ofr_error *err)
 {
     ofr_serve_engine *engine = user;
-    if (!engine->session->client)
-        return ofr_fail(err, OFR_EGONE, "there is no executive");
-    return ofr_client_copy(engine->session->client, from, to, n, err);
+    int r = check_client(engine, err);
+    return r < 0 ? r : ofr_client_copy(engine->session->client, from, to, n, err);
 }
 
 /* The dead executive's place is taken by one with the same slots and context. */

@@ -17,9 +17,18 @@ CASES = (("Once upon a time, in a small village by the sea, there lived", {"temp
          ("When the train arrived, nobody", {"temperature": 1.5, "top_k": 64, "top_p": 0.95, "min_p": 0.02, "seed": 8}))
 # Of an answer, by plan and worker: rows of logits and of candidates that came from the device where candidates are
 # enough, and where they are not. A prompt's last token is the first that is sampled.
+# Where layers are split, the last part's device gives them all.
 PLANS = {"cpu": {"cpu": ((TOKENS, 0), (TOKENS, 0))},
-         "prefill=cpu,decode=opencl:0": {"cpu": ((1, 0), (1, 0)), "opencl:0": ((0, TOKENS - 1), (TOKENS - 1, 0))}}
+         "prefill=cpu,decode=opencl:0": {"cpu": ((1, 0), (1, 0)), "opencl:0": ((0, TOKENS - 1), (TOKENS - 1, 0))},
+         "cpu@0-12,opencl:0@12-": {"cpu": ((0, 0), (0, 0)), "opencl:0": ((0, TOKENS), (TOKENS, 0))},
+         "cpu@0-12,openvino:CPU@12-": {"cpu": ((0, 0), (0, 0)), "openvino:CPU": ((TOKENS, 0), (TOKENS, 0))}}
 equal = process.equal
+
+
+def cases(plan):
+    """OpenVINO's backend cuts into chunks as it has measured them, and rounds as they are cut: only what is greedy, and
+    no near-tie, is the same each time."""
+    return CASES[:1] if "openvino" in plan else CASES
 
 
 def rows(status):
@@ -39,7 +48,7 @@ def options(sampling):
 def in_the_terminal(session, plan):
     """The texts."""
     texts = []
-    for prompt, sampling in CASES:
+    for prompt, sampling in cases(plan):
         before = rows(session.status())
         run = session.json("run", "--raw", "--prompt", prompt, "--max_tokens", str(TOKENS), "--ignore_eos",
                            "--plan", plan, *options(sampling))
@@ -51,7 +60,7 @@ def in_the_terminal(session, plan):
 
 def in_the_server(server, plan, texts):
     body = {"max_tokens": TOKENS, "ignore_eos": True, "cache_prompt": False}
-    for (prompt, sampling), text in zip(CASES, texts):
+    for (prompt, sampling), text in zip(cases(plan), texts):
         others = ({"logit_bias": {"0": 0}}, True, True), ({"min_tokens": TOKENS}, True, False), (
             {"presence_penalty": 0.1}, True, False)
         for more, whole, same in (({}, False, True), ({"logprobs": 1}, True, True),

@@ -58,6 +58,16 @@ def in_the_terminal(session, plan):
     return texts
 
 
+def a_probe_asks_for_one(server, plan):
+    """Of the device that decodes, before any token was chosen."""
+    device, pairs = list(PLANS[plan].items())[-1]
+    before = rows(server.json("/status")["executive"])
+    equal(server.json("/health"), {"status": "ok"})
+    expected = {name: ((0, 0),) for name in PLANS[plan]}
+    expected[device] = ((0, 1),) if pairs[0][1] else ((1, 0),)
+    check_rows(expected, False, before, rows(server.json("/status")["executive"]), "of /health")
+
+
 def in_the_server(server, plan, texts):
     body = {"max_tokens": TOKENS, "ignore_eos": True, "cache_prompt": False}
     for (prompt, sampling), text in zip(cases(plan), texts):
@@ -81,6 +91,7 @@ def main():
             texts = in_the_terminal(session, plan)
             print("ok   in_the_terminal", plan, flush=True)
             with Server(session, "--plan", plan) as server:
+                a_probe_asks_for_one(server, plan)
                 in_the_server(server, plan, texts)
             print("ok   in_the_server", plan, flush=True)
     sys.exit(0)

@@ -1,4 +1,5 @@
 /* Which URL does what, and who may ask. */
+#include <math.h>
 #include <netinet/in.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
@@ -110,18 +111,27 @@ static void run_options(ofr_exchange *exchange, const char *rest)
 /* A token that was chosen so lately is proof enough. */
 static const uint64_t HEALTHY_NS = UINT64_C(10000000000), PROBE_NS = UINT64_C(10000000000);
 
+/* One number is enough; beside answers that need logits there are logits. */
+static uint32_t probe_candidates_wanted(void *user)
+{
+    (void)user;
+    return 1;
+}
+
 static int probe_next(void *user, const ofr_prediction *prediction, int32_t *ret_token,
                       ofr_error *err)
 {
     const ofr_exchange *exchange = user;
-    uint32_t vocab_size = exchange->server->options.service->vocab_size;
-    for (uint32_t i = 0; i < vocab_size; i++) {
-        if (prediction->logits[i] - prediction->logits[i] == 0) { /* a finite number */
-            *ret_token = -1;
-            return 0;
-        }
-    }
-    return ofr_fail(err, OFR_EDEVICE, "the device returned no usable logits");
+    ofr_candidate best;
+    if (prediction->candidates)
+        best = prediction->candidates[0];
+    else
+        ofr_candidates_select(prediction->logits,
+                              (int32_t)exchange->server->options.service->vocab_size, 1, &best);
+    if (!isfinite(best.logit))
+        return ofr_fail(err, OFR_EDEVICE, "the device returned no usable logits");
+    *ret_token = -1;
+    return 0;
 }
 
 static void probe_end(void *user, int status, const ofr_error *err, const ofr_batch_report *report)
@@ -158,6 +168,7 @@ static void run_health(ofr_exchange *exchange, const char *rest)
                                .first = true,
                                .canceled = &exchange->canceled,
                                .next = probe_next,
+                               .candidates_wanted = probe_candidates_wanted,
                                .end = probe_end,
                                .user = exchange};
     ofr_error err = {0};

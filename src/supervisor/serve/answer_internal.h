@@ -80,4 +80,11 @@ void ofr_answer_print_token(ofr_text *out, const ofr_answer *answer, int32_t id)
 /* The bytes of one token as a JSON array. */
 void ofr_answer_print_bytes(ofr_text *out, const ofr_answer *answer, int32_t id);
 
+/* What chat completions and completions share (format_shared.c): an object up to its choices,
+ * {"id":...,"choices":[; their usage object; the end of a stream, after all parts; a failure. */
+void ofr_answer_print_head(ofr_text *out, const ofr_answer *answer, const char *object);
+void ofr_answer_print_usage(ofr_text *out, const ofr_answer *answer);
+void ofr_answer_stream_end(ofr_answer *answer, const char *object);
+void ofr_answer_stream_fail(ofr_answer *answer);
+
 #endif

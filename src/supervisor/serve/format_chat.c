@@ -1,6 +1,4 @@
 /* The shape of /v1/chat/completions. */
-#include <inttypes.h>
-
 #include "supervisor/serve/answer_internal.h"
 
 static void print_logprob(ofr_text *out, const ofr_answer *answer, int32_t id, float logprob)
@@ -33,29 +31,10 @@ static void print_logprobs(ofr_text *out, const ofr_answer_part *part, uint32_t 
     ofr_text_print(out, "],\"refusal\":null}");
 }
 
-static void print_head(ofr_text *out, const ofr_answer *answer, const char *object)
-{
-    ofr_text_print(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", answer->id,
-                   object, (long long)answer->created);
-    ofr_text_add_json_string(out, answer->service->model_id);
-    ofr_text_print(out, ",\"system_fingerprint\":\"%s\",\"choices\":[",
-                   answer->service->fingerprint);
-}
-
-static void print_usage(ofr_text *out, const ofr_answer *answer)
-{
-    ofr_answer_usage usage = ofr_answer_count(answer);
-    ofr_text_print(out,
-                   "{\"prompt_tokens\":%" PRIu64 ",\"completion_tokens\":%" PRIu64
-                   ",\"total_tokens\":%" PRIu64
-                   ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRIu64 "}}",
-                   usage.prompt, usage.completion, usage.prompt + usage.completion, usage.cached);
-}
-
 static void chunk_head(ofr_answer *answer, uint32_t index)
 {
     ofr_text_print(&answer->out, "data: ");
-    print_head(&answer->out, answer, "chat.completion.chunk");
+    ofr_answer_print_head(&answer->out, answer, "chat.completion.chunk");
     ofr_text_print(&answer->out, "{\"index\":%u,\"delta\":{", index);
 }
 
@@ -105,21 +84,7 @@ static void chat_part_end(ofr_answer_part *part)
 
 static void chat_end(ofr_answer *answer)
 {
-    if (answer->request.include_usage) {
-        ofr_text_print(&answer->out, "data: ");
-        print_head(&answer->out, answer, "chat.completion.chunk");
-        ofr_text_print(&answer->out, "],\"usage\":");
-        print_usage(&answer->out, answer);
-        ofr_text_print(&answer->out, "}\n\n");
-    }
-    ofr_text_print(&answer->out, "data: [DONE]\n\n");
-}
-
-static void chat_fail(ofr_answer *answer)
-{
-    ofr_text_print(&answer->out, "data: ");
-    ofr_answer_print_error(&answer->out, &answer->failure);
-    ofr_text_print(&answer->out, "\n\n");
+    ofr_answer_stream_end(answer, "chat.completion.chunk");
 }
 
 static void print_content(ofr_text *out, const ofr_answer_part *part)
@@ -131,7 +96,7 @@ static void print_content(ofr_text *out, const ofr_answer_part *part)
 static void chat_whole(ofr_answer *answer)
 {
     ofr_text *out = &answer->out;
-    print_head(out, answer, "chat.completion");
+    ofr_answer_print_head(out, answer, "chat.completion");
     for (uint32_t i = 0; i < answer->n_parts; i++) {
         const ofr_answer_part *part = &answer->parts[i];
         ofr_text_print(out, "%s{\"index\":%u,\"message\":{\"role\":\"assistant\",\"content\":",
@@ -150,7 +115,7 @@ static void chat_whole(ofr_answer *answer)
         ofr_text_print(out, ",\"finish_reason\":\"%s\"}", ofr_answer_finish_name(part));
     }
     ofr_text_print(out, "],\"usage\":");
-    print_usage(out, answer);
+    ofr_answer_print_usage(out, answer);
     ofr_text_print(out, "}");
 }
 
@@ -160,6 +125,6 @@ const ofr_answer_format ofr_answer_format_chat = {
     .delta = chat_delta,
     .part_end = chat_part_end,
     .end = chat_end,
-    .fail = chat_fail,
+    .fail = ofr_answer_stream_fail,
     .whole = chat_whole,
 };

@@ -6,25 +6,6 @@
 
 #include "supervisor/serve/answer_internal.h"
 
-static void print_head(ofr_text *out, const ofr_answer *answer)
-{
-    ofr_text_print(out, "{\"id\":\"%s\",\"object\":\"text_completion\",\"created\":%lld,\"model\":",
-                   answer->id, (long long)answer->created);
-    ofr_text_add_json_string(out, answer->service->model_id);
-    ofr_text_print(out, ",\"system_fingerprint\":\"%s\",\"choices\":[",
-                   answer->service->fingerprint);
-}
-
-static void print_usage(ofr_text *out, const ofr_answer *answer)
-{
-    ofr_answer_usage usage = ofr_answer_count(answer);
-    ofr_text_print(out,
-                   "{\"prompt_tokens\":%" PRIu64 ",\"completion_tokens\":%" PRIu64
-                   ",\"total_tokens\":%" PRIu64
-                   ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRIu64 "}}",
-                   usage.prompt, usage.completion, usage.prompt + usage.completion, usage.cached);
-}
-
 static void print_top(ofr_text *out, const ofr_answer *answer, const ofr_choice_token *token)
 {
     ofr_text_print(out, "{");
@@ -116,7 +97,7 @@ static void print_chunk(ofr_answer_part *part, const char *text, size_t size, ui
 {
     ofr_answer *answer = part->answer;
     ofr_text_print(&answer->out, "data: ");
-    print_head(&answer->out, answer);
+    ofr_answer_print_head(&answer->out, answer, "text_completion");
     print_choice(part, text, size, from, to, finish);
     ofr_text_print(&answer->out, "]%s}\n\n",
                    answer->request.include_usage ? ",\"usage\":null" : "");
@@ -142,26 +123,12 @@ static void completion_begin(ofr_answer *answer)
 
 static void completion_end(ofr_answer *answer)
 {
-    if (answer->request.include_usage) {
-        ofr_text_print(&answer->out, "data: ");
-        print_head(&answer->out, answer);
-        ofr_text_print(&answer->out, "],\"usage\":");
-        print_usage(&answer->out, answer);
-        ofr_text_print(&answer->out, "}\n\n");
-    }
-    ofr_text_print(&answer->out, "data: [DONE]\n\n");
-}
-
-static void completion_fail(ofr_answer *answer)
-{
-    ofr_text_print(&answer->out, "data: ");
-    ofr_answer_print_error(&answer->out, &answer->failure);
-    ofr_text_print(&answer->out, "\n\n");
+    ofr_answer_stream_end(answer, "text_completion");
 }
 
 static void completion_whole(ofr_answer *answer)
 {
-    print_head(&answer->out, answer);
+    ofr_answer_print_head(&answer->out, answer, "text_completion");
     for (uint32_t i = 0; i < answer->n_parts; i++) {
         ofr_answer_part *part = &answer->parts[i];
         ofr_text_print(&answer->out, "%s", i ? "," : "");
@@ -169,7 +136,7 @@ static void completion_whole(ofr_answer *answer)
                      part->choice.text.size, 0, part->choice.n_kept, ofr_answer_finish_name(part));
     }
     ofr_text_print(&answer->out, "],\"usage\":");
-    print_usage(&answer->out, answer);
+    ofr_answer_print_usage(&answer->out, answer);
     ofr_text_print(&answer->out, "}");
 }
 
@@ -179,7 +146,7 @@ const ofr_answer_format ofr_answer_format_completion = {
     .delta = completion_delta,
     .part_end = completion_part_end,
     .end = completion_end,
-    .fail = completion_fail,
+    .fail = ofr_answer_stream_fail,
     .whole = completion_whole,
 };
 

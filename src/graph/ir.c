@@ -350,31 +350,30 @@ ofr_ir_value ofr_ir_select(ofr_ir *ir, ofr_ir_value condition, ofr_ir_value a, o
     return output(ir, layer, type, shape);
 }
 
-ofr_ir_value ofr_ir_unary(ofr_ir *ir, const char *type, ofr_ir_value x)
+/* An element-wise layer; `attributes` are its data, "" where it has none. */
+static ofr_ir_value elementwise(ofr_ir *ir, const char *type, const char *opset,
+                                const char *attributes, ofr_ir_value x)
 {
     ofr_ir_shape shape = ofr_ir_shape_of(ir, x);
     enum ofr_ir_type element = ofr_ir_type_of(ir, x);
-    ir_layer *layer = add_layer(ir, type, "opset1", NULL, "%s", "");
+    ir_layer *layer = add_layer(ir, type, opset, NULL, "%s", attributes);
     input(layer, x);
     return output(ir, layer, element, shape);
+}
+
+ofr_ir_value ofr_ir_unary(ofr_ir *ir, const char *type, ofr_ir_value x)
+{
+    return elementwise(ir, type, "opset1", "", x);
 }
 
 ofr_ir_value ofr_ir_swish(ofr_ir *ir, ofr_ir_value x)
 {
-    ofr_ir_shape shape = ofr_ir_shape_of(ir, x);
-    enum ofr_ir_type element = ofr_ir_type_of(ir, x);
-    ir_layer *layer = add_layer(ir, "Swish", "opset4", NULL, "%s", "");
-    input(layer, x);
-    return output(ir, layer, element, shape);
+    return elementwise(ir, "Swish", "opset4", "", x);
 }
 
 ofr_ir_value ofr_ir_gelu_tanh(ofr_ir *ir, ofr_ir_value x)
 {
-    ofr_ir_shape shape = ofr_ir_shape_of(ir, x);
-    enum ofr_ir_type element = ofr_ir_type_of(ir, x);
-    ir_layer *layer = add_layer(ir, "Gelu", "opset7", NULL, "approximation_mode=\"%s\"", "TANH");
-    input(layer, x);
-    return output(ir, layer, element, shape);
+    return elementwise(ir, "Gelu", "opset7", "approximation_mode=\"TANH\"", x);
 }
 
 /* ---- matrices and shapes ---- */

@@ -108,6 +108,15 @@ static int usage_error(const char *text)
     return OFR_EXIT_USAGE;
 }
 
+/* Exit code, once everything is printed. */
+static int end_output(int code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    fprintf(stderr, "bake_model: standard output cannot be written\n");
+    return OFR_EXIT_FAILURE;
+}
+
 static int check_package(const command_line *line)
 {
     ofr_check_result result = {0};
@@ -119,11 +128,7 @@ static int check_package(const command_line *line)
     ofr_check_print(&result, line->check_package, line->json, stdout);
     bool good = result.n_errors == 0;
     ofr_check_result_done(&result);
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fprintf(stderr, "bake_model: standard output cannot be written\n");
-        return OFR_EXIT_FAILURE;
-    }
-    return good ? OFR_EXIT_OK : OFR_EXIT_FAILURE;
+    return end_output(good ? OFR_EXIT_OK : OFR_EXIT_FAILURE);
 }
 
 static const char *check(const command_line *line)
@@ -217,11 +222,7 @@ static int run(const command_line *line)
         fprintf(stderr, "bake_model: the package is complete, the report is not: %s\n", err.text);
         return OFR_EXIT_FAILURE;
     }
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fprintf(stderr, "bake_model: standard output cannot be written\n");
-        return OFR_EXIT_FAILURE;
-    }
-    return OFR_EXIT_OK;
+    return end_output(OFR_EXIT_OK);
 }
 
 int main(int argc, char **argv)

@@ -283,7 +283,7 @@ static double forward_ns(const ofr_backend *backend, ofr_backend_session *sessio
 static void print_model(const ofr_model *model, uint32_t threads)
 {
     static const uint32_t depths[] = {0, 512, 2048};
-    static const uint32_t chunks[] = {16, 128, 512};
+    static const uint32_t prompts[] = {16, 128, 512, 2048};
     enum { CONTEXT = 2560, STEPS = 64, CHUNK_MAX = 512 };
     ofr_error err = {0};
     ofr_kv_layout layout;
@@ -319,12 +319,15 @@ static void print_model(const ofr_model *model, uint32_t threads)
         printf("decode at depth %4u: %7.1f tok/s (median step %.3f ms, best %.3f ms)\n", depths[d],
                1e9 / typical, typical / 1e6, times[0] / 1e6);
     }
-    for (size_t c = 0; c < sizeof chunks / sizeof chunks[0]; c++) {
-        double times[5];
+    for (size_t p = 0; p < sizeof prompts / sizeof prompts[0]; p++) {
+        double times[5] = {0};
         for (int i = 0; i < 5; i++) {
-            times[i] = forward_ns(backend, session, 0, chunks[c], tokens, logits);
+            for (uint32_t at = 0; at < prompts[p]; at += CHUNK_MAX) {
+                uint32_t n = prompts[p] - at < CHUNK_MAX ? prompts[p] - at : CHUNK_MAX;
+                times[i] += forward_ns(backend, session, at, n, tokens, logits);
+            }
         }
-        printf("prefill of %4u: %7.1f tok/s\n", chunks[c], chunks[c] * 1e9 / median(times, 5));
+        printf("prefill of %4u: %7.1f tok/s\n", prompts[p], prompts[p] * 1e9 / median(times, 5));
     }
     backend->close(session);
     free(logits);

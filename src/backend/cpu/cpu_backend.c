@@ -135,8 +135,11 @@ static void carve_scratch(arena_carver *carver, const ofr_backend_session *sessi
     scratch->query = carve(carver, rows * d, sizeof(float));
     scratch->scores = carve(carver, rows * OFR_CPU_KEY_BLOCK, sizeof(float));
     scratch->out = carve(carver, rows * padded, sizeof(float));
-    scratch->keys = carve(carver, d * OFR_CPU_KEY_BLOCK, sizeof(float));
-    scratch->values = carve(carver, OFR_CPU_KEY_BLOCK * padded, sizeof(float));
+    size_t words = ofr_cpu_query_stride(session->params->head_dim);
+    scratch->query_words = carve(carver, rows * words, sizeof(int16_t));
+    scratch->weights = carve(carver, rows * OFR_CPU_KEY_BLOCK, sizeof(int16_t));
+    scratch->keys = carve(carver, words * OFR_CPU_KEY_BLOCK, sizeof(int16_t));
+    scratch->values = carve(carver, OFR_CPU_KEY_BLOCK * padded, sizeof(int16_t));
 }
 
 static bool has_output_norms(const ofr_model *model)

@@ -15,10 +15,20 @@
  * Products of many tokens unpack some rows of weights once and use them for all tokens. How a set
  * wants weights and activations for that is its own business: ofr_cpu_gemm.
  *
+ * Attention of a block of queries. Queries, keys, values and weights are words, signed 16-bit
+ * integers times a scale, of a magnitude that keeps sums over a head, or over a block of keys,
+ * within 32 bits: 5,792 for 64 terms, 4,095 for 128 (halves have 2,048 steps between powers of
+ * two). A pair of words is multiplied in the time of one float. Every token has scales of its own,
+ * so that its result does not depend on what other tokens the pass has. Layouts, in words: query
+ * [query_stride], in an order of elements that is the set's own; padded with zeros; keys
+ * [query_stride / 2 pairs of elements, in that order][KEY_BLOCK][2]; values [KEY_BLOCK / 2 pairs of
+ * keys][value_stride][2]; padded with zeros.
+ *
  * All buffers are 64-byte aligned; strides are in elements. Kernels are pure functions. */
 #ifndef OFR_BACKEND_CPU_KERNELS_H
 #define OFR_BACKEND_CPU_KERNELS_H
 
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -97,9 +107,6 @@ typedef struct ofr_cpu_kernels {
     void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
     void (*float_to_half)(const float *x, size_t n, uint16_t *y);
     void (*half_to_float)(const uint16_t *x, size_t n, float *y);
-    /* y [head_dim][KEY_BLOCK] = the transposed rows of k; missing keys are 0. */
-    void (*transpose_keys)(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
-                           float *y);
     /* scores[h * KEY_BLOCK + j] = q[h] . k[j]: q [n_heads][stride q_stride], k rows k_stride apart.
      * With row j, head_dim elements of the memory that comes next are prefetched, from ahead + j *
      * ahead_stride on, which may be anywhere. */
@@ -120,13 +127,56 @@ typedef struct ofr_cpu_kernels {
      * 2 half on are only multiplied. y may be x. */
     void (*rotate)(const float *x, const float *cosine, const float *sine, uint32_t half,
                    uint32_t head_dim, float factor, float *y);
-    /* c [rows][c_stride] += a [rows][a_stride] . b [depth][b_stride], columns a multiple of 16. */
-    void (*matmul)(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
-                   size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth);
+    /* Blocks of queries, of one head or of a group of heads, in words. */
+    float (*quantize_query)(const float *x, uint32_t head_dim, int16_t *y); /* the scale of y */
+    /* y: a block of keys, scales [KEY_BLOCK]; up to n_keys rounded up to 16, the rest is 0. */
+    void (*quantize_keys)(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
+                          int16_t *y, float *scales);
+    /* y: a block of values, scales [KEY_BLOCK]; up to n_keys rounded up to 2, the rest is 0. */
+    void (*quantize_values)(const uint16_t *v, size_t v_stride, uint32_t n_keys, uint32_t head_dim,
+                            int16_t *y, float *scales);
+    /* scores[r * KEY_BLOCK + j] = q[r] . key j. What is behind n_keys is written, too. */
+    void (*block_scores)(const int16_t *q, const float *q_scales, uint32_t rows,
+                         const int16_t *keys, const float *key_scales, uint32_t n_keys,
+                         uint32_t head_dim, float *scores);
+    /* weights[j] = exp(scores[j] - largest) * value_scales[j] * factor, rounded; returns the sum of
+     * the exponentials. No score is above `largest`. */
+    float (*block_weights)(const float *scores, const float *value_scales, uint32_t n,
+                           float largest, float factor, int16_t *weights);
+    /* out[r] = out[r] * corrections[r] + factors[r] * sum_j weights[r * KEY_BLOCK + j] value j; out
+     * [rows][value_stride]; weights behind n_keys are 0 up to the next even number. */
+    void (*block_values)(const int16_t *weights, const float *corrections, const float *factors,
+                         uint32_t rows, const int16_t *values, uint32_t n_keys, uint32_t head_dim,
+                         float *out);
 } ofr_cpu_kernels;
 
 /* Groups whose largest magnitude is below are zeros. */
 #define OFR_CPU_SCALE_TINY 1e-30f
+
+/* The largest magnitude of words of which n pairs are multiplied and added up. */
+static inline int32_t ofr_cpu_word_limit(uint32_t n)
+{
+    double limit = sqrt(INT32_MAX / (double)n);
+    return limit < INT16_MAX ? (int32_t)limit : INT16_MAX;
+}
+
+/* What values are multiplied by to become words of this scale; 0 for scales that are 0 or NaN. */
+static inline float ofr_cpu_word_factor(float scale)
+{
+    return scale > OFR_CPU_SCALE_TINY ? 1 / scale : 0;
+}
+
+/* Words of a query. */
+static inline size_t ofr_cpu_query_stride(uint32_t head_dim)
+{
+    return ((size_t)head_dim + 31) / 32 * 32;
+}
+
+/* Elements of a row of results, and pairs of words of a pair of values. */
+static inline size_t ofr_cpu_value_stride(uint32_t head_dim)
+{
+    return ((size_t)head_dim + 15) / 16 * 16;
+}
 
 /* What lies behind the columns and groups of a quantized row. */
 static inline void ofr_cpu_clear_padding(const ofr_cpu_activations *a, size_t row)

@@ -54,6 +54,11 @@ INLINE __m256i step_i8(__m256i sum, __m256i u, __m256i s)
     return step_bytes(sum, s, _mm256_xor_si256(u, _mm256_set1_epi8(-128)));
 }
 
+INLINE __m256i step_words(__m256i sum, __m256i x, __m256i y)
+{
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(x, y));
+}
+
 #include "backend/cpu/kernels_ymm.h"
 
 static const ofr_cpu_kernels table = {.name = "avx2", YMM_KERNELS};

@@ -10,6 +10,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+#include "backend/cpu/kernels_zmm_blocks.h"
 #include "backend/cpu/kernels_zmm_float.h"
 
 enum {
@@ -248,9 +249,11 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
 #define ZMM_KERNELS                                                                                \
     .quantize = quantize, .gemv = gemv, .dot_f32 = dot_f32, .dot_f16 = dot_f16,                    \
     .rms_norm = rms_norm, .swiglu = swiglu, .float_to_half = float_to_half,                        \
-    .half_to_float = half_to_float, .transpose_keys = transpose_keys,                              \
-    .attention_scores = attention_scores, .attention_values = attention_values,                    \
-    .exp_sum = exp_sum, .maximum = maximum_of, .scale = scale, .rotate = rotate, .matmul = matmul
+    .half_to_float = half_to_float, .attention_scores = attention_scores,                          \
+    .attention_values = attention_values, .exp_sum = exp_sum, .maximum = maximum_of,               \
+    .scale = scale, .rotate = rotate, .quantize_query = quantize_query,                            \
+    .quantize_keys = quantize_keys, .quantize_values = quantize_values,                            \
+    .block_scores = block_scores, .block_weights = block_weights, .block_values = block_values
 
 static const ofr_cpu_kernels table = {.name = "avx512-vnni",
                                       .supported = supported,

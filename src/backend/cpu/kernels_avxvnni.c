@@ -45,6 +45,11 @@ INLINE __m256i step_i8(__m256i sum, __m256i u, __m256i s)
     return _mm256_dpbusd_avx_epi32(sum, u, s);
 }
 
+INLINE __m256i step_words(__m256i sum, __m256i x, __m256i y)
+{
+    return _mm256_dpwssd_avx_epi32(sum, x, y);
+}
+
 #include "backend/cpu/kernels_ymm.h"
 
 static const ofr_cpu_kernels table = {.name = "avx-vnni", YMM_KERNELS};

@@ -198,16 +198,6 @@ static void half_to_float(const uint16_t *x, size_t n, float *y)
     }
 }
 
-static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
-                           float *y)
-{
-    for (uint32_t i = 0; i < head_dim; i++) {
-        for (uint32_t j = 0; j < OFR_CPU_KEY_BLOCK; j++) {
-            y[i * OFR_CPU_KEY_BLOCK + j] = j < n_keys ? ofr_half_to_float(k[j * k_stride + i]) : 0;
-        }
-    }
-}
-
 static void attention_scores(const float *q, size_t q_stride, uint32_t n_heads, const uint16_t *k,
                              size_t k_stride, uint32_t n_keys, uint32_t head_dim,
                              const uint16_t *ahead, size_t ahead_stride, float *scores)
@@ -277,15 +267,113 @@ static void rotate(const float *x, const float *cosine, const float *sine, uint3
     }
 }
 
-static void matmul(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
-                   size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth)
+static int16_t to_word(float x, float factor)
 {
+    float scaled = x * factor;
+    return isfinite(scaled) ? (int16_t)lrintf(scaled) : 0; /* its scale is not finite either */
+}
+
+/* The largest magnitude, NaN where there is one. */
+static float top_of(const float *x, uint32_t n)
+{
+    float top = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        float magnitude = fabsf(x[i]);
+        top = magnitude <= top ? top : magnitude;
+        if (isnan(top)) {
+            break;
+        }
+    }
+    return top;
+}
+
+static float quantize_query(const float *x, uint32_t head_dim, int16_t *y)
+{
+    float scale = top_of(x, head_dim) / (float)ofr_cpu_word_limit(head_dim);
+    float factor = ofr_cpu_word_factor(scale);
+    memset(y, 0, ofr_cpu_query_stride(head_dim) * sizeof *y);
+    for (uint32_t e = 0; e < head_dim; e++) {
+        y[e] = to_word(x[e], factor);
+    }
+    return scale;
+}
+
+static void quantize_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
+                          int16_t *y, float *scales)
+{
+    memset(y, 0, ofr_cpu_query_stride(head_dim) * OFR_CPU_KEY_BLOCK * sizeof *y);
+    memset(scales, 0, OFR_CPU_KEY_BLOCK * sizeof *scales);
+    for (uint32_t j = 0; j < n_keys; j++) {
+        float row[OFR_CPU_MAX_HEAD_DIM];
+        int16_t words[OFR_CPU_MAX_HEAD_DIM];
+        half_to_float(k + j * k_stride, head_dim, row);
+        scales[j] = quantize_query(row, head_dim, words);
+        for (uint32_t e = 0; e < head_dim; e++) {
+            y[((size_t)(e / 2) * OFR_CPU_KEY_BLOCK + j) * 2 + e % 2] = words[e];
+        }
+    }
+}
+
+static void quantize_values(const uint16_t *v, size_t v_stride, uint32_t n_keys, uint32_t head_dim,
+                            int16_t *y, float *scales)
+{
+    size_t stride = ofr_cpu_value_stride(head_dim);
+    memset(y, 0, stride * OFR_CPU_KEY_BLOCK * sizeof *y);
+    memset(scales, 0, OFR_CPU_KEY_BLOCK * sizeof *scales);
+    for (uint32_t j = 0; j < n_keys; j++) {
+        float row[OFR_CPU_MAX_HEAD_DIM];
+        half_to_float(v + j * v_stride, head_dim, row);
+        scales[j] = top_of(row, head_dim) / (float)ofr_cpu_word_limit(OFR_CPU_KEY_BLOCK);
+        float factor = ofr_cpu_word_factor(scales[j]);
+        for (uint32_t e = 0; e < head_dim; e++) {
+            y[(j / 2 * stride + e) * 2 + j % 2] = to_word(row[e], factor);
+        }
+    }
+}
+
+static void block_scores(const int16_t *q, const float *q_scales, uint32_t rows,
+                         const int16_t *keys, const float *key_scales, uint32_t n_keys,
+                         uint32_t head_dim, float *scores)
+{
+    size_t stride = ofr_cpu_query_stride(head_dim);
     for (uint32_t r = 0; r < rows; r++) {
-        for (uint32_t k = 0; k < depth; k++) {
-            float factor = a[r * a_stride + k];
-            for (uint32_t i = 0; i < columns; i++) {
-                c[r * c_stride + i] += factor * b[k * b_stride + i];
+        for (uint32_t j = 0; j < n_keys; j++) {
+            int32_t sum = 0;
+            for (uint32_t e = 0; e < head_dim; e++) {
+                sum +=
+                    q[r * stride + e] * keys[((size_t)(e / 2) * OFR_CPU_KEY_BLOCK + j) * 2 + e % 2];
             }
+            scores[(size_t)r * OFR_CPU_KEY_BLOCK + j] = (float)sum * (q_scales[r] * key_scales[j]);
+        }
+    }
+}
+
+static float block_weights(const float *scores, const float *value_scales, uint32_t n,
+                           float largest, float factor, int16_t *weights)
+{
+    float sum = 0;
+    for (uint32_t j = 0; j < n; j++) {
+        float e = expf(scores[j] - largest);
+        weights[j] = to_word(e, value_scales[j] * factor);
+        sum += e;
+    }
+    return sum;
+}
+
+static void block_values(const int16_t *weights, const float *corrections, const float *factors,
+                         uint32_t rows, const int16_t *values, uint32_t n_keys, uint32_t head_dim,
+                         float *out)
+{
+    size_t stride = ofr_cpu_value_stride(head_dim);
+    for (uint32_t r = 0; r < rows; r++) {
+        for (size_t e = 0; e < stride; e++) {
+            int32_t sum = 0;
+            for (uint32_t j = 0; j < n_keys; j++) {
+                sum += weights[(size_t)r * OFR_CPU_KEY_BLOCK + j] *
+                       values[(j / 2 * stride + e) * 2 + j % 2];
+            }
+            float *to = &out[r * stride + e];
+            *to = *to * corrections[r] + factors[r] * (float)sum;
         }
     }
 }
@@ -337,14 +425,18 @@ static const ofr_cpu_kernels table = {
     .swiglu = swiglu,
     .float_to_half = float_to_half,
     .half_to_float = half_to_float,
-    .transpose_keys = transpose_keys,
     .attention_scores = attention_scores,
     .attention_values = attention_values,
     .exp_sum = exp_sum,
     .maximum = maximum_of,
     .scale = scale,
     .rotate = rotate,
-    .matmul = matmul,
+    .quantize_query = quantize_query,
+    .quantize_keys = quantize_keys,
+    .quantize_values = quantize_values,
+    .block_scores = block_scores,
+    .block_weights = block_weights,
+    .block_values = block_values,
 };
 
 const ofr_cpu_kernels *ofr_cpu_kernels_generic(void)

@@ -9,6 +9,7 @@
  *                             32-bit lanes;
  *   step_i8(sum, u, s)        adds products of (u - 128 + I8_ZERO) and s to 32-bit lanes;
  *   step_bytes(sum, x, w)     adds products of x, + I8_ZERO, and signed w to 32-bit lanes;
+ *   step_words(sum, x, y)     adds products of pairs of signed words to 32-bit lanes;
  *   I8_ZERO                   the zero point that is still to be corrected for i8: 128 or 0;
  *   TILE_TOKENS               tokens that a gemm takes at once, with 4 sums for each. */
 #ifndef OFR_BACKEND_CPU_KERNELS_YMM_H
@@ -418,6 +419,7 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
     }
 }
 
+#include "backend/cpu/kernels_ymm_blocks.h"
 #include "backend/cpu/kernels_ymm_gemm.h"
 
 /* The members of the table that this header defines. */
@@ -425,8 +427,10 @@ static void gemv(const ofr_cpu_matrix *w, const ofr_cpu_activations *a, size_t r
     .supported = supported, .quantize = quantize, .gemv = gemv, .gemms = {&gemm_int8},             \
     .dot_f32 = dot_f32, .dot_f16 = dot_f16, .rms_norm = rms_norm, .swiglu = swiglu,                \
     .float_to_half = float_to_half, .half_to_float = half_to_float,                                \
-    .transpose_keys = transpose_keys, .attention_scores = attention_scores,                        \
-    .attention_values = attention_values, .exp_sum = exp_sum, .maximum = maximum_of,               \
-    .scale = scale, .rotate = rotate, .matmul = matmul
+    .attention_scores = attention_scores, .attention_values = attention_values,                    \
+    .exp_sum = exp_sum, .maximum = maximum_of, .scale = scale, .rotate = rotate,                   \
+    .quantize_query = quantize_query, .quantize_keys = quantize_keys,                              \
+    .quantize_values = quantize_values, .block_scores = block_scores,                              \
+    .block_weights = block_weights, .block_values = block_values
 
 #endif

@@ -159,36 +159,6 @@ INLINE void transpose8(__m256i m[8])
     }
 }
 
-static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
-                           float *y)
-{
-    for (uint32_t j = 0; j < OFR_CPU_KEY_BLOCK; j += 8) {
-        uint32_t n = n_keys > j ? n_keys - j : 0;
-        for (uint32_t e = 0; e < head_dim; e += 16) { /* pairs of elements: head_dim is even */
-            uint32_t pairs = (head_dim - e) / 2;
-            __m256i m[8];
-#pragma GCC unroll 8
-            for (uint32_t i = 0; i < 8; i++) {
-                const uint16_t *row = k + (i < n ? j + i : 0) * k_stride + e;
-                m[i] = _mm256_maskload_epi32((const void *)row, tail8(i < n ? pairs : 0));
-            }
-            transpose8(m);
-            float *out = y + (size_t)e * OFR_CPU_KEY_BLOCK + j;
-#pragma GCC unroll 8
-            for (uint32_t i = 0; i < 8; i++, out += 2 * OFR_CPU_KEY_BLOCK) {
-                if (i < pairs) {
-                    __m256i even = _mm256_and_si256(m[i], _mm256_set1_epi32(0xffff));
-                    __m256i odd = _mm256_srli_epi32(m[i], 16);
-                    __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(even, odd), 0xd8);
-                    _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm256_castsi256_si128(both)));
-                    _mm256_storeu_ps(out + OFR_CPU_KEY_BLOCK,
-                                     _mm256_cvtph_ps(_mm256_extracti128_si256(both, 1)));
-                }
-            }
-        }
-    }
-}
-
 /* 8 elements, or the first `left`, of 4 keys times those of n heads. Unrolled, or GCC 12 keeps the
  * sums on the stack. */
 INLINE void score_step(const float *q, size_t q_stride, uint32_t n, const uint16_t *const row[4],
@@ -377,46 +347,6 @@ static void rotate(const float *x, const float *cosine, const float *sine, uint3
     }
     for (uint32_t i = 2 * half; i < head_dim; i += 8) {
         store_floats(y + i, head_dim - i, _mm256_mul_ps(load_floats(x + i, head_dim - i), f));
-    }
-}
-
-/* `rows` x (8 * vectors) of c, both constants where inlined. */
-INLINE void matmul_block(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
-                         size_t c_stride, uint32_t rows, uint32_t depth)
-{
-    __m256 sum[6][2];
-    for (uint32_t r = 0; r < rows; r++) {
-        sum[r][0] = _mm256_loadu_ps(c + r * c_stride);
-        sum[r][1] = _mm256_loadu_ps(c + r * c_stride + 8);
-    }
-    for (uint32_t k = 0; k < depth; k++) {
-        __m256 b0 = _mm256_loadu_ps(b + k * b_stride);
-        __m256 b1 = _mm256_loadu_ps(b + k * b_stride + 8);
-        for (uint32_t r = 0; r < rows; r++) {
-            __m256 factor = _mm256_set1_ps(a[r * a_stride + k]);
-            sum[r][0] = _mm256_fmadd_ps(factor, b0, sum[r][0]);
-            sum[r][1] = _mm256_fmadd_ps(factor, b1, sum[r][1]);
-        }
-    }
-    for (uint32_t r = 0; r < rows; r++) {
-        _mm256_storeu_ps(c + r * c_stride, sum[r][0]);
-        _mm256_storeu_ps(c + r * c_stride + 8, sum[r][1]);
-    }
-}
-
-static void matmul(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
-                   size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth)
-{
-    for (uint32_t i = 0; i < columns; i += 16) {
-        uint32_t r = 0;
-        for (; r + 6 <= rows; r += 6) {
-            matmul_block(a + r * a_stride, a_stride, b + i, b_stride, c + r * c_stride + i,
-                         c_stride, 6, depth);
-        }
-        for (; r < rows; r++) {
-            matmul_block(a + r * a_stride, a_stride, b + i, b_stride, c + r * c_stride + i,
-                         c_stride, 1, depth);
-        }
     }
 }
 

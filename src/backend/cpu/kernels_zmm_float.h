@@ -96,33 +96,6 @@ static void half_to_float(const uint16_t *x, size_t n, float *y)
     }
 }
 
-static void transpose_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
-                           float *y)
-{
-    for (uint32_t j = 0; j < OFR_CPU_KEY_BLOCK; j += 16) {
-        uint32_t n = n_keys > j ? n_keys - j : 0;
-        for (uint32_t e = 0; e < head_dim; e += 32) { /* pairs of elements: head_dim is even */
-            uint32_t pairs = (head_dim - e) / 2;
-            __m512i r[16];
-#pragma GCC unroll 16
-            for (uint32_t i = 0; i < 16; i++) {
-                r[i] = _mm512_maskz_loadu_epi32(i < n ? tail16(pairs) : 0,
-                                                k + (i < n ? j + i : 0) * k_stride + e);
-            }
-            transpose16(r);
-            float *out = y + (size_t)e * OFR_CPU_KEY_BLOCK + j;
-#pragma GCC unroll 16
-            for (uint32_t i = 0; i < 16; i++, out += 2 * OFR_CPU_KEY_BLOCK) {
-                if (i < pairs) {
-                    __m256i second = _mm512_cvtepi32_epi16(_mm512_srli_epi32(r[i], 16));
-                    _mm512_storeu_ps(out, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(r[i])));
-                    _mm512_storeu_ps(out + OFR_CPU_KEY_BLOCK, _mm512_cvtph_ps(second));
-                }
-            }
-        }
-    }
-}
-
 /* The same part of a row of the next block of keys: those of the other heads come in between. */
 INLINE void prefetch_row(const uint16_t *row, uint32_t head_dim)
 {
@@ -366,66 +339,6 @@ static void rotate(const float *x, const float *cosine, const float *sine, uint3
     for (uint32_t i = 2 * half; i < head_dim; i += 16) {
         __mmask16 mask = tail16(head_dim - i);
         _mm512_mask_storeu_ps(y + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), f));
-    }
-}
-
-/* `rows` x (16 * vectors) of c, both constants where inlined. */
-INLINE void matmul_block(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
-                         size_t c_stride, uint32_t rows, uint32_t vectors, uint32_t depth)
-{
-    __m512 sum[6][4];
-    for (uint32_t r = 0; r < rows; r++) {
-        for (uint32_t v = 0; v < vectors; v++) {
-            sum[r][v] = _mm512_loadu_ps(c + r * c_stride + 16 * v);
-        }
-    }
-    for (uint32_t k = 0; k < depth; k++) {
-        __m512 row[4];
-        for (uint32_t v = 0; v < vectors; v++) {
-            row[v] = _mm512_loadu_ps(b + k * b_stride + 16 * v);
-        }
-        for (uint32_t r = 0; r < rows; r++) {
-            __m512 factor = _mm512_set1_ps(a[r * a_stride + k]);
-            for (uint32_t v = 0; v < vectors; v++) {
-                sum[r][v] = _mm512_fmadd_ps(factor, row[v], sum[r][v]);
-            }
-        }
-    }
-    for (uint32_t r = 0; r < rows; r++) {
-        for (uint32_t v = 0; v < vectors; v++) {
-            _mm512_storeu_ps(c + r * c_stride + 16 * v, sum[r][v]);
-        }
-    }
-}
-
-INLINE void matmul_columns(const float *a, size_t a_stride, const float *b, size_t b_stride,
-                           float *c, size_t c_stride, uint32_t rows, uint32_t vectors,
-                           uint32_t depth)
-{
-    uint32_t r = 0;
-    for (; r + 6 <= rows; r += 6) {
-        matmul_block(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, 6,
-                     vectors, depth);
-    }
-    for (; r + 2 <= rows; r += 2) {
-        matmul_block(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, 2,
-                     vectors, depth);
-    }
-    for (; r < rows; r++) {
-        matmul_block(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, 1,
-                     vectors, depth);
-    }
-}
-
-static void matmul(const float *a, size_t a_stride, const float *b, size_t b_stride, float *c,
-                   size_t c_stride, uint32_t rows, uint32_t columns, uint32_t depth)
-{
-    uint32_t i = 0;
-    for (; i + 64 <= columns; i += 64) {
-        matmul_columns(a, a_stride, b + i, b_stride, c + i, c_stride, rows, 4, depth);
-    }
-    for (; i < columns; i += 16) {
-        matmul_columns(a, a_stride, b + i, b_stride, c + i, c_stride, rows, 1, depth);
     }
 }
 

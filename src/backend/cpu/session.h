@@ -13,7 +13,7 @@
 
 enum {
     OFR_CPU_LOGPROB_ROWS = 32, /* tokens whose logits are held at once for LOGPROBS */
-    OFR_CPU_QUERY_ROWS = 64,   /* query rows (tokens x heads of a group) of a block */
+    OFR_CPU_QUERY_ROWS = 96,   /* query rows (tokens x heads of a group) of a block */
     OFR_CPU_SPLIT_TASKS = 4,   /* attention tasks per thread that splitting aims for */
 };
 
@@ -24,7 +24,9 @@ typedef struct cpu_scratch {
     ofr_cpu_activations row;     /* one row: decoding quantizes redundantly instead of waiting */
     float *normed;               /* [widest] */
     float *query, *scores, *out; /* attention: [QUERY_ROWS][D], [.][KEY_BLOCK], [.][D padded] */
-    float *keys, *values;        /* [D][KEY_BLOCK], [KEY_BLOCK][D padded] */
+    /* Attention in words (kernels.h): rows of queries and weights, a block of keys and of values.
+     */
+    int16_t *query_words, *weights, *keys, *values;
 } cpu_scratch;
 
 /* One token of a pass. */

@@ -226,6 +226,9 @@ static void rope_scalings_match_the_reference(void **state)
     }
 }
 
+/* Between attention of single tokens, in floats, and of blocks of queries, in words of 13 bits. */
+#define WORDS_ERROR 1e-3
+
 /* Wherever a prompt is cut, the logits of its last token stay, but for the rounding of sums in
  * another order, which may flip the last bit of a K or V in fp16. */
 static void chunks_cut_anywhere_give_the_same(void **state)
@@ -242,12 +245,13 @@ static void chunks_cut_anywhere_give_the_same(void **state)
     for (uint32_t at = 1; at < N; at++) {
         run_segment(&rig, 1, 0, at, tokens, OFR_FORWARD_OUTPUT_NONE, NULL);
         run_segment(&rig, 1, at, N - at, tokens, OFR_FORWARD_OUTPUT_LAST, cut);
-        assert_near(cut, whole, vocab, 1e-4, "cut prompt");
+        bool single = at == 1 || at == N - 1;
+        assert_near(cut, whole, vocab, single ? WORDS_ERROR : 1e-4, "cut prompt");
     }
     for (uint32_t i = 0; i < N; i++) {
         run_segment(&rig, 2, i, 1, tokens, OFR_FORWARD_OUTPUT_LAST, cut);
     }
-    assert_near(cut, whole, vocab, 1e-4, "token by token");
+    assert_near(cut, whole, vocab, WORDS_ERROR, "token by token");
     free(tokens);
     free(whole);
     free(cut);
@@ -320,7 +324,7 @@ static void slots_do_not_disturb_one_another(void **state)
     }
     memset(together, 0, (size_t)3 * vocab * sizeof *together);
     run(rig.session, &forward);
-    assert_near(together, alone, (size_t)3 * vocab, 1e-5, "batch of singles");
+    assert_near(together, alone, (size_t)3 * vocab, WORDS_ERROR, "batch of singles");
     free(tokens);
     free(alone);
     free(together);

@@ -446,11 +446,9 @@ static void attention_kernels_match_double(void **state)
         float *q = random_floats(f, (size_t)heads * d, 1), *out = random_floats(f, heads * d, 1);
         float *before = aligned((size_t)heads * d * 4);
         float *scores = aligned((size_t)heads * OFR_CPU_KEY_BLOCK * 4);
-        float *keys = random_floats(f, (size_t)d * OFR_CPU_KEY_BLOCK, 1);
         memcpy(before, out, (size_t)heads * d * 4);
         f->kernels->attention_scores(q, d, heads, k, stride, n, d, k, stride, scores);
         f->kernels->attention_values(scores, heads, k, stride, n, d, k, stride, out);
-        f->kernels->transpose_keys(k, stride, n, d, keys);
         for (uint32_t h = 0; h < heads; h++) {
             for (uint32_t j = 0; j < n; j++) {
                 double sum = 0;
@@ -468,45 +466,209 @@ static void attention_kernels_match_double(void **state)
                 assert_close((double)out[h * d + e], sum, 1e-3, "value", e);
             }
         }
-        for (uint32_t e = 0; e < d; e++) {
-            for (uint32_t j = 0; j < OFR_CPU_KEY_BLOCK; j++) {
-                float expected = j < n ? ofr_half_to_float(k[j * stride + e]) : 0;
-                assert_true(keys[e * OFR_CPU_KEY_BLOCK + j] == expected);
-            }
-        }
         free(k);
         free(q);
         free(out);
         free(before);
         free(scores);
-        free(keys);
     }
 }
 
-static void matmul_matches_double(void **state)
+/* A block of queries against a block of keys and values, in words. */
+typedef struct word_block {
+    uint32_t rows, n, d;
+    size_t stride; /* of k and v */
+    uint16_t *k, *v;
+    float *q; /* [rows][d] */
+    int16_t *query, *keys, *values, *weights;
+    float *query_scales, *key_scales, *value_scales, *scores, *out;
+} word_block;
+
+static word_block make_word_block(fixture *f, uint32_t rows, uint32_t n, uint32_t d, float limit)
+{
+    size_t stride = 3 * (size_t)d, words = ofr_cpu_query_stride(d);
+    word_block b = {
+        .rows = rows,
+        .n = n,
+        .d = d,
+        .stride = stride,
+        .k = random_halves(f, n * stride, limit),
+        .v = random_halves(f, n * stride, limit),
+        .q = random_floats(f, (size_t)rows * d, 1),
+        .query = aligned(rows * words * sizeof(int16_t)),
+        .keys = aligned(words * OFR_CPU_KEY_BLOCK * sizeof(int16_t)),
+        .values = aligned(ofr_cpu_value_stride(d) * OFR_CPU_KEY_BLOCK * sizeof(int16_t)),
+        .weights = aligned((size_t)rows * OFR_CPU_KEY_BLOCK * sizeof(int16_t)),
+        .query_scales = aligned(rows * sizeof(float)),
+        .key_scales = aligned(OFR_CPU_KEY_BLOCK * sizeof(float)),
+        .value_scales = aligned(OFR_CPU_KEY_BLOCK * sizeof(float)),
+        .scores = aligned((size_t)rows * OFR_CPU_KEY_BLOCK * sizeof(float)),
+        .out = random_floats(f, rows * ofr_cpu_value_stride(d), 1),
+    };
+    return b;
+}
+
+static void free_word_block(word_block *b)
+{
+    free(b->k);
+    free(b->v);
+    free(b->q);
+    free(b->query);
+    free(b->keys);
+    free(b->values);
+    free(b->weights);
+    free(b->query_scales);
+    free(b->key_scales);
+    free(b->value_scales);
+    free(b->scores);
+    free(b->out);
+}
+
+static void quantize_word_block(const ofr_cpu_kernels *kernels, word_block *b)
+{
+    for (uint32_t r = 0; r < b->rows; r++) {
+        b->query_scales[r] = kernels->quantize_query(b->q + (size_t)r * b->d, b->d,
+                                                     b->query + r * ofr_cpu_query_stride(b->d));
+    }
+    /* What was there before must not matter. */
+    memset(b->keys, 0x5a, ofr_cpu_query_stride(b->d) * OFR_CPU_KEY_BLOCK * sizeof(int16_t));
+    memset(b->values, 0x5a, ofr_cpu_value_stride(b->d) * OFR_CPU_KEY_BLOCK * sizeof(int16_t));
+    kernels->quantize_keys(b->k, b->stride, b->n, b->d, b->keys, b->key_scales);
+    kernels->quantize_values(b->v, b->stride, b->n, b->d, b->values, b->value_scales);
+}
+
+static float largest_of(const float *x, uint32_t n)
+{
+    float largest = -INFINITY;
+    for (uint32_t i = 0; i < n; i++) {
+        largest = fmaxf(largest, x[i]);
+    }
+    return largest;
+}
+
+/* Each step against doubles: an element of a word is off by half a step of its row's largest. */
+static void word_block_matches_double(void **state)
 {
     fixture *f = *state;
-    for (uint32_t rows = 1; rows <= 14; rows++) {
-        uint32_t columns = 16 * (1 + rows % 7), depth = 1 + next_random(f) % 90;
-        float *a = random_floats(f, (size_t)rows * depth, 1);
-        float *b = random_floats(f, (size_t)depth * columns, 1);
-        float *c = random_floats(f, (size_t)rows * columns, 1);
-        float *before = aligned((size_t)rows * columns * 4);
-        memcpy(before, c, (size_t)rows * columns * 4);
-        f->kernels->matmul(a, depth, b, columns, c, columns, rows, columns, depth);
+    static const uint32_t dims[] = {2, 16, 32, 48, 64, 80, 96, 100, 128, 256};
+    for (uint32_t i = 0; i < 3 * sizeof dims / sizeof dims[0]; i++) {
+        uint32_t d = dims[i / 3], rows = 1 + next_random(f) % 21, n = 1 + next_random(f) % 64;
+        word_block b = make_word_block(f, rows, n, d, 2);
+        quantize_word_block(f->kernels, &b);
+        f->kernels->block_scores(b.query, b.query_scales, rows, b.keys, b.key_scales, n, d,
+                                 b.scores);
+        float largest_scale = largest_of(b.value_scales, n);
+        float limit = (float)ofr_cpu_word_limit(OFR_CPU_KEY_BLOCK);
+        float corrections[21], factors[21];
+        size_t stride = ofr_cpu_value_stride(d);
+        float *before = aligned(rows * stride * sizeof *before);
+        memcpy(before, b.out, rows * stride * sizeof *before);
         for (uint32_t r = 0; r < rows; r++) {
-            for (uint32_t i = 0; i < columns; i++) {
-                double sum = (double)before[r * columns + i];
-                for (uint32_t k = 0; k < depth; k++) {
-                    sum += (double)a[r * depth + k] * (double)b[k * columns + i];
+            float *scores = b.scores + (size_t)r * OFR_CPU_KEY_BLOCK, sum = 0;
+            for (uint32_t j = 0; j < n; j++) {
+                double dot = 0;
+                for (uint32_t e = 0; e < d; e++) {
+                    dot +=
+                        (double)b.q[r * d + e] * (double)ofr_half_to_float(b.k[j * b.stride + e]);
                 }
-                assert_close((double)c[r * columns + i], sum, 1e-4, "matmul", i);
+                double step = 3.0 / ofr_cpu_word_limit(d); /* |q| <= 1, |k| <= 2 */
+                assert_close((double)scores[j], dot, step * sqrt(d), "score", j);
+            }
+            float largest = largest_of(scores, n);
+            float got =
+                f->kernels->block_weights(scores, b.value_scales, n, largest, limit / largest_scale,
+                                          b.weights + (size_t)r * OFR_CPU_KEY_BLOCK);
+            for (uint32_t j = 0; j < n; j++) {
+                float e = expf(scores[j] - largest);
+                sum += e;
+                float expected = e * b.value_scales[j] * limit / largest_scale;
+                assert_close((double)b.weights[r * OFR_CPU_KEY_BLOCK + j], (double)expected, 0.55,
+                             "weight", j);
+            }
+            assert_close((double)got, (double)sum, 1e-5 * (double)sum, "sum", r);
+            corrections[r] = uniform(f, 0, 1);
+            factors[r] = uniform(f, 0, 1) / limit;
+        }
+        f->kernels->block_values(b.weights, corrections, factors, rows, b.values, n, d, b.out);
+        for (uint32_t r = 0; r < rows; r++) {
+            for (uint32_t e = 0; e < d; e++) {
+                double sum = 0, step = 0;
+                for (uint32_t j = 0; j < n; j++) {
+                    double weight = (double)b.weights[r * OFR_CPU_KEY_BLOCK + j];
+                    sum += weight * (double)ofr_half_to_float(b.v[j * b.stride + e]) /
+                           (double)b.value_scales[j];
+                    step += 0.51 * weight;
+                }
+                double factor = (double)factors[r];
+                double expected = (double)before[r * stride + e] * (double)corrections[r];
+                assert_close((double)b.out[r * stride + e], expected + factor * sum,
+                             factor * step + 1e-4, "value", e);
             }
         }
-        free(a);
-        free(b);
-        free(c);
         free(before);
+        free_word_block(&b);
+    }
+}
+
+/* Sums of the largest words do not overflow, and weights stay words. */
+static void word_block_takes_extremes(void **state)
+{
+    fixture *f = *state;
+    static const uint32_t dims[] = {2, 64, 128, 256};
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        uint32_t d = dims[i], n = OFR_CPU_KEY_BLOCK;
+        word_block b = make_word_block(f, 1, n, d, 1);
+        for (size_t e = 0; e < d; e++) {
+            b.q[e] = e % 2 == 0 ? 3 : -3;
+        }
+        for (size_t e = 0; e < n * b.stride; e++) {
+            float x = e % b.stride % 2 == 0 ? 65504.0f : -65504.0f;
+            b.k[e] = b.v[e] = ofr_float_to_half(x);
+        }
+        quantize_word_block(f->kernels, &b);
+        f->kernels->block_scores(b.query, b.query_scales, 1, b.keys, b.key_scales, n, d, b.scores);
+        float factor = (float)ofr_cpu_word_limit(n) / b.value_scales[0];
+        float sum =
+            f->kernels->block_weights(b.scores, b.value_scales, n, b.scores[0], factor, b.weights);
+        assert_close((double)sum, n, 1e-3, "sum", d);
+        float correction = 0, scale = 1 / factor;
+        f->kernels->block_values(b.weights, &correction, &scale, 1, b.values, n, d, b.out);
+        for (uint32_t j = 0; j < n; j++) {
+            assert_close((double)b.scores[j], 3 * 65504.0 * d, 3 * 65504.0 * d * 1e-6, "score", j);
+            assert_int_equal(b.weights[j], ofr_cpu_word_limit(n));
+        }
+        for (uint32_t e = 0; e < d; e++) {
+            double expected = (e % 2 == 0 ? 65504.0 : -65504.0) * n;
+            assert_close((double)b.out[e], expected, 65504.0 * n * 1e-5, "value", e);
+        }
+        free_word_block(&b);
+    }
+}
+
+/* What is no number must not become one; zeros must not become NaN. */
+static void word_block_keeps_nan(void **state)
+{
+    fixture *f = *state;
+    const uint32_t d = 80, n = 37;
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < 3; i++) {
+        word_block b = make_word_block(f, 2, n, d, 1);
+        b.q[d + 71] = bad[i];
+        b.k[20 * b.stride + 77] = ofr_float_to_half(bad[i]);
+        b.v[36 * b.stride + 3] = ofr_float_to_half(bad[i]);
+        memset(b.k, 0, d * sizeof *b.k);
+        memset(b.v, 0, d * sizeof *b.v);
+        quantize_word_block(f->kernels, &b);
+        f->kernels->block_scores(b.query, b.query_scales, 2, b.keys, b.key_scales, n, d, b.scores);
+        assert_true(b.scores[0] == 0 && b.value_scales[0] == 0);
+        assert_true(!isfinite(b.query_scales[1]));
+        assert_true(!isfinite(b.scores[OFR_CPU_KEY_BLOCK + 5]));
+        assert_true(isfinite(b.scores[19]));
+        assert_true(!isfinite(b.scores[20]));
+        assert_true(isfinite(b.scores[21]));
+        assert_true(isfinite(b.value_scales[35]));
+        assert_true(!isfinite(b.value_scales[36]));
+        free_word_block(&b);
     }
 }
 
@@ -531,7 +693,9 @@ int main(void)
             cmocka_unit_test_prestate(elementwise_kernels_match_double, &f),
             cmocka_unit_test_prestate(extreme_values_of_exp_and_silu, &f),
             cmocka_unit_test_prestate(attention_kernels_match_double, &f),
-            cmocka_unit_test_prestate(matmul_matches_double, &f),
+            cmocka_unit_test_prestate(word_block_matches_double, &f),
+            cmocka_unit_test_prestate(word_block_takes_extremes, &f),
+            cmocka_unit_test_prestate(word_block_keeps_nan, &f),
         };
         failed += cmocka_run_group_tests_name(f.kernels->name, tests, NULL, NULL);
     }

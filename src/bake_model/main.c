@@ -283,7 +283,8 @@ int main(int argc, char **argv)
     if (ofr_options_parse(table, count, argc, argv, &positional, &err) < 0)
         return usage_error(err.text);
     if (line.help) {
-        printf("Usage: bake_model --model_id ORG/NAME | --model_dir DIR | --gguf FILE [options]\n\n"
+        printf("Usage: bake_model --model_id ORG/NAME | --model_dir DIR | --gguf FILE [options]\n"
+               "       bake_model --check DIR\n\n"
                "Quantizes a model to INT4 and writes the package that the other programs use.\n"
                "A bake that was interrupted continues when it is run again.\n\n");
         ofr_options_print(table, count, stdout);

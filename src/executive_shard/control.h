@@ -12,6 +12,8 @@
  *     {"event":"worker_down","generation":N,"text":...}
  *     {"event":"worker_up",...}                     as the answer to attach, after a worker_down
  *     {"event":"worker_failed","text":...}          no device is left
+ *     {"event":"condition","device":...,"text":...} a device, or the machine, throttles or is well
+ *     {"event":"stopping"}                          the executive ends after this answer
  * documentation/shared_memory.md has all fields. */
 #ifndef OFR_EXECUTIVE_SHARD_CONTROL_H
 #define OFR_EXECUTIVE_SHARD_CONTROL_H

@@ -241,7 +241,12 @@ int main(int argc, char **argv)
         return fail(&err);
     ofr_log_setup("executive_shard", level);
     if (o.help) {
-        printf("usage: executive_shard [run | status | devices | doctor | stop] [options]\n\n");
+        printf("usage: executive_shard [COMMAND] [options]\n\n"
+               "  run      serve a package until 'stop' (also without a command)\n"
+               "  status   what the executive and its devices do\n"
+               "  devices  the devices of this machine, with their names in plans\n"
+               "  doctor   what is missing, and the line that mends it\n"
+               "  stop     end the executive\n\n");
         ofr_options_print(table, count, stdout);
         return OFR_EXIT_OK;
     }

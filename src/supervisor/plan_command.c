@@ -281,7 +281,7 @@ int ofr_command_plan(int argc, char **argv)
         {"why", OFR_OPTION_FLAG, &o.why, 0, 0, NULL, "say why"},
         {"measure", OFR_OPTION_FLAG, &o.measure, 0, 0, NULL, "measure the devices again"},
         {"seconds", OFR_OPTION_INT, &o.seconds, 1, 3600, "N",
-         "about as long, at most, for all devices (default 80)"},
+         "with --measure: about as long, at most, for all devices (default 80)"},
         {"profile", OFR_OPTION_STRING, &o.profile, 0, 0, "F",
          "decide for the machine that this file describes"},
         OFR_OPTIONS_ENGINE(o.common),

@@ -4,8 +4,6 @@
 
 #include "executive_shard/client_internal.h"
 
-enum { SPIN_NS = 100000 };
-
 static int push(ofr_client *client, ofr_client_flight *flight, ofr_error *err)
 {
     uint32_t worker = flight->route.stages[flight->stage].worker;
@@ -107,7 +105,8 @@ static int wait_for(ofr_client *client, const ofr_client_flight *flight, uint32_
         r = ofr_client_check_state(client, err);
         if (r < 0)
             return r;
-        ofr_ring_wait(&client->completions[0], bell, SPIN_NS, UINT64_MAX);
+        /* No spinning: a job takes longer, and a worker on the CPU has a use for the core. */
+        ofr_ring_wait(&client->completions[0], bell, 0, UINT64_MAX);
     }
 }
 

@@ -116,21 +116,23 @@ static void attend_single(ofr_backend_session *session, uint32_t thread, uint32_
         uint32_t count = cpu_min(OFR_CPU_KEY_BLOCK, end - key);
         for (uint32_t i = 0; i < n; i++) {
             size_t first = group_rows(session, i), at = key * row + (size_t)i * d;
-            float *out = scratch->out + first * d;
-            size_t ahead = next_rows(key, i, row, stride, d);
             kernels->attention_scores(scratch->query + first * d, d, heads, k + at, row, count, d,
-                                      k + ahead, stride, scratch->scores);
-            for (uint32_t h = 0; h < heads; h++) {
-                float *scores = scratch->scores + (size_t)h * OFR_CPU_KEY_BLOCK;
-                ofr_cpu_cap_scores(session, scores, count);
-                float correction =
-                    update_softmax(kernels, scores, count, &maximum[first + h], &sum[first + h]);
-                if (correction != 1) {
-                    kernels->scale(out + (size_t)h * d, d, correction);
-                }
+                                      k + next_rows(key, i, row, stride, d), stride,
+                                      scratch->scores + first * OFR_CPU_KEY_BLOCK);
+        }
+        for (uint32_t h = 0; h < n * heads; h++) {
+            float *scores = scratch->scores + (size_t)h * OFR_CPU_KEY_BLOCK;
+            ofr_cpu_cap_scores(session, scores, count);
+            float correction = update_softmax(kernels, scores, count, &maximum[h], &sum[h]);
+            if (correction != 1) {
+                kernels->scale(scratch->out + (size_t)h * d, d, correction);
             }
-            kernels->attention_values(scratch->scores, heads, v + at, row, count, d, v + ahead,
-                                      stride, out);
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            size_t first = group_rows(session, i), at = key * row + (size_t)i * d;
+            kernels->attention_values(scratch->scores + first * OFR_CPU_KEY_BLOCK, heads, v + at,
+                                      row, count, d, v + next_rows(key, i, row, stride, d), stride,
+                                      scratch->out + first * d);
         }
     }
 }
@@ -225,11 +227,8 @@ void ofr_cpu_attention_single(ofr_backend_session *session, uint32_t thread, uin
     const cpu_split *split = windowed ? &session->split_windowed : &session->split;
     uint32_t groups = session->params->n_kv_heads;
     uint32_t tasks = session->n_tokens * cpu_divide_up(groups, split->groups) * split->n;
-    for (;;) {
-        uint32_t task = ofr_thread_pool_next(session->pool);
-        if (task >= tasks) {
-            break;
-        }
+    uint32_t task;
+    while (ofr_thread_pool_take(session->pool, thread, tasks, &task)) {
         single_task(session, thread, layer, split, task);
     }
     ofr_thread_pool_barrier(session->pool);

@@ -285,6 +285,7 @@ static void print_model(const ofr_model *model, uint32_t threads)
     static const uint32_t depths[] = {0, 512, 2048};
     static const uint32_t prompts[] = {16, 128, 512, 2048};
     enum { CONTEXT = 2560, STEPS = 64, CHUNK_MAX = 512 };
+    const uint64_t enough_ns = 20000000000;
     ofr_error err = {0};
     ofr_kv_layout layout;
     if (ofr_kv_layout_init(&layout, model->params, 1, CONTEXT, CONTEXT, &err) < 0) {
@@ -321,13 +322,16 @@ static void print_model(const ofr_model *model, uint32_t threads)
     }
     for (size_t p = 0; p < sizeof prompts / sizeof prompts[0]; p++) {
         double times[5] = {0};
-        for (int i = 0; i < 5; i++) {
+        size_t runs = 0;
+        /* A large model on few cores takes a minute for the longest prompt. */
+        for (uint64_t begin = ofr_clock_ns(); runs < 5 && ofr_clock_ns() - begin < enough_ns;
+             runs++) {
             for (uint32_t at = 0; at < prompts[p]; at += CHUNK_MAX) {
                 uint32_t n = prompts[p] - at < CHUNK_MAX ? prompts[p] - at : CHUNK_MAX;
-                times[i] += forward_ns(backend, session, at, n, tokens, logits);
+                times[runs] += forward_ns(backend, session, at, n, tokens, logits);
             }
         }
-        printf("prefill of %4u: %7.1f tok/s\n", prompts[p], prompts[p] * 1e9 / median(times, 5));
+        printf("prefill of %4u: %7.1f tok/s\n", prompts[p], prompts[p] * 1e9 / median(times, runs));
     }
     backend->close(session);
     free(logits);

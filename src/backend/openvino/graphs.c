@@ -182,10 +182,10 @@ static uint32_t step_index(const ofr_ladder *ladder, uint32_t step)
 
 void ofr_openvino_learn_cost(ofr_backend_session *session, uint32_t tokens, double seconds)
 {
-    static const double WEIGHT = 0.25; /* of the newest */
-    uint32_t at = step_index(&session->chunks, tokens);
-    double *mean = &session->seconds[at], scale = 0;
-    *mean = *mean > 0 ? *mean + WEIGHT * (seconds - *mean) : seconds;
+    double *least = &session->seconds[step_index(&session->chunks, tokens)], scale = 0;
+    if (*least > 0 && *least <= seconds)
+        return;
+    *least = seconds;
     uint32_t n = 0;
     for (uint32_t i = 0; i < session->chunks.n; i++) {
         if (session->seconds[i] > 0) {

@@ -74,7 +74,7 @@ struct ofr_backend_session {
     ofr_ladder chunks, pasts;       /* those that package and arena allow */
     double costs[OFR_LADDER_MAX];   /* of a chunk of each length: see ofr_openvino_learn_cost */
     double guesses[OFR_LADDER_MAX]; /* in tokens */
-    double seconds[OFR_LADDER_MAX]; /* measured, smoothed; 0: not yet */
+    double seconds[OFR_LADDER_MAX]; /* the least that was measured; 0: not yet */
     uint32_t *kinds;                /* [n_layers] */
     uint32_t n_kinds;
     ov_block *blocks;                    /* [n_kinds][chunks.n][pasts.n] */
@@ -107,7 +107,9 @@ int ofr_openvino_whole(ofr_backend_session *session, uint32_t tokens, uint32_t p
                        ov_whole **ret_whole, ofr_error *err);
 void ofr_openvino_graphs_done(ofr_backend_session *session);
 /* A chunk of `tokens` took this long, nothing compiled: prompts are covered by what was measured,
- * and guesses only for lengths that never ran. */
+ * and guesses only for lengths that never ran. The least time of a length counts: what disturbs
+ * makes a chunk slower, and a length that looks slow is not run again, so that a mean would never
+ * learn better. */
 void ofr_openvino_learn_cost(ofr_backend_session *session, uint32_t tokens, double seconds);
 
 /* One segment: `first` is its first row in the batch. */

@@ -484,7 +484,7 @@ static void explain(const struct planner *p, uint32_t single, uint32_t decode,
                  d->routes[prefill].text, d->routes[decode].text, n, p->answer, a.total_ms / 1e3,
                  a.first_token_ms / 1e3, one, b.total_ms / 1e3, b.first_token_ms / 1e3);
     } else if (d->n_routes == 1) {
-        snprintf(d->reason, sizeof d->reason, "%s is the only device that can run this model", one);
+        snprintf(d->reason, sizeof d->reason, "%s is the only device to choose from", one);
     } else {
         snprintf(d->reason, sizeof d->reason,
                  "%s does both phases: no other device, and no combination, is predicted to be "

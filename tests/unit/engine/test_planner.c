@@ -237,7 +237,7 @@ static void says_what_is_refused(void **state)
     input.devices[1] = device("cpu", OFR_PLAN_DEVICE_CPU, 0, 8, 100);
     ofr_planner_decision *d = decide(&input);
     assert_string_equal(d->plan_text, "prefill=cpu,decode=cpu");
-    assert_string_equal(d->reason, "cpu is the only device that can run this model");
+    assert_string_equal(d->reason, "cpu is the only device to choose from");
     assert_int_equal(d->n_refusals, 1);
     assert_string_equal(d->refusals[0].reason, "its logits are wrong");
     ofr_planner_decision_free(d);

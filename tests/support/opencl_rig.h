@@ -92,7 +92,7 @@ static inline ofr_backend_session *rig_open_launching(const ofr_backend_options 
     for (uint32_t i = options->layer_begin; i < options->layer_end; i++) {
         one_launch = one_launch && options->model->layers[i].attention_output_norm == NULL;
     }
-    if (launches == OFR_OPENCL_LAUNCHES_TOKEN && !one_launch) { /* not made for this model */
+    if (launches >= OFR_OPENCL_LAUNCHES_TOKEN && !one_launch) { /* not made for this model */
         assert_int_equal(result, OFR_EUNSUPPORTED);
         opencl.launches = OFR_OPENCL_LAUNCHES_STEPS;
         result = ofr_opencl_open(options, &opencl, &session, &err);

@@ -97,6 +97,9 @@ static void backend_close(ofr_backend_session *session)
     ofr_opencl_release_steps(session);
     ofr_opencl_release_kv(session);
     ofr_opencl_release_memory(session);
+    if (session->early_queue != NULL) {
+        session->api->ReleaseCommandQueue(session->early_queue);
+    }
     if (session->queue != NULL) {
         session->api->ReleaseCommandQueue(session->queue);
     }
@@ -306,8 +309,9 @@ static int prepare(ofr_backend_session *session, const ofr_opencl_options *openc
         result = ofr_opencl_error(session, err);
     }
     if (result == 0 && session->dot && opencl->launches != OFR_OPENCL_LAUNCHES_STEPS) {
+        session->token_cut = opencl->launches == OFR_OPENCL_LAUNCHES_CUT;
         result =
-            ofr_opencl_token_prepare(session, opencl->launches == OFR_OPENCL_LAUNCHES_TOKEN, err);
+            ofr_opencl_token_prepare(session, opencl->launches != OFR_OPENCL_LAUNCHES_AUTO, err);
     }
     if (result == 0 && session->dot) {
         session->tunes = (session->device.type & CL_DEVICE_TYPE_GPU) != 0 ? opencl->autotune : 0;

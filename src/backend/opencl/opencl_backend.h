@@ -38,6 +38,7 @@ enum ofr_opencl_launches {
     OFR_OPENCL_LAUNCHES_STEPS, /* a launch a step */
     OFR_OPENCL_LAUNCHES_TOKEN, /* in one launch, with one work-group where no more are sure to run
                                 */
+    OFR_OPENCL_LAUNCHES_CUT,   /* the same in two wherever that can be, for tests */
 };
 
 /* Arithmetic of attention of several tokens. */

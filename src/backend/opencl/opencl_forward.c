@@ -80,6 +80,17 @@ uint64_t ofr_opencl_launch(ofr_backend_session *session, cl_kernel kernel, uint3
     return event != NULL ? time_kernel(session, kernel, event) : 0;
 }
 
+void ofr_opencl_launch_event(ofr_backend_session *session, cl_kernel kernel, uint32_t items,
+                             uint32_t x, cl_event *ret_event)
+{
+    size_t local = items, global = (size_t)items * x;
+    session->stats.launches++;
+    ofr_opencl_note(session,
+                    session->api->EnqueueNDRangeKernel(session->queue, kernel, 1, NULL, &global,
+                                                       &local, 0, NULL, ret_event),
+                    "starting a kernel");
+}
+
 static void set_u32(ofr_backend_session *session, cl_kernel kernel, cl_uint index, uint32_t value)
 {
     if (kernel != NULL) {

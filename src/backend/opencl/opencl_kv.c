@@ -4,7 +4,7 @@
 
 #include "backend/opencl/opencl_session.h"
 
-enum { CLEAR_BYTES = 256 << 20 };
+enum { CLEAR_BYTES = 256 << 20, PREFETCHED_BYTES = 1 << 20 };
 
 /* Zeroes a buffer, in pieces: drivers are slow or fail at filling gigabytes at once. */
 void ofr_opencl_clear(ofr_backend_session *session, cl_mem buffer, uint64_t bytes)
@@ -94,18 +94,26 @@ void ofr_opencl_release_kv(ofr_backend_session *session)
     free(session->fingerprints);
 }
 
+static uint64_t mix(uint64_t hash, uint64_t word)
+{
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15U;
+    return hash ^ hash >> 29;
+}
+
+/* In four chains, which do not wait for one another. */
 static uint64_t hash_row(const uint8_t *row, uint64_t bytes, uint64_t hash)
 {
-    uint64_t word = 0;
-    for (uint64_t at = 0; at + 8 <= bytes; at += 8) {
-        memcpy(&word, row + at, 8);
-        hash = (hash ^ word) * 0x9e3779b97f4a7c15U;
-        hash ^= hash >> 29;
+    uint64_t chains[4] = {hash, 1, 2, 3}, words[4], at = 0;
+    for (; at + sizeof words <= bytes; at += sizeof words) {
+        memcpy(words, row + at, sizeof words);
+        for (uint32_t i = 0; i < 4; i++) {
+            chains[i] = mix(chains[i], words[i]);
+        }
     }
-    for (uint64_t at = bytes / 8 * 8; at < bytes; at++) {
-        hash = (hash ^ row[at]) * 0x9e3779b97f4a7c15U;
+    for (; at < bytes; at++) {
+        chains[0] = mix(chains[0], row[at]);
     }
-    return hash;
+    return mix(mix(mix(chains[0], chains[1]), chains[2]), chains[3]);
 }
 
 /* Of K and V of a row in the last layer of the range. What they hold follows from all tokens up to
@@ -174,17 +182,76 @@ char *ofr_opencl_stage(ofr_backend_session *session, void *to, size_t to_pitch, 
         &(opencl_staged){.to = to, .bytes = bytes, .to_pitch = to_pitch, .n = 1, .group_rows = n});
 }
 
+static void unstage_one(const opencl_staged *s)
+{
+    for (uint64_t r = 0; r < s->n * s->group_rows; r++) {
+        memcpy(s->to + r / s->group_rows * s->group_pitch + r % s->group_rows * s->to_pitch,
+               s->from + r * s->bytes, s->bytes);
+    }
+}
+
 void ofr_opencl_unstage(ofr_backend_session *session)
 {
     for (uint32_t i = 0; i < session->n_staged && session->status == CL_SUCCESS; i++) {
-        const opencl_staged *s = &session->staged[i];
-        for (uint64_t r = 0; r < s->n * s->group_rows; r++) {
-            memcpy(s->to + r / s->group_rows * s->group_pitch + r % s->group_rows * s->to_pitch,
-                   s->from + r * s->bytes, s->bytes);
-        }
+        unstage_one(&session->staged[i]);
     }
     session->n_staged = 0;
     session->staging_used = 0;
+}
+
+/* Fetches where staged rows go into the caches while the device works: single rows of many strips
+ * are pages far apart. */
+static void prefetch_destinations(ofr_backend_session *session)
+{
+    enum { LINE = 64 };
+    size_t left = PREFETCHED_BYTES;
+    if (session->n_staged > 0 && session->status == CL_SUCCESS) {
+        ofr_opencl_note(session, session->api->Flush(session->queue), "starting the queue");
+    }
+    for (uint32_t i = 0; i < session->n_staged; i++) {
+        const opencl_staged *s = &session->staged[i];
+        size_t bytes = s->bytes * s->group_rows * s->n;
+        if (bytes > left) {
+            continue;
+        }
+        left -= bytes;
+        for (uint64_t r = 0; r < s->n * s->group_rows; r++) {
+            const char *to =
+                s->to + r / s->group_rows * s->group_pitch + r % s->group_rows * s->to_pitch;
+            for (size_t at = 0; at < s->bytes; at += LINE) {
+                __builtin_prefetch(to + at, 1);
+            }
+        }
+    }
+}
+
+/* The rows of the early layers, as soon as those are through, while the device goes on; *rows is
+ * then what is left. Without a place for them all are left. */
+static void fetch_early(ofr_backend_session *session, opencl_staged *rows)
+{
+    const ofr_opencl_api *api = session->api;
+    opencl_staged early = *rows;
+    early.n = session->early_layers;
+    size_t bytes = early.bytes * early.group_rows * early.n;
+    uint32_t first = session->n_staged;
+    char *staged = stage(session, &early);
+    if (staged == NULL) {
+        session->early_layers = 0;
+        return;
+    }
+    ofr_opencl_note(session, api->Flush(session->queue), "starting the queue");
+    ofr_opencl_note(session,
+                    api->EnqueueReadBuffer(session->early_queue, session->collected, CL_FALSE, 0,
+                                           bytes, staged, 1, &session->early_event, NULL),
+                    "fetching KV rows");
+    ofr_opencl_note(session, api->Finish(session->early_queue), "waiting for the device");
+    if (session->status == CL_SUCCESS) {
+        unstage_one(&session->staged[first]);
+    }
+    session->n_staged = first;
+    session->stats.kv_downloaded += bytes;
+    rows->to += early.n * early.group_pitch;
+    rows->n -= early.n;
 }
 
 /* A few new rows, put together on the device and fetched at once; false: not this way. */
@@ -194,14 +261,18 @@ static bool fetch_collected(ofr_backend_session *session, uint32_t slot, uint32_
     uint32_t layers = session->options.layer_end - session->options.layer_begin;
     uint64_t bytes = (to - from) * kv->row_bytes, strip_words = kv->strip_bytes / 4;
     uint64_t slot_words = slot * 2 * strip_words, layer_words = kv->layer_bytes / 4;
-    const opencl_staged wanted = {.to = (char *)session->options.kv_arena +
-                                        ofr_kv_strip_k(kv, slot, session->options.layer_begin) +
-                                        from * kv->row_bytes,
-                                  .bytes = bytes,
-                                  .to_pitch = kv->strip_bytes,
-                                  .group_pitch = kv->layer_bytes,
-                                  .n = layers,
-                                  .group_rows = 2};
+    opencl_staged wanted = {.to = (char *)session->options.kv_arena +
+                                  ofr_kv_strip_k(kv, slot, session->options.layer_begin) +
+                                  from * kv->row_bytes,
+                            .bytes = bytes,
+                            .to_pitch = kv->strip_bytes,
+                            .group_pitch = kv->layer_bytes,
+                            .n = layers,
+                            .group_rows = 2};
+    if (session->early_layers > 0) {
+        fetch_early(session, &wanted);
+        layers -= session->early_layers;
+    }
     char *staged = stage(session, &wanted);
     if (staged == NULL) {
         return false;
@@ -227,7 +298,8 @@ static bool fetch_collected(ofr_backend_session *session, uint32_t slot, uint32_
     }
     if (kernel != NULL) {
         ofr_opencl_note(session,
-                        api->EnqueueReadBuffer(session->queue, session->collected, CL_FALSE, 0,
+                        api->EnqueueReadBuffer(session->queue, session->collected, CL_FALSE,
+                                               bytes * 2 * session->early_layers,
                                                bytes * layers * 2, staged, 0, NULL, NULL),
                         "fetching KV rows");
     }
@@ -313,6 +385,12 @@ void ofr_opencl_kv_to_host(ofr_backend_session *session)
         const ofr_segment *s = &session->call->segments[i];
         copy_rows(session, s->slot, s->position, s->position + s->n_tokens, false);
     }
+    if (session->early_event != NULL) {
+        session->api->ReleaseEvent(session->early_event);
+        session->early_event = NULL;
+    }
+    session->early_layers = 0;
+    prefetch_destinations(session);
     ofr_opencl_note(session, session->api->Finish(session->queue), "waiting for the device");
     if (session->status != CL_SUCCESS) {
         return;

@@ -452,6 +452,12 @@ static void make_staging(ofr_backend_session *session)
         OPENCL_STAGING_BYTES, 0, NULL, NULL, &status);
     if (status != CL_SUCCESS) {
         session->staging_host = NULL;
+        return;
+    }
+    session->early_queue = session->api->CreateCommandQueueWithProperties(
+        session->context, session->device.id, NULL, &status);
+    if (status != CL_SUCCESS) {
+        session->early_queue = NULL;
     }
 }
 
@@ -524,19 +530,33 @@ static void release(const ofr_backend_session *session, cl_mem buffer)
 void ofr_opencl_release_memory(ofr_backend_session *session)
 {
     const opencl_record *records[] = {&session->input, &session->attended, &session->gated};
-    cl_mem buffers[] = {session->staging,          session->collected,
-                        session->own_hidden,       session->stream,
-                        session->branch,           session->token_plan,
-                        session->token_sync,       session->token_partial,
-                        session->token_heads,      session->token_records[0],
-                        session->token_records[1], session->token_records[2],
-                        session->normed,           session->qkv,
-                        session->attention,        session->mlp,
-                        session->gathered,         session->logits,
-                        session->logprobs,         session->partial,
-                        session->counters,         session->pass,
-                        session->chosen[0],        session->chosen[1],
-                        session->not_finite,       session->vectors};
+    cl_mem buffers[] = {session->staging,
+                        session->collected,
+                        session->own_hidden,
+                        session->stream,
+                        session->branch,
+                        session->token_plan,
+                        session->token_sync,
+                        session->token_partial,
+                        session->token_heads,
+                        session->token_records[0],
+                        session->token_records[1],
+                        session->token_records[2],
+                        session->token_helped,
+                        session->normed,
+                        session->qkv,
+                        session->attention,
+                        session->mlp,
+                        session->gathered,
+                        session->logits,
+                        session->logprobs,
+                        session->partial,
+                        session->counters,
+                        session->pass,
+                        session->chosen[0],
+                        session->chosen[1],
+                        session->not_finite,
+                        session->vectors};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         release(session, buffers[i]);
     }

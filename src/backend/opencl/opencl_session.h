@@ -247,6 +247,12 @@ struct ofr_backend_session {
     opencl_staged staged[OPENCL_STAGED_MAX];
     uint32_t n_staged;
 
+    /* A token whose launch is cut in two: rows of the layers before the last ones travel while
+     * those are computed. */
+    cl_command_queue early_queue;
+    uint32_t early_layers; /* of the call that runs; 0: all at the end */
+    cl_event early_event;  /* that they are through */
+
     /* The residual stream that the caller gave last, bound in place; shared memory only. */
     cl_mem stream;
     void *stream_host, *stream_mapped;
@@ -255,9 +261,11 @@ struct ofr_backend_session {
     /* One token in one launch (opencl_token.c). */
     cl_mem token_plan, token_sync, token_heads, token_partial;
     cl_mem token_records[3]; /* between steps: d_model, q_width, d_ff */
+    cl_mem token_helped;     /* up's rows that one work-group makes for another */
     uint32_t token_groups;   /* work-groups, all of which run at once; 0: not used */
     uint32_t token_tag;      /* of the next launch's first step */
     uint32_t token_fault;    /* fetched after a launch: work-groups waited in vain */
+    bool token_cut;          /* in two launches wherever that can be */
 
     /* The call that runs. */
     const ofr_forward *call;
@@ -408,6 +416,9 @@ bool ofr_opencl_token_held(ofr_backend_session *session);
  * that it took where kernels are timed. */
 uint64_t ofr_opencl_launch(ofr_backend_session *session, cl_kernel kernel, uint32_t items,
                            uint32_t x, uint32_t y, uint32_t z);
+/* The same, one-dimensional, whose end another queue can wait for; it is not timed. */
+void ofr_opencl_launch_event(ofr_backend_session *session, cl_kernel kernel, uint32_t items,
+                             uint32_t x, cl_event *ret_event);
 
 /* Adds to a line of the profile. */
 void ofr_opencl_note_time(ofr_backend_session *session, const char *name, uint64_t launches,

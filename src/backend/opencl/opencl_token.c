@@ -17,20 +17,24 @@ enum {
     PLAN_WINDOWED,
     PLAN_LAYER_WORDS,
     STEPS_OF_LAYER = 5,
-    HEADS_MOST = 4,
+    HEADS_MOST = 2,
     SYNC_FAULT = 0,
     SYNC_TRACE = 8, /* twice for each of TRACED steps */
     TRACED = 6,
     SYNC_WORDS = SYNC_TRACE + 2 * TRACED,
     WINDOWS = 4,
-    ARGUMENT_FLAGS = 6, /* then the tag */
+    ARGUMENT_LAYERS = 5, /* then flags, the tag */
+    ARGUMENT_FIRST_LAYER = 30,
+    EARLY_BYTES_LEAST = 256 << 10,
+    EARLY_LAYERS_LEAST = 8,
     FLAG_HEAD = 1,
     FLAG_REHEARSAL = 2,
     FLAG_HIDDEN = 4,
     FLAG_ROWS = 8,
     LOCAL_BYTES_MOST = 47 << 10,
     PACKETS_BYTES = 48, /* of a unit of a record */
-    STEP_PLAN_BYTES = 8 * PLAN_LAYER_WORDS + 2 * 7 * 48 + 6 * 16,
+    COPIES = 8,         /* of a record, where work-groups wait for one another */
+    STEP_PLAN_BYTES = 8 * PLAN_LAYER_WORDS + 2 * 8 * 48 + 6 * 28,
 };
 
 static uint32_t n_layers(const ofr_backend_session *session)
@@ -189,6 +193,23 @@ static bool uses_minima(const ofr_backend_session *session)
     return found;
 }
 
+/* Whether a matrix's groups are of at least four pieces of 16 bytes: 128 columns of INT4. */
+static bool has_wide_groups(const opencl_matrix *matrix)
+{
+    return ofr_opencl_scale_shift(matrix) + (matrix->tensor->dtype == OFR_DTYPE_I8) >= 2;
+}
+
+static bool all_groups_wide(const ofr_backend_session *session)
+{
+    bool all = !has_head(session) || has_wide_groups(&session->head);
+    for (uint32_t i = 0; i < n_layers(session); i++) {
+        for (uint32_t p = 0; p < OPENCL_PART_COUNT; p++) {
+            all = all && has_wide_groups(&session->layers[i].parts[p]);
+        }
+    }
+    return all;
+}
+
 enum { TOKEN_SOURCES = 4 };
 
 /* Without warps a work-item goes through whole heads: unrolled, such loops take minutes to compile.
@@ -207,7 +228,7 @@ int ofr_opencl_token_build(ofr_backend_session *session, ofr_error *err)
 {
     const ofr_model_params *p = session->params;
     const opencl_tuning *t = &session->tuning;
-    char options[448], cap[48] = "", *copies[TOKEN_SOURCES] = {NULL};
+    char options[464], cap[48] = "", *copies[TOKEN_SOURCES] = {NULL};
     uint32_t gather = gather_heads(session);
     const char *sources[1 + TOKEN_SOURCES] = {
         ofr_opencl_source_common, ofr_opencl_source_token_exchange,
@@ -222,10 +243,11 @@ int ofr_opencl_token_build(ofr_backend_session *session, ofr_error *err)
     }
     snprintf(options, sizeof options,
              "-DITEMS=%u -DDEPTH=%u -DLOADS=%u -DHEAD_DIM=%u -DHEADS=%u -DGATHER=%u "
-             "-DSCRATCH_BYTES=%u -DWAVES=%u%s%s%s%s",
+             "-DSCRATCH_BYTES=%u -DWAVES=%u%s%s%s%s%s",
              t->token_items, t->token_depth, t->token_loads, p->head_dim, session->heads_per_group,
              gather, scratch_bytes(session, gather), waves(session),
              uses_minima(session) ? " -DHAS_MINIMA" : "",
+             all_groups_wide(session) ? " -DWIDE_GROUPS" : "",
              p->activation == OFR_ACTIVATION_GELU_TANH ? " -DGELU" : "", cap,
              session->profiled ? " -DTRACE" : "");
     int result = ofr_opencl_program_build(&session->compiler, sources, 1 + TOKEN_SOURCES, options,
@@ -234,6 +256,12 @@ int ofr_opencl_token_build(ofr_backend_session *session, ofr_error *err)
         free(copies[i]);
     }
     return result;
+}
+
+static uint64_t record_bytes(const ofr_backend_session *session, uint32_t columns)
+{
+    uint32_t copies = session->device.warp == 32 ? COPIES : 1;
+    return (uint64_t)PACKETS_BYTES * copies * (columns / 32);
 }
 
 static int make_buffers(ofr_backend_session *session, ofr_error *err)
@@ -249,9 +277,10 @@ static int make_buffers(ofr_backend_session *session, ofr_error *err)
         {&session->token_sync, 4 * SYNC_WORDS},
         {&session->token_heads, 8 * (uint64_t)session->qkv_width},
         {&session->token_partial, pairs * OPENCL_MAX_SPLITS * heads * (p->head_dim + 2) * 8},
-        {&session->token_records[0], PACKETS_BYTES * (uint64_t)(p->d_model / 32)},
-        {&session->token_records[1], PACKETS_BYTES * (uint64_t)(session->q_width / 32)},
-        {&session->token_records[2], PACKETS_BYTES * (uint64_t)(p->d_ff / 32)},
+        {&session->token_helped, 32 * 8 * (uint64_t)session->token_groups},
+        {&session->token_records[0], record_bytes(session, p->d_model)},
+        {&session->token_records[1], record_bytes(session, session->q_width)},
+        {&session->token_records[2], record_bytes(session, p->d_ff)},
     };
     int result = 0;
     for (size_t i = 0; result == 0 && i < sizeof wanted / sizeof wanted[0]; i++) {
@@ -329,6 +358,8 @@ cl_kernel ofr_opencl_token_step(ofr_backend_session *session)
     for (uint32_t i = 0; i < 3; i++) {
         add_buffer(&a, session->token_records[i]);
     }
+    add_buffer(&a, session->token_helped);
+    add_u32(&a, 0); /* the first layer */
     return a.kernel;
 }
 
@@ -372,6 +403,35 @@ bool ofr_opencl_token_collected(const ofr_backend_session *session)
     return session->token_groups > 0 && session->n_tokens == 1 && collects_rows(session);
 }
 
+/* Layers after which the launch is cut in two, so that their rows of K and V travel while the
+ * others are computed; 0: not cut. */
+static uint32_t layers_early(const ofr_backend_session *session)
+{
+    uint32_t n = n_layers(session);
+    uint64_t bytes = 2 * n * session->options.kv_layout.row_bytes;
+    bool worth = bytes >= EARLY_BYTES_LEAST && n >= EARLY_LAYERS_LEAST;
+    bool can = session->early_queue != NULL && n > 1 && !session->profiled;
+    return can && collects_rows(session) && (worth || session->token_cut) ? n - 1 - (n - 1) / 8 : 0;
+}
+
+static void set_words(ofr_backend_session *session, cl_kernel kernel, uint32_t first,
+                      uint32_t layers, uint32_t flags)
+{
+    const struct {
+        cl_uint index;
+        const uint32_t *value;
+    } wanted[] = {{ARGUMENT_LAYERS, &layers},
+                  {ARGUMENT_LAYERS + 1, &flags},
+                  {ARGUMENT_LAYERS + 2, &session->token_tag},
+                  {ARGUMENT_FIRST_LAYER, &first}};
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
+        ofr_opencl_note(
+            session,
+            session->api->SetKernelArg(kernel, wanted[i].index, sizeof(uint32_t), wanted[i].value),
+            "setting a kernel's arguments");
+    }
+}
+
 void ofr_opencl_token_launch(ofr_backend_session *session, bool with_head, bool rehearsal)
 {
     cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_TOKEN);
@@ -382,18 +442,21 @@ void ofr_opencl_token_launch(ofr_backend_session *session, bool with_head, bool 
         return;
     }
     const ofr_opencl_api *api = session->api;
-    ofr_opencl_note(session, api->SetKernelArg(kernel, ARGUMENT_FLAGS, sizeof flags, &flags),
-                    "setting a kernel's arguments");
-    ofr_opencl_note(session,
-                    api->SetKernelArg(kernel, ARGUMENT_FLAGS + 1, sizeof session->token_tag,
-                                      &session->token_tag),
-                    "setting a kernel's arguments");
+    uint32_t early = rehearsal ? 0 : layers_early(session);
+    session->early_layers = early;
+    if (early > 0) {
+        set_words(session, kernel, 0, early, (flags & ~(uint32_t)FLAG_HEAD) | FLAG_HIDDEN);
+        ofr_opencl_launch_event(session, kernel, session->tuning.token_items, session->token_groups,
+                                &session->early_event);
+        session->token_tag += early * STEPS_OF_LAYER + 2;
+    }
+    set_words(session, kernel, early, n_layers(session) - early, flags);
     uint64_t launch_ns = ofr_opencl_launch(session, kernel, session->tuning.token_items,
                                            session->token_groups, 1, 1);
     if (session->profiled && !rehearsal) {
         note_steps(session, launch_ns);
     }
-    session->token_tag += n_layers(session) * STEPS_OF_LAYER + 2;
+    session->token_tag += (n_layers(session) - early) * STEPS_OF_LAYER + 2;
     size_t bytes = sizeof session->token_fault;
     char *staged = ofr_opencl_stage(session, &session->token_fault, bytes, bytes, 1);
     void *to = staged != NULL ? (void *)staged : &session->token_fault;

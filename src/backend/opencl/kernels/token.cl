@@ -8,6 +8,11 @@
  * still looks: each reader of a step's input makes a part of the step's output, and every step but
  * attention, whose tasks read what they alone need, reads all of its input.
  *
+ * What many read, records, there are COPIES of, and a warp looks at one packet until that is there:
+ * polls of all work-groups for all packets of the same lines hold each other and the packets up. Of
+ * the MLP's tiles some work-groups have one more than others, who then make half of it. A launch
+ * may be cut in two: the second goes on with the hidden state that the first left.
+ *
  * ITEMS work-items in WARPS warps (of one work-item where the device has none of 32), one
  * work-group per compute unit. A matrix is cut into tiles of 32 rows; tile t belongs to work-group
  * t % groups. Where no units of 32 results are needed, work-groups take 16 rows or a multiple. A
@@ -16,36 +21,45 @@
  *
  * HEAD_DIM, HEADS as in attention.cl; SCRATCH_BYTES of local memory for the input of a step;
  * WAVES: the most tiles of a work-group whose results are kept; GATHER: heads whose warps' sums are
- * put together at once. HAS_MINIMA, SOFTCAP: where the model has them. LOADS 1: loads
- * that leave the first-level cache alone (NVIDIA).
+ * put together at once. HAS_MINIMA, SOFTCAP: where the model has them. WIDE_GROUPS: where no group
+ * of its weights is of less than four pieces. LOADS 1: loads that leave the first-level cache alone
+ * (NVIDIA).
  *
  * Compiled after token_exchange.cl, token_products.cl, token_attention.cl. */
 
-/* Layers [0, n_layers) of the plan, then the head, whose matrix follows them. flags: 1 with the
- * head, 2 a rehearsal, of a token that sees itself only and must not touch anybody's KV, 4 the last
- * layer's hidden state is wanted, 8 new rows of K and V too. first_norm: weight of the first norm.
- * tag: of what the first step reads; launches never use a tag twice until they all are through. */
+/* n_layers layers of the plan from first_layer on, then the head, whose matrix follows them. flags:
+ * 1 with the head, 2 a rehearsal, of a token that sees itself only and must not touch anybody's KV,
+ * 4 the last layer's hidden state is wanted, 8 new rows of K and V too. first_norm: weight of the
+ * first norm. tag: of what the first step reads; launches never use a tag twice until they all are
+ * through. */
 kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1))) void token_layers(
     WINDOWS, global const uint *plan, uint n_layers, uint flags, uint tag,
     volatile global uint *sync, global const float *vectors, uint first_norm,
     global const uint *pass, uint d_model, uint d_ff, uint n_kv_heads, uint vocab, float epsilon,
     float factor, float residual_scale, global half *kv, ulong slot_stride, global half *rows,
     global float *hidden, global float *logits, global uint2 *heads, global uint2 *partial,
-    global uint4 *input, global uint4 *attended, global uint4 *gated)
+    global uint4 *input, global uint4 *attended, global uint4 *gated, global uint2 *helped,
+    uint first_layer)
 {
     local uint4 scratch[SCRATCH_BYTES / 16];
-    local float made[WAVES * 64], sums_of_warps[WARPS], turns[4 * TURNS];
+    local float4 sums_of_warps[(WARPS + 3) / 4];
+    local float made[WAVES * 64], turns[4 * TURNS];
     local uint4 new_key[HEAD_DIM / 4]; /* K, V as halves */
     local step_plan step_place;
     uint item = get_local_id(0), lane = item % LANES, warp = item / LANES;
     uint4 token = flags & 2 ? (uint4)0 : pass_token(pass, 0);
-    token_state state = {hidden,  logits, heads, input,   attended,       gated,
+    token_state state = {hidden,  logits, heads, helped,  input,          attended,        gated,
                          vectors, sync,   tag,   epsilon, residual_scale, (flags & 4) != 0};
     token_sizes sizes = {d_model, d_ff,     n_kv_heads * HEADS * HEAD_DIM, n_kv_heads * HEAD_DIM,
                          vocab,   n_layers, n_layers * STEPS + (flags & 1)};
+    rows += (ulong)first_layer * 2 * n_kv_heads * HEAD_DIM;
     token_place place_of_token = {token.y,     token.z,          n_kv_heads, factor,
                                   slot_stride, (flags & 2) != 0, kv,         flags & 8 ? rows : 0,
                                   partial};
+    if (first_layer > 0) {
+        first_norm = plan[(first_layer - 1) * PLAN_LAYER_WORDS + PLAN_NORM_DOWN];
+        plan += first_layer * PLAN_LAYER_WORDS;
+    }
     for (uint i = item; i < PLAN_LAYER_WORDS; i += ITEMS) {
         step_place.words[0][i] = plan[i];
     }
@@ -62,6 +76,7 @@ kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1))) void token_layers(
     }
     meet(CLK_LOCAL_MEM_FENCE);
     make_views(WINDOWS_PASSED, 0, &step_place);
+    meet(CLK_LOCAL_MEM_FENCE);
     float old = 0;
     for (uint w = warp; w < step_place.kinds[STEP_DOWN].last; w += WARPS) { /* the first input */
         uint tile = get_group_id(0) + w * get_num_groups(0);
@@ -70,7 +85,7 @@ kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1))) void token_layers(
         for (uint i = 0; LANES == 1 && i < 32; i++) {
             made[i] = hidden[tile * 32 + i];
         }
-        make_unit(old, made, weights[lane], weights, lane, tile, d_model / 32, tag, input);
+        make_unit(old, made, weights[lane], weights, true, lane, tile, d_model / 32, tag, input);
     }
 #ifndef OFR_NVIDIA
     meet(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
@@ -78,22 +93,14 @@ kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1))) void token_layers(
     for (uint s = 0; s < sizes.steps; s++) {
         uint step = step_of(&sizes, s), start = cycles(), ready;
         if (step == STEP_ATTENTION) {
-            uint following = (s / STEPS + 1) * PLAN_LAYER_WORDS, word = 0;
-            local uint *next = step_place.words[(s / STEPS + 1) % 2];
-            if (LANES == 32 && item < PLAN_LAYER_WORDS) {
-                word = plan[following + item];
-            }
-            ready = attend(step_place.words[s / STEPS % 2], s, &place_of_token, &sizes, &state,
-                           turns, (local float *)scratch, (local half *)new_key);
-            meet(CLK_LOCAL_MEM_FENCE);
-            for (uint i = item; i < PLAN_LAYER_WORDS; i += ITEMS) {
-                next[i] = LANES == 32 && i == item ? word : plan[following + i];
-            }
-            meet(CLK_LOCAL_MEM_FENCE);
-            make_views(WINDOWS_PASSED, s / STEPS + 1, &step_place);
-        } else {
+            global const uint *following = plan + (s / STEPS + 1) * PLAN_LAYER_WORDS;
             ready =
-                multiply_step(&sizes, &step_place, s, &state, &old, scratch, made, sums_of_warps);
+                attend(step_place.words[s / STEPS % 2], s, &place_of_token, &sizes, &state, turns,
+                       (local float *)scratch, (local half *)new_key, following, &step_place);
+            make_views(WINDOWS_PASSED, s / STEPS + 1, &step_place); /* for after the next barrier */
+        } else {
+            ready = multiply_step(&sizes, &step_place, s, &state, &old, scratch, made,
+                                  (local float *)sums_of_warps);
         }
         note_cycles(sync, step, start, ready);
     }

@@ -1,7 +1,7 @@
 /* One token in one launch, third part: attention over the strips. */
 /* Attention: a work-group takes a KV head, up to HEADS_AT_ONCE of its query heads, and the keys of
  * one split; KEY_LANES lanes share a key, 8 elements each. */
-#define HEADS_AT_ONCE (HEADS < 4 ? HEADS : 4)
+#define HEADS_AT_ONCE (HEADS < 2 ? HEADS : 2)
 #define SUBSETS       ((HEADS + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE)
 #define PARTS         (HEAD_DIM / 8)
 #if LANES == 1
@@ -132,8 +132,8 @@ inline void load_keys(global const half *k_strip, global const half *v_strip, ui
 #pragma unroll
         for (uint c = 0; c < LANE_PARTS; c++) {
             uint at = min(part + c * KEY_LANES, (uint)PARTS - 1);
-            ret->k[a][c] = vload4(at, (global const uint *)(k_strip + row));
-            ret->v[a][c] = vload4(at, (global const uint *)(v_strip + row));
+            ret->k[a][c] = ((global const uint4 *)(k_strip + row))[at];
+            ret->v[a][c] = ((global const uint4 *)(v_strip + row))[at];
         }
     }
 }
@@ -259,10 +259,20 @@ inline float merge_splits(global const uint2 *parts, uint h, uint e, uint splits
 }
 #endif
 
+/* The next layer's part of the plan, of which this work-item has loaded a word already. */
+inline void keep_words(local uint *next, uint word, global const uint *following)
+{
+    uint item = get_local_id(0);
+    for (uint w = item; w < PLAN_LAYER_WORDS; w += ITEMS) {
+        next[w] = w == item ? word : following[w];
+    }
+}
+
 /* Attention of step s over the token's keys. Returns when it could begin. */
 inline uint attend(local const uint *layer, uint s, const token_place *place,
                    const token_sizes *sizes, const token_state *state, local const float *turns,
-                   local float *scratch, local half *new_key)
+                   local float *scratch, local half *new_key, global const uint *following,
+                   local step_plan *plan)
 {
     uint item = opaque(get_local_id(0)), lane = item % LANES, warp = item / LANES;
     uint begun = cycles();
@@ -276,6 +286,9 @@ inline uint attend(local const uint *layer, uint s, const token_place *place,
     global half *k_strips = strips + (layer[PLAN_STRIPS] | (ulong)layer[PLAN_STRIPS + 1] << 32);
     global half *v_strips = strips + (layer[PLAN_STRIPS + 2] | (ulong)layer[PLAN_STRIPS + 3] << 32);
     uint part = item % KEY_LANES, slot = item / KEY_LANES;
+    uint word = item < PLAN_LAYER_WORDS ? following[item] : 0;
+    local uint *next = plan->words[(s / STEPS + 1) % 2];
+    bool kept = false;                 /* those words */
     uint held = max(position, 1u) - 1; /* the newest key that is in the strips already */
     for (uint i = get_group_id(0); i < pairs * keys.splits; i += get_num_groups(0)) {
         attention_task task = find_task(i, &keys, position);
@@ -293,6 +306,10 @@ inline uint attend(local const uint *layer, uint s, const token_place *place,
         }
         begun = take_heads(&task, place, layer, s / STEPS, state, tag, task.end == position + 1,
                            turns, query, new_key);
+        if (!kept) {
+            keep_words(next, word, following);
+            kept = true;
+        }
         uint heads = task.heads, begin = task.begin, end = task.end;
         float q[HEADS_AT_ONCE][LANE_DIMS], sum[HEADS_AT_ONCE][LANE_DIMS];
         float top[HEADS_AT_ONCE], total[HEADS_AT_ONCE];
@@ -467,7 +484,7 @@ inline uint attend(local const uint *layer, uint s, const token_place *place,
         if (keys.splits == 1) {
             meet(CLK_LOCAL_MEM_FENCE);
             for (uint u = warp; u < units; u += WARPS) {
-                make_unit(out[u * 32 + lane], out + u * 32, 1, 0, lane, unit + u, all_units,
+                make_unit(out[u * 32 + lane], out + u * 32, 1, 0, false, lane, unit + u, all_units,
                           tag + 1, state->attended);
             }
         }
@@ -476,11 +493,15 @@ inline uint attend(local const uint *layer, uint s, const token_place *place,
             for (uint u = task.split + warp * keys.splits; u < units; u += WARPS * keys.splits) {
                 uint e = u * 32 % HEAD_DIM + lane;
                 float x = merge_splits(parts, u * 32 / HEAD_DIM, e, keys.splits, tag, state->sync);
-                make_unit(x, 0, 1, 0, lane, unit + u, all_units, tag + 1, state->attended);
+                make_unit(x, 0, 1, 0, false, lane, unit + u, all_units, tag + 1, state->attended);
             }
         }
 #endif
         meet(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+    }
+    if (!kept) {
+        keep_words(next, word, following);
+        meet(CLK_LOCAL_MEM_FENCE);
     }
     return begun;
 }

@@ -153,7 +153,10 @@ inline float await_pair(global const uint2 *at, uint tag, volatile global uint *
 /* A record between steps (quantize_units in common.cl says what of): three packets for each unit of
  * 32, packet p of unit u at p * units + u. Words 0 to 7 of the values, then scale, squares:
  *   0, 1, 2, low half of 6 and the tag;  3, 4, 5, high half of 6 and the tag;
- *   7, scale, squares, sum of the bytes (16 bits) and the tag */
+ *   7, scale, squares, sum of the bytes (16 bits) and the tag
+ * There are COPIES of a record, one after another, so that not all work-groups look at the same
+ * lines. */
+#define COPIES     (LANES == 32 ? 8 : 1)
 #define RECORD_TAG 0xffffu
 
 inline void warp_meet(void)
@@ -163,7 +166,46 @@ inline void warp_meet(void)
 #endif
 }
 
+/* Whether it holds for any lane. Loops that end so do for all lanes at once: where the compiler
+ * cannot tell that, it prepares every exchange between lanes that follows for lanes gone astray. */
+inline bool warp_any(bool holds)
+{
 #if LANES == 32
+    uint any;
+    asm volatile("{.reg .pred p, q; setp.ne.u32 p, %1, 0; vote.sync.any.pred q, p, 0xffffffff;"
+                 " selp.u32 %0, 1, 0, q;}"
+                 : "=r"(any)
+                 : "r"((uint)holds));
+    return any != 0;
+#else
+    return holds;
+#endif
+}
+
+/* await_pair for all lanes of a warp. */
+inline float await_pairs(global const uint2 *at, uint tag, volatile global uint *sync)
+{
+    uint2 v;
+    uint polls = 0;
+    do {
+        v = load_pair(at);
+    } while (warp_any(v.y != tag && keep_waiting(polls++, sync)));
+    return as_float(v.x);
+}
+
+#if LANES == 32
+/* Of numbers that are not negative. */
+inline float warp_largest(float x)
+{
+#if OFR_NVIDIA >= 80
+    uint y;
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(y) : "r"(as_uint(x)));
+    return as_float(y);
+#else
+    return warp_max(x);
+#endif
+}
+
 inline uint warp_shift_bits(uint x, uint distance)
 {
     uint y;
@@ -181,6 +223,25 @@ inline uint warp_take(uint x, uint lane)
 }
 #endif
 
+/* nibble_products makes 16 times the products. */
+#define INPUT_SCALE 0.0625f
+
+#if LANES == 32
+inline int warp_total_int(int x)
+{
+#if OFR_NVIDIA >= 80
+    int y;
+    asm volatile("redux.sync.add.s32 %0, %1, 0xffffffff;" : "=r"(y) : "r"(x));
+    return y;
+#else
+    for (int d = 1; d < 32; d *= 2) {
+        x += (int)warp_shift_bits((uint)x, (uint)d);
+    }
+    return x;
+#endif
+}
+#endif
+
 /* Packet i of a record to where multiply_chunk wants it; returns its squares. */
 inline float place_packet(uint4 v, uint i, uint units, local uint4 *input)
 {
@@ -189,7 +250,8 @@ inline float place_packet(uint4 v, uint i, uint units, local uint4 *input)
     if (part == 2) {
         float scale = as_float(v.y), sum = (float)(short)(v.w & 0xffff);
         high[3] = v.x;
-        ((local float2 *)(input + 2 * units))[unit] = (float2)(scale, 8.0f * scale * sum);
+        ((local float2 *)(input + 2 * units))[unit] =
+            (float2)(INPUT_SCALE * scale, 8.0f * scale * sum);
         return as_float(v.z);
     }
     ((local ushort *)(high + 2))[part] = (ushort)v.w;
@@ -205,45 +267,72 @@ inline float place_packet(uint4 v, uint i, uint units, local uint4 *input)
     return 0;
 }
 
-/* A record to local memory as its tag arrives, and the sums of squares that each warp saw; ends
- * with a barrier. Returns when all was there. */
 #define PACKETS_AT_ONCE 3
-inline uint load_input(global const uint4 *record, uint columns, uint tag,
+#define PACKETS_ROUND   (PACKETS_AT_ONCE * ITEMS)
+/* This work-item's next packets, the first of them at `first`, when they have the tag. A warp looks
+ * at one of its packets until that is there, then at all: polls that fetch all of them hold each
+ * other up. */
+inline void await_packets(global const uint4 *record, uint first, uint packets, uint tag,
+                          volatile global uint *sync, uint4 v[PACKETS_AT_ONCE])
+{
+    bool there;
+    uint polls = 0;
+#if LANES == 32
+    uint looked_at = first / 32 * 32 + 13;
+    if (looked_at < packets) {
+        while (load_packet(record + looked_at).w >> 16 != tag && keep_waiting(polls++, sync)) {
+        }
+    }
+#endif
+    do {
+        there = true;
+#pragma unroll
+        for (uint k = 0; k < PACKETS_AT_ONCE; k++) { /* all loads at once */
+            if (first + k * ITEMS < packets) {
+                v[k] = load_packet(record + first + k * ITEMS);
+            }
+        }
+#pragma unroll
+        for (uint k = 0; k < PACKETS_AT_ONCE; k++) {
+            there = there && (first + k * ITEMS >= packets || v[k].w >> 16 == tag);
+        }
+    } while (!there && keep_waiting(polls++, sync));
+}
+
+/* Those to where multiply_chunk wants them; returns their squares. */
+inline float place_packets(const uint4 v[PACKETS_AT_ONCE], uint first, uint units,
+                           local uint4 *input)
+{
+    float squares = 0;
+#pragma unroll
+    for (uint k = 0; k < PACKETS_AT_ONCE; k++) {
+        if (first + k * ITEMS < 3 * units) {
+            squares += place_packet(v[k], first + k * ITEMS, units, input);
+        }
+    }
+    return squares;
+}
+
+/* A record to local memory as its tag arrives, and (squared) the sums of squares that each warp
+ * saw; ends with a barrier. Returns when all was there. */
+inline uint load_input(global const uint4 *record, uint columns, uint tag, bool squared,
                        volatile global uint *sync, local uint4 *input, local float *sums)
 {
     uint item = get_local_id(0), units = columns / 32;
     float squares = 0;
     tag &= RECORD_TAG;
-    for (uint first = item; first < 3 * units; first += PACKETS_AT_ONCE * ITEMS) {
-        uint4 v[PACKETS_AT_ONCE];
-        bool there;
-        uint polls = 0;
-        do {
-            there = true;
-#pragma unroll
-            for (uint k = 0; k < PACKETS_AT_ONCE; k++) { /* all loads at once */
-                if (first + k * ITEMS < 3 * units) {
-                    v[k] = load_packet(record + first + k * ITEMS);
-                }
-            }
-#pragma unroll
-            for (uint k = 0; k < PACKETS_AT_ONCE; k++) {
-                there = there && (first + k * ITEMS >= 3 * units || v[k].w >> 16 == tag);
-            }
-        } while (!there && keep_waiting(polls++, sync));
-#pragma unroll
-        for (uint k = 0; k < PACKETS_AT_ONCE; k++) {
-            if (first + k * ITEMS < 3 * units) {
-                squares += place_packet(v[k], first + k * ITEMS, units, input);
-            }
-        }
+    record += get_group_id(0) % COPIES * 3 * units;
+    for (uint first = item; first < 3 * units; first += PACKETS_ROUND) {
+        uint4 packets[PACKETS_AT_ONCE];
+        await_packets(record, first, 3 * units, tag, sync, packets);
+        squares += place_packets(packets, first, units, input);
     }
     uint begun = cycles();
-#if LANES == 32
-    squares = warp_sum(squares);
-#endif
-    if (item % LANES == 0) {
-        sums[item / LANES] = squares;
+    if (squared) {
+        squares = warp_sum(squares);
+        if (item % LANES == 0) {
+            sums[item / LANES] = squares;
+        }
     }
     meet(CLK_LOCAL_MEM_FENCE);
     return begun;
@@ -252,37 +341,32 @@ inline uint load_input(global const uint4 *record, uint columns, uint tag,
 /* The unit's element of this lane is x (without warps all of them lie in `all`), times the weight
  * of a norm. */
 inline void make_unit(float x, local const float *all, float weight, global const float *weights,
-                      uint lane, uint unit, uint units, uint tag, global uint4 *record)
+                      bool squared, uint lane, uint unit, uint units, uint tag,
+                      global uint4 *record)
 {
     tag = tag << 16;
 #if LANES == 32
-    float own = x * weight;
-    float largest = warp_max(fabs(own));
+    float own = x * weight, squares = squared ? warp_sum(x * x) : 0.0f;
+    float largest = warp_largest(fabs(own));
     int q = convert_char_sat_rte(own * (largest > 0 ? 127.0f * native_recip(largest) : 0.0f));
+    int sum = warp_total_int(q);
     uint word = ((uint)q & 0xff) << 8 * (lane % 8 / 2);
-    float squares = x * x;
-    int sum = q;
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-        squares += warp_shift(squares, d);
-        sum += warp_shift_bits(sum, d);
-        if (d == 2 || d == 4) {
-            word |= warp_shift_bits(word, d); /* words 2 * (lane / 8) + lane % 2 */
-        }
-    }
-    uint first = lane == 2 ? 7 : lane * 3, second = lane * 3 + 1, third = lane * 3 + 2;
+    word |= warp_shift_bits(word, 2); /* words 2 * (lane / 8) + lane % 2 */
+    word |= warp_shift_bits(word, 4);
+    uint copy = lane / 3, part = lane % 3;
+    uint first = part == 2 ? 7 : part * 3, second = part * 3 + 1, third = part * 3 + 2;
     uint4 v;
     v.x = warp_take(word, first / 2 * 8 + first % 2);
     v.y = warp_take(word, second / 2 * 8 + second % 2);
     v.z = warp_take(word, third / 2 * 8 + third % 2);
     uint sixth = warp_take(word, 24);
-    v.w = (lane == 0 ? sixth & 0xffff : lane == 1 ? sixth >> 16 : (uint)sum & 0xffff) | tag;
-    if (lane == 2) {
+    v.w = (part == 0 ? sixth & 0xffff : part == 1 ? sixth >> 16 : (uint)sum & 0xffff) | tag;
+    if (part == 2) {
         v.y = as_uint(largest / 127.0f);
         v.z = as_uint(squares);
     }
-    if (lane < 3) {
-        store_packet(record + lane * units + unit, v);
+    if (copy < COPIES) {
+        store_packet(record + (copy * 3 + part) * units + unit, v);
     }
 #else
     float largest = 0, squares = 0;

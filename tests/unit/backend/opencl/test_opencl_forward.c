@@ -2,6 +2,7 @@
  * shapes, with both kernel sets, memory shared and mirrored; and against itself, cut into chunks,
  * slots and layer ranges. */
 #include "backend/cpu/cpu_backend.h"
+#include "base/fp16.h"
 #include "support/opencl_rig.h"
 
 typedef struct variant {
@@ -467,6 +468,29 @@ static void layer_ranges_compose_also_with_the_cpu(void **state)
 
 /* Prefill on the CPU, decode on the device, the next prompt over the same rows on the CPU again:
  * the device must see what the CPU wrote, and count what it moved. */
+/* Rows of slot 0, which came back from the device, are slot 1's but for rounding. */
+static void compare_rows(const opencl_rig *rig, uint32_t n_layers, uint32_t first, uint32_t n)
+{
+    const ofr_kv_layout *kv = &rig->layout;
+    size_t halves = n * kv->row_bytes / 2;
+    float *rows[2] = {rig_floats(halves), rig_floats(halves)};
+    for (uint32_t i = 0; i < 2 * n_layers; i++) {
+        for (uint32_t slot = 0; slot < 2; slot++) {
+            uint64_t strip =
+                i % 2 ? ofr_kv_strip_v(kv, slot, i / 2) : ofr_kv_strip_k(kv, slot, i / 2);
+            const uint8_t *at = (const uint8_t *)rig->arena + strip + first * kv->row_bytes;
+            for (size_t e = 0; e < halves; e++) {
+                uint16_t half = 0;
+                memcpy(&half, at + 2 * e, sizeof half);
+                rows[slot][e] = ofr_half_to_float(half);
+            }
+        }
+        rig_near(rows[0], rows[1], halves, 0.1, "rows of K or V that came back");
+    }
+    free(rows[0]);
+    free(rows[1]);
+}
+
 static void prefill_elsewhere_decode_here(void **state)
 {
     const variant *v = *state;
@@ -495,6 +519,7 @@ static void prefill_elsewhere_decode_here(void **state)
         forward.logits = expected;
         rig_check(ofr_cpu_backend()->forward(cpu, &forward, &err), &err);
         rig_near(got, expected, vocab, 0.04, "decode after another backend's prefill");
+        compare_rows(&rig, options->n_layers, N - 2, 2);
     }
     uint64_t row = 2 * (uint64_t)options->n_layers * rig.layout.row_bytes;
     uint64_t moved = v->memory == OFR_OPENCL_MEMORY_DISCRETE ? 2 * (N - 2) * row + 4 * row : 0;
@@ -585,15 +610,18 @@ int main(int argc, char **argv)
         {"dot", OFR_OPENCL_MEMORY_DISCRETE, OFR_OPENCL_LAUNCHES_STEPS},
         {"dot", OFR_OPENCL_MEMORY_SHARED, OFR_OPENCL_LAUNCHES_TOKEN},
         {"dot", OFR_OPENCL_MEMORY_DISCRETE, OFR_OPENCL_LAUNCHES_TOKEN},
+        {"dot", OFR_OPENCL_MEMORY_DISCRETE, OFR_OPENCL_LAUNCHES_CUT},
     };
     int failed = 0;
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
         variant *v = &variants[i];
         bool shared = v->memory == OFR_OPENCL_MEMORY_SHARED;
-        bool token = v->launches == OFR_OPENCL_LAUNCHES_TOKEN;
+        bool token = v->launches >= OFR_OPENCL_LAUNCHES_TOKEN;
         char name[64];
         snprintf(name, sizeof name, "%s, %s%s", v->kernels, shared ? "shared" : "mirrored",
-                 token ? ", one launch" : "");
+                 v->launches == OFR_OPENCL_LAUNCHES_CUT ? ", one launch cut in two"
+                 : token                                ? ", one launch"
+                                                        : "");
         if (argc > 2 && strstr(name, argv[2]) == NULL) {
             continue;
         }
@@ -622,6 +650,7 @@ int main(int argc, char **argv)
         };
         const struct CMUnitTest whole_mirrored[] = {
             cmocka_unit_test_prestate(prefill_elsewhere_decode_here, v),
+            cmocka_unit_test_prestate(layer_ranges_compose_also_with_the_cpu, v),
         };
         if (token) {
             failed += shared ? cmocka_run_group_tests_name(name, whole, NULL, NULL)

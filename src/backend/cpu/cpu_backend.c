@@ -134,9 +134,9 @@ static void carve_scratch(arena_carver *carver, const ofr_backend_session *sessi
     scratch->normed = carve(carver, session->widest, sizeof(float));
     scratch->query = carve(carver, rows * d, sizeof(float));
     scratch->scores = carve(carver, rows * OFR_CPU_KEY_BLOCK, sizeof(float));
-    scratch->out = carve(carver, rows * padded, sizeof(float));
+    scratch->out = carve(carver, OFR_CPU_BLOCK_PARTS * rows * padded, sizeof(float));
     size_t words = ofr_cpu_query_stride(session->params->head_dim);
-    scratch->query_words = carve(carver, rows * words, sizeof(int16_t));
+    scratch->query_words = carve(carver, OFR_CPU_BLOCK_PARTS * rows * words, sizeof(int16_t));
     scratch->weights = carve(carver, rows * OFR_CPU_KEY_BLOCK, sizeof(int16_t));
     scratch->keys = carve(carver, words * OFR_CPU_KEY_BLOCK, sizeof(int16_t));
     scratch->values = carve(carver, OFR_CPU_KEY_BLOCK * padded, sizeof(int16_t));

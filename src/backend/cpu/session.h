@@ -13,19 +13,20 @@
 
 enum {
     OFR_CPU_LOGPROB_ROWS = 32, /* tokens whose logits are held at once for LOGPROBS */
-    OFR_CPU_QUERY_ROWS = 96,   /* query rows (tokens x heads of a group) of a block */
+    OFR_CPU_QUERY_ROWS = 96,   /* query rows (tokens x heads of a group) scored at once */
+    OFR_CPU_BLOCK_PARTS = 4,   /* so many times as many are in a block at most */
     OFR_CPU_SPLIT_TASKS = 4,   /* attention tasks per thread that splitting aims for */
 };
 
 /* One thread's own memory; all pointers into the session's arena. */
 typedef struct cpu_scratch {
-    void *gemm;                  /* what a gemm asks for */
-    float *products[2];          /* [max_batch_tokens][GEMM_ROWS_MAX]: gate and up at once */
-    ofr_cpu_activations row;     /* one row: decoding quantizes redundantly instead of waiting */
-    float *normed;               /* [widest] */
-    float *query, *scores, *out; /* attention: [QUERY_ROWS][D], [.][KEY_BLOCK], [.][D padded] */
-    /* Attention in words (kernels.h): rows of queries and weights, a block of keys and of values.
-     */
+    void *gemm;              /* what a gemm asks for */
+    float *products[2];      /* [max_batch_tokens][GEMM_ROWS_MAX]: gate and up at once */
+    ofr_cpu_activations row; /* one row: decoding quantizes redundantly instead of waiting */
+    float *normed;           /* [widest] */
+    /* Attention: [QUERY_ROWS][D], [QUERY_ROWS][KEY_BLOCK], [rows of a block][D padded]. */
+    float *query, *scores, *out;
+    /* The same in words (kernels.h): queries of a block, weights, a block of keys and of values. */
     int16_t *query_words, *weights, *keys, *values;
 } cpu_scratch;
 
@@ -53,7 +54,7 @@ struct ofr_backend_session {
     uint32_t n_threads;
     uint32_t heads_per_group; /* n_heads / n_kv_heads */
     uint32_t head_dim_padded; /* to 16 */
-    uint32_t query_rows;      /* rows of an attention block: a multiple of heads_per_group */
+    uint32_t query_rows;      /* rows scored at once: a multiple of heads_per_group */
     size_t widest;            /* longest row of activations */
     bool has_dense;           /* some weights are f16 or f32 */
     void *memory;             /* everything below, owned */

@@ -47,11 +47,12 @@ static void open_session(test_rig *rig, const char *kernels, uint32_t threads, u
 }
 
 /* Rows that no token wrote hold garbage that is finite, as the layout promises. */
-static void set_up(test_rig *rig, const memory_model_options *options, const char *kernels,
-                   uint32_t threads)
+static void set_up_with(test_rig *rig, const memory_model_options *options,
+                        const memory_model_features *features, const char *kernels,
+                        uint32_t threads)
 {
     ofr_error err = {0};
-    rig->model = memory_model_new(options);
+    rig->model = memory_model_new_with(options, features);
     check(ofr_kv_layout_init(&rig->layout, &rig->model->params, SLOTS, CONTEXT, CHUNK, &err), &err);
     rig->arena = aligned_alloc(4096, rig->layout.total_bytes);
     assert_non_null(rig->arena);
@@ -60,6 +61,12 @@ static void set_up(test_rig *rig, const memory_model_options *options, const cha
         halves[i] = 0x7bff; /* 65504 */
     }
     open_session(rig, kernels, threads, 0, options->n_layers, &rig->session);
+}
+
+static void set_up(test_rig *rig, const memory_model_options *options, const char *kernels,
+                   uint32_t threads)
+{
+    set_up_with(rig, options, &(memory_model_features){0}, kernels, threads);
 }
 
 static void tear_down(test_rig *rig)
@@ -282,6 +289,41 @@ static void long_contexts_are_split_and_merged(void **state)
     free(expected);
     free(got);
     tear_down(&rig);
+}
+
+/* Blocks of queries of every size, of which one or several parts are scored at once: those that
+ * threads leave, ends that fill no part, beginnings within a block of keys, windows. */
+static void long_prompts_are_cut_into_blocks(void **state)
+{
+    enum { N = 300 };
+    static const uint32_t windows[] = {0, 70}, threads[] = {1, 3}, heads[] = {9, 6};
+    for (uint32_t i = 0; i < 8; i++) {
+        test_rig rig;
+        memory_model_options options = shapes[1];
+        options.weights = options.table = OFR_DTYPE_F32;
+        options.n_layers = 2;
+        options.n_heads = heads[i / 4];
+        options.vocab_size = 64;
+        memory_model_features features = {.sliding_window = windows[i % 2]};
+        set_up_with(&rig, &options, &features, *state, threads[i / 2 % 2]);
+        uint32_t vocab = options.vocab_size, cut = 1 + CHUNK - 30 * i;
+        cut = cut > CHUNK ? CHUNK : cut;
+        int32_t *tokens = random_tokens(N, vocab);
+        float *expected = floats((size_t)N * vocab), *got = floats((size_t)N * vocab);
+        ofr_reference *reference = make_reference(&rig);
+        assert_int_equal(ofr_reference_forward(reference, tokens, N, NULL, expected), 0);
+        run_segment(&rig, 2, 0, cut, tokens, OFR_FORWARD_OUTPUT_ALL, got);
+        for (uint32_t at = cut, n; at < N; at += n) {
+            n = N - at < CHUNK ? N - at : CHUNK;
+            run_segment(&rig, 2, at, n, tokens, OFR_FORWARD_OUTPUT_ALL, got + (size_t)at * vocab);
+        }
+        assert_near(got, expected, (size_t)N * vocab, 1e-3, "logits of a long prompt");
+        ofr_reference_free(reference);
+        free(tokens);
+        free(expected);
+        free(got);
+        tear_down(&rig);
+    }
 }
 
 /* Batches that mix slots: long and single segments together, and singles only. */
@@ -525,6 +567,7 @@ int main(void)
             cmocka_unit_test_prestate(rope_scalings_match_the_reference, name),
             cmocka_unit_test_prestate(chunks_cut_anywhere_give_the_same, name),
             cmocka_unit_test_prestate(long_contexts_are_split_and_merged, name),
+            cmocka_unit_test_prestate(long_prompts_are_cut_into_blocks, name),
             cmocka_unit_test_prestate(slots_do_not_disturb_one_another, name),
             cmocka_unit_test_prestate(log_probabilities_are_those_of_the_logits, name),
             cmocka_unit_test_prestate(layer_ranges_compose, name),

@@ -293,7 +293,8 @@ static void long_contexts_are_split_and_merged(void **state)
 
 /* Blocks of queries of every size, of which one or several parts are scored at once: those that
  * threads leave, ends that fill no part, beginnings within a block of keys, windows. After 33 and
- * 17 tokens a part of 32 (of 3 heads) and of 48 (of 2) ends with the first key of a block. */
+ * 17 tokens a part of 32 (of 3 heads) and of 48 (of 2) ends with the first key of a block; a part
+ * begins where a window of 67 shows but the last key of one. */
 static void long_prompts_are_cut_into_blocks(void **state)
 {
     enum { N = 300 };

@@ -466,8 +466,6 @@ static void layer_ranges_compose_also_with_the_cpu(void **state)
     rig_done(&rig);
 }
 
-/* Prefill on the CPU, decode on the device, the next prompt over the same rows on the CPU again:
- * the device must see what the CPU wrote, and count what it moved. */
 /* Rows of slot 0, which came back from the device, are slot 1's but for rounding. */
 static void compare_rows(const opencl_rig *rig, uint32_t n_layers, uint32_t first, uint32_t n)
 {
@@ -491,6 +489,8 @@ static void compare_rows(const opencl_rig *rig, uint32_t n_layers, uint32_t firs
     free(rows[1]);
 }
 
+/* Prefill on the CPU, decode on the device, the next prompt over the same rows on the CPU again:
+ * the device must see what the CPU wrote, and count what it moved. */
 static void prefill_elsewhere_decode_here(void **state)
 {
     const variant *v = *state;

@@ -321,7 +321,7 @@ static void long_prompts_are_cut_into_blocks(void **state)
         }
         for (uint32_t t = 0; t < N; t++) {
             size_t row = (size_t)t * vocab;
-            assert_near(got + row, expected + row, vocab, 2e-3, "a token of a long prompt");
+            assert_near(got + row, expected + row, vocab, 3e-3, "a token of a long prompt");
         }
         ofr_reference_free(reference);
         free(tokens);

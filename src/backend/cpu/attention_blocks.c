@@ -81,8 +81,7 @@ static void attend_rows(ofr_backend_session *session, cpu_scratch *scratch, uint
         }
     }
     kernels->block_values(scratch->weights, state->corrections + row, state->factors + row, n,
-                          scratch->values, n_keys, d,
-                          scratch->out + (size_t)row * session->head_dim_padded);
+                          scratch->values, n_keys, d, scratch->out + row * ofr_cpu_value_stride(d));
 }
 
 /* Keys and values of the block as words into the scratch. */
@@ -131,14 +130,14 @@ static void attend_block(ofr_backend_session *session, uint32_t thread, uint32_t
     const ofr_kv_layout *layout = &session->options.kv_layout;
     cpu_scratch *scratch = &session->scratch[thread];
     uint32_t heads = session->heads_per_group, d = params->head_dim, rows = n * heads;
-    uint32_t padded = session->head_dim_padded, slot = session->tokens[token].slot;
+    uint32_t slot = session->tokens[token].slot;
     uint32_t first = session->tokens[token].position, n_keys = first + n;
-    size_t head = (size_t)group * d;
+    size_t head = (size_t)group * d, stride = ofr_cpu_value_stride(d);
     const uint16_t *k = cpu_kv_strip(session, ofr_kv_strip_k(layout, slot, layer)) + head;
     const uint16_t *v = cpu_kv_strip(session, ofr_kv_strip_v(layout, slot, layer)) + head;
     row_state state;
     load_queries(session, scratch, layer, token, n, group, &state);
-    memset(scratch->out, 0, (size_t)rows * padded * sizeof(float));
+    memset(scratch->out, 0, rows * stride * sizeof(float));
     uint32_t begin = ofr_cpu_first_key(session, layer, first) / OFR_CPU_KEY_BLOCK;
     for (uint32_t key = begin * OFR_CPU_KEY_BLOCK; key < n_keys; key += OFR_CPU_KEY_BLOCK) {
         key_block block = {.key = key, .n = cpu_min(OFR_CPU_KEY_BLOCK, n_keys - key)};
@@ -150,8 +149,8 @@ static void attend_block(ofr_backend_session *session, uint32_t thread, uint32_t
     }
     for (uint32_t r = 0; r < rows; r++) {
         float *out = cpu_attention_row(session, token + r / heads, group * heads + r % heads);
-        session->kernels->scale(scratch->out + (size_t)r * padded, d, 1 / state.sum[r]);
-        memcpy(out, scratch->out + (size_t)r * padded, d * sizeof *out);
+        session->kernels->scale(scratch->out + r * stride, d, 1 / state.sum[r]);
+        memcpy(out, scratch->out + r * stride, d * sizeof *out);
     }
 }
 
@@ -188,7 +187,7 @@ void ofr_cpu_attention_blocks(ofr_backend_session *session, uint32_t thread, uin
     uint32_t task = ofr_thread_pool_next(session->pool), passed = 0, token = 0;
     for (uint32_t s = 0; s < session->pass->n_segments; s++) {
         uint32_t n = session->pass->segments[s].n_tokens;
-        uint32_t blocks = (n - 1) / block + 1;
+        uint32_t blocks = cpu_divide_up(n, block);
         while (task - passed < blocks * groups) {
             /* The last blocks see most keys: they come first, so that threads end together. */
             uint32_t index = blocks - 1 - (task - passed) / groups;

@@ -122,7 +122,8 @@ static size_t gemm_scratch(const ofr_backend_session *session)
 static void carve_scratch(arena_carver *carver, const ofr_backend_session *session,
                           cpu_scratch *scratch)
 {
-    size_t d = session->params->head_dim, padded = session->head_dim_padded;
+    uint32_t d = session->params->head_dim;
+    size_t padded = ofr_cpu_value_stride(d), words = ofr_cpu_query_stride(d);
     size_t rows = session->query_rows;
     scratch->gemm = carve(carver, gemm_scratch(session), 1);
     for (int i = 0; i < 2; i++) {
@@ -135,7 +136,6 @@ static void carve_scratch(arena_carver *carver, const ofr_backend_session *sessi
     scratch->query = carve(carver, rows * d, sizeof(float));
     scratch->scores = carve(carver, rows * OFR_CPU_KEY_BLOCK, sizeof(float));
     scratch->out = carve(carver, OFR_CPU_BLOCK_PARTS * rows * padded, sizeof(float));
-    size_t words = ofr_cpu_query_stride(session->params->head_dim);
     scratch->query_words = carve(carver, OFR_CPU_BLOCK_PARTS * rows * words, sizeof(int16_t));
     scratch->weights = carve(carver, rows * OFR_CPU_KEY_BLOCK, sizeof(int16_t));
     scratch->keys = carve(carver, words * OFR_CPU_KEY_BLOCK, sizeof(int16_t));
@@ -269,7 +269,6 @@ static int backend_open(const ofr_backend_options *options, ofr_backend_session 
     session->model = options->model;
     session->params = params;
     session->heads_per_group = params->n_heads / params->n_kv_heads;
-    session->head_dim_padded = (params->head_dim + 15) / 16 * 16;
     session->query_rows = OFR_CPU_QUERY_ROWS / session->heads_per_group * session->heads_per_group;
     size_t q_width = (size_t)params->n_heads * params->head_dim;
     session->widest = params->d_model > params->d_ff ? params->d_model : params->d_ff;

@@ -287,15 +287,20 @@ static float top_of(const float *x, uint32_t n)
     return top;
 }
 
-static float quantize_query(const float *x, uint32_t head_dim, int16_t *y)
+/* y [n] in the order of x; returns their scale. */
+static float quantize_words(const float *x, uint32_t n, int32_t limit, int16_t *y)
 {
-    float scale = top_of(x, head_dim) / (float)ofr_cpu_word_limit(head_dim);
-    float factor = ofr_cpu_word_factor(scale);
-    memset(y, 0, ofr_cpu_query_stride(head_dim) * sizeof *y);
-    for (uint32_t e = 0; e < head_dim; e++) {
-        y[e] = to_word(x[e], factor);
+    float scale = top_of(x, n) / (float)limit, factor = ofr_cpu_word_factor(scale);
+    for (uint32_t i = 0; i < n; i++) {
+        y[i] = to_word(x[i], factor);
     }
     return scale;
+}
+
+static float quantize_query(const float *x, uint32_t head_dim, int16_t *y)
+{
+    memset(y, 0, ofr_cpu_query_stride(head_dim) * sizeof *y);
+    return quantize_words(x, head_dim, ofr_cpu_word_limit(head_dim), y);
 }
 
 static void quantize_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, uint32_t head_dim,
@@ -307,7 +312,7 @@ static void quantize_keys(const uint16_t *k, size_t k_stride, uint32_t n_keys, u
         float row[OFR_CPU_MAX_HEAD_DIM];
         int16_t words[OFR_CPU_MAX_HEAD_DIM];
         half_to_float(k + j * k_stride, head_dim, row);
-        scales[j] = quantize_query(row, head_dim, words);
+        scales[j] = quantize_words(row, head_dim, ofr_cpu_word_limit(head_dim), words);
         for (uint32_t e = 0; e < head_dim; e++) {
             y[((size_t)(e / 2) * OFR_CPU_KEY_BLOCK + j) * 2 + e % 2] = words[e];
         }
@@ -322,11 +327,11 @@ static void quantize_values(const uint16_t *v, size_t v_stride, uint32_t n_keys,
     memset(scales, 0, OFR_CPU_KEY_BLOCK * sizeof *scales);
     for (uint32_t j = 0; j < n_keys; j++) {
         float row[OFR_CPU_MAX_HEAD_DIM];
+        int16_t words[OFR_CPU_MAX_HEAD_DIM];
         half_to_float(v + j * v_stride, head_dim, row);
-        scales[j] = top_of(row, head_dim) / (float)ofr_cpu_word_limit(OFR_CPU_KEY_BLOCK);
-        float factor = ofr_cpu_word_factor(scales[j]);
+        scales[j] = quantize_words(row, head_dim, ofr_cpu_word_limit(OFR_CPU_KEY_BLOCK), words);
         for (uint32_t e = 0; e < head_dim; e++) {
-            y[(j / 2 * stride + e) * 2 + j % 2] = to_word(row[e], factor);
+            y[(j / 2 * stride + e) * 2 + j % 2] = words[e];
         }
     }
 }

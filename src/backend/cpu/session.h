@@ -53,7 +53,6 @@ struct ofr_backend_session {
     float residual_scale;
     uint32_t n_threads;
     uint32_t heads_per_group; /* n_heads / n_kv_heads */
-    uint32_t head_dim_padded; /* to 16 */
     uint32_t query_rows;      /* rows scored at once: a multiple of heads_per_group */
     size_t widest;            /* longest row of activations */
     bool has_dense;           /* some weights are f16 or f32 */

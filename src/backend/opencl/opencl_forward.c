@@ -63,35 +63,38 @@ uint32_t ofr_opencl_profile(const ofr_backend_session *session, ofr_opencl_profi
     return n;
 }
 
-uint64_t ofr_opencl_launch(ofr_backend_session *session, cl_kernel kernel, uint32_t items,
-                           uint32_t x, uint32_t y, uint32_t z)
+/* ret_event NULL: none is wanted. */
+static void enqueue(ofr_backend_session *session, cl_kernel kernel, const size_t global[3],
+                    uint32_t items, cl_event *ret_event)
 {
     if (session->status != CL_SUCCESS || kernel == NULL) {
-        return 0;
+        return;
     }
-    size_t local[3] = {items, 1, 1}, global[3] = {(size_t)items * x, y, z};
-    cl_event event = NULL;
+    const size_t local[3] = {items, 1, 1};
     session->stats.launches++;
     ofr_opencl_note(session,
                     session->api->EnqueueNDRangeKernel(session->queue, kernel, 3, NULL, global,
-                                                       local, 0, NULL,
-                                                       session->profiled ? &event : NULL),
+                                                       local, 0, NULL, ret_event),
                     "starting a kernel");
+}
+
+uint64_t ofr_opencl_launch(ofr_backend_session *session, cl_kernel kernel, uint32_t items,
+                           uint32_t x, uint32_t y, uint32_t z)
+{
+    cl_event event = NULL;
+    enqueue(session, kernel, (const size_t[3]){(size_t)items * x, y, z}, items,
+            session->profiled ? &event : NULL);
     return event != NULL ? time_kernel(session, kernel, event) : 0;
 }
 
 void ofr_opencl_launch_event(ofr_backend_session *session, cl_kernel kernel, uint32_t items,
                              uint32_t x, cl_event *ret_event)
 {
-    size_t local = items, global = (size_t)items * x;
-    session->stats.launches++;
-    ofr_opencl_note(session,
-                    session->api->EnqueueNDRangeKernel(session->queue, kernel, 1, NULL, &global,
-                                                       &local, 0, NULL, ret_event),
-                    "starting a kernel");
+    enqueue(session, kernel, (const size_t[3]){(size_t)items * x, 1, 1}, items, ret_event);
 }
 
-static void set_u32(ofr_backend_session *session, cl_kernel kernel, cl_uint index, uint32_t value)
+void ofr_opencl_set_u32(ofr_backend_session *session, cl_kernel kernel, cl_uint index,
+                        uint32_t value)
 {
     if (kernel != NULL) {
         ofr_opencl_note(session, session->api->SetKernelArg(kernel, index, sizeof value, &value),
@@ -394,7 +397,8 @@ void ofr_opencl_run_stored(ofr_backend_session *session, uint32_t n, uint32_t he
     wide_part(session, 0, OPENCL_PART_GATE);
     if (head_rows > 0) {
         cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_DOT_HEAD_GEMM);
-        set_u32(session, kernel, ARGUMENT_GEMM_COUNT, (uint32_t)OPENCL_COUNT_IS | head_rows);
+        ofr_opencl_set_u32(session, kernel, ARGUMENT_GEMM_COUNT,
+                           (uint32_t)OPENCL_COUNT_IS | head_rows);
         gemm(session, kernel, session->params->vocab_size, head_rows);
     }
 }
@@ -502,7 +506,7 @@ static void run_head_products(ofr_backend_session *session, uint32_t first, uint
                  session->all_single && !session->normed_outputs;
     if (!ready) {
         kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_GATHER);
-        set_u32(session, kernel, ARGUMENT_GATHER_FIRST, first);
+        ofr_opencl_set_u32(session, kernel, ARGUMENT_GATHER_FIRST, first);
         ofr_opencl_launch(session, kernel, 32, divide_up(d, 32), n, 1);
     }
     if (!session->dot) {
@@ -510,7 +514,7 @@ static void run_head_products(ofr_backend_session *session, uint32_t first, uint
         norm(session, ofr_opencl_model_step(session, OPENCL_MODEL_STEP_FINAL_NORM), n);
         kernel = ofr_opencl_model_step(session, few ? OPENCL_MODEL_STEP_HEAD_GEMV
                                                     : OPENCL_MODEL_STEP_HEAD_GEMM);
-        set_u32(session, kernel, ARGUMENT_PLAIN_COUNT, count);
+        ofr_opencl_set_u32(session, kernel, ARGUMENT_PLAIN_COUNT, count);
         plain_product(session, kernel, kernel, vocab, n);
         return;
     }
@@ -519,11 +523,11 @@ static void run_head_products(ofr_backend_session *session, uint32_t first, uint
     }
     if (n <= session->narrow_tokens) {
         kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_DOT_HEAD + (n > 1));
-        set_u32(session, kernel, ARGUMENT_STORE_COUNT, count);
+        ofr_opencl_set_u32(session, kernel, ARGUMENT_STORE_COUNT, count);
         gemv(session, kernel, divide_up(vocab, 32), n);
     } else {
         kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_DOT_HEAD_GEMM);
-        set_u32(session, kernel, ARGUMENT_GEMM_COUNT, count);
+        ofr_opencl_set_u32(session, kernel, ARGUMENT_GEMM_COUNT, count);
         gemm(session, kernel, vocab, n);
     }
 }
@@ -562,9 +566,9 @@ static void sum_hidden(ofr_backend_session *session)
     cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_SUM_ROWS);
     for (uint32_t i = 0; i < call->n_segments; i++) {
         uint32_t row = i % OPENCL_OUTPUT_ROWS;
-        set_u32(session, kernel, ARGUMENT_SUM_FIRST, token);
-        set_u32(session, kernel, ARGUMENT_SUM_FIRST + 1, call->segments[i].n_tokens);
-        set_u32(session, kernel, ARGUMENT_SUM_FIRST + 2, row);
+        ofr_opencl_set_u32(session, kernel, ARGUMENT_SUM_FIRST, token);
+        ofr_opencl_set_u32(session, kernel, ARGUMENT_SUM_FIRST + 1, call->segments[i].n_tokens);
+        ofr_opencl_set_u32(session, kernel, ARGUMENT_SUM_FIRST + 2, row);
         ofr_opencl_launch(session, kernel, ROW_ITEMS, 1, 1, 1);
         token += call->segments[i].n_tokens;
         if (row + 1 == OPENCL_OUTPUT_ROWS || i + 1 == call->n_segments) {
@@ -592,7 +596,7 @@ static void run_outputs(ofr_backend_session *session)
         run_head(session, i, n);
         if (call->output == OFR_FORWARD_OUTPUT_LOGPROBS) {
             cl_kernel kernel = ofr_opencl_model_step(session, OPENCL_MODEL_STEP_LOGPROB);
-            set_u32(session, kernel, ARGUMENT_LOGPROB_FIRST, i);
+            ofr_opencl_set_u32(session, kernel, ARGUMENT_LOGPROB_FIRST, i);
             ofr_opencl_launch(session, kernel, ROW_ITEMS, n, 1, 1);
             ofr_opencl_fetch(session, session->logprobs, n * sizeof(float), call->logprobs + i);
         } else if (call->output == OFR_FORWARD_OUTPUT_CANDIDATES) {

@@ -182,11 +182,16 @@ char *ofr_opencl_stage(ofr_backend_session *session, void *to, size_t to_pitch, 
         &(opencl_staged){.to = to, .bytes = bytes, .to_pitch = to_pitch, .n = 1, .group_rows = n});
 }
 
+/* Where row r of what is staged goes. */
+static char *destination(const opencl_staged *s, uint64_t r)
+{
+    return s->to + r / s->group_rows * s->group_pitch + r % s->group_rows * s->to_pitch;
+}
+
 static void unstage_one(const opencl_staged *s)
 {
     for (uint64_t r = 0; r < s->n * s->group_rows; r++) {
-        memcpy(s->to + r / s->group_rows * s->group_pitch + r % s->group_rows * s->to_pitch,
-               s->from + r * s->bytes, s->bytes);
+        memcpy(destination(s, r), s->from + r * s->bytes, s->bytes);
     }
 }
 
@@ -216,8 +221,7 @@ static void prefetch_destinations(ofr_backend_session *session)
         }
         left -= bytes;
         for (uint64_t r = 0; r < s->n * s->group_rows; r++) {
-            const char *to =
-                s->to + r / s->group_rows * s->group_pitch + r % s->group_rows * s->to_pitch;
+            const char *to = destination(s, r);
             for (size_t at = 0; at < s->bytes; at += LINE) {
                 __builtin_prefetch(to + at, 1);
             }
@@ -234,7 +238,7 @@ static void fetch_early(ofr_backend_session *session, opencl_staged *rows)
     early.n = session->early_layers;
     size_t bytes = early.bytes * early.group_rows * early.n;
     uint32_t first = session->n_staged;
-    char *staged = stage(session, &early);
+    char *staged = session->early_event != NULL ? stage(session, &early) : NULL;
     if (staged == NULL) {
         session->early_layers = 0;
         return;

@@ -416,9 +416,14 @@ bool ofr_opencl_token_held(ofr_backend_session *session);
  * that it took where kernels are timed. */
 uint64_t ofr_opencl_launch(ofr_backend_session *session, cl_kernel kernel, uint32_t items,
                            uint32_t x, uint32_t y, uint32_t z);
-/* The same, one-dimensional, whose end another queue can wait for; it is not timed. */
+/* The same, one-dimensional, whose end another queue can wait for; it is not timed. No event where
+ * something failed before. */
 void ofr_opencl_launch_event(ofr_backend_session *session, cl_kernel kernel, uint32_t items,
                              uint32_t x, cl_event *ret_event);
+
+/* Sets an argument of a kernel; nothing where it is NULL. */
+void ofr_opencl_set_u32(ofr_backend_session *session, cl_kernel kernel, cl_uint index,
+                        uint32_t value);
 
 /* Adds to a line of the profile. */
 void ofr_opencl_note_time(ofr_backend_session *session, const char *name, uint64_t launches,

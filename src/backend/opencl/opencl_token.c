@@ -417,19 +417,10 @@ static uint32_t layers_early(const ofr_backend_session *session)
 static void set_words(ofr_backend_session *session, cl_kernel kernel, uint32_t first,
                       uint32_t layers, uint32_t flags)
 {
-    const struct {
-        cl_uint index;
-        const uint32_t *value;
-    } wanted[] = {{ARGUMENT_LAYERS, &layers},
-                  {ARGUMENT_LAYERS + 1, &flags},
-                  {ARGUMENT_LAYERS + 2, &session->token_tag},
-                  {ARGUMENT_FIRST_LAYER, &first}};
-    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
-        ofr_opencl_note(
-            session,
-            session->api->SetKernelArg(kernel, wanted[i].index, sizeof(uint32_t), wanted[i].value),
-            "setting a kernel's arguments");
-    }
+    ofr_opencl_set_u32(session, kernel, ARGUMENT_LAYERS, layers);
+    ofr_opencl_set_u32(session, kernel, ARGUMENT_LAYERS + 1, flags);
+    ofr_opencl_set_u32(session, kernel, ARGUMENT_LAYERS + 2, session->token_tag);
+    ofr_opencl_set_u32(session, kernel, ARGUMENT_FIRST_LAYER, first);
 }
 
 void ofr_opencl_token_launch(ofr_backend_session *session, bool with_head, bool rehearsal)

@@ -221,12 +221,7 @@ inline uint warp_take(uint x, uint lane)
     asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x), "r"(lane));
     return y;
 }
-#endif
 
-/* nibble_products makes 16 times the products. */
-#define INPUT_SCALE 0.0625f
-
-#if LANES == 32
 inline int warp_total_int(int x)
 {
 #if OFR_NVIDIA >= 80
@@ -241,6 +236,9 @@ inline int warp_total_int(int x)
 #endif
 }
 #endif
+
+/* nibble_products makes 16 times the products. */
+#define INPUT_SCALE 0.0625f
 
 /* Packet i of a record to where multiply_chunk wants it; returns its squares. */
 inline float place_packet(uint4 v, uint i, uint units, local uint4 *input)

@@ -569,8 +569,7 @@ inline uint multiply_step(const token_sizes *sizes, local const step_plan *plan,
     local const step_kind *kind = plan->kinds + step;
     local const uint *layer = plan->words[s / STEPS % 2];
     bool adds = step == STEP_O || step == STEP_DOWN;
-    uint columns = kind->columns, last = kind->last, ready = cycles();
-    uint at = kind->first;
+    uint at = kind->first, last = kind->last, columns = kind->columns, ready = cycles();
     if (at >= last) {
         meet(CLK_LOCAL_MEM_FENCE); /* as every step has one */
         return ready;
@@ -585,9 +584,9 @@ inline uint multiply_step(const token_sizes *sizes, local const step_plan *plan,
         uint norm = layer[step == STEP_O ? PLAN_NORM_O : PLAN_NORM_DOWN];
         weight = norm != NO_VECTOR ? state->vectors[norm + (group + warp * groups) * 32 + lane] : 1;
     }
-    global const uint4 *record = (step == STEP_O      ? state->attended
-                                  : step == STEP_DOWN ? state->gated
-                                                      : state->input);
+    global const uint4 *record = step == STEP_O      ? state->attended
+                                 : step == STEP_DOWN ? state->gated
+                                                     : state->input;
     ready = load_input(record, columns, state->tag + s, !adds, state->sync, scratch, sums_of_warps);
     float sums[TEAM_ROWS];
 #pragma unroll
